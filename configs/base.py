@@ -1,0 +1,153 @@
+"""Defaults of every section, and the sizes of the paper.
+
+A config file begins with `transfusion()` or `autoencoder()` and changes what it must.
+Every field exists here, so that `--config.model.transformer.depth=12` works for all of
+them and a misspelling is an error. Fields without a default say which config must set
+them.
+"""
+
+from ml_collections import ConfigDict
+
+from transfusion_jax import config
+
+SIZES = {
+  '160m': {'depth': 16, 'width': 768, 'heads': 12, 'mlp': 2048},
+  '370m': {'depth': 24, 'width': 1024, 'heads': 16, 'mlp': 2816},
+  '760m': {'depth': 24, 'width': 1536, 'heads': 24, 'mlp': 4096},
+  '1_4b': {'depth': 24, 'width': 2048, 'heads': 16, 'mlp': 5632},
+  '7b': {'depth': 32, 'width': 4096, 'heads': 32, 'mlp': 11008},
+}
+"""Transfusion, section 4.1; hidden widths are Llama's, which match its counts."""
+
+
+def transfusion() -> ConfigDict:
+  """A mixed run with the paper's objective and optimizer; sizes are left open."""
+  run = config.empty(config.TransfusionRun)
+  run.kind = 'transfusion'
+  run.seed = 0
+  run.data = _data()
+  run.autoencoder.checkpoint = ''
+  run.autoencoder.run = autoencoder()
+  run.model.vocabulary = 0
+  run.model.transformer.update(
+    rope_base=10_000.0,
+    norm_epsilon=1e-5,
+    qk_norm=False,
+    dtype='float32',
+    remat='none',
+    unroll=1,
+    attention='xla',
+  )
+  run.model.adapter.kind = 'linear'
+  run.model.adapter.linear.update(patch=2, time_features=256, positions=0)
+  run.model.adapter.unet.update(
+    widths=(576, 1152), blocks=2, groups=32, head_dim=64, time_features=256
+  )
+  run.objective.update(image_weight=5.0, target='epsilon')
+  run.objective.path.update(kind='cosine', steps=1000)
+  run.optimizer = _optimizer()
+  run.train = _train()
+  run.mesh.update(data=1, fsdp=-1, tensor=1)
+  run.sampling.update(solver='ddpm', steps=250, guidance=3.0, clip=4.0)
+  run.evaluation.update(prompts=0, rows=64, shown=32, seed=0)
+  return run
+
+
+def autoencoder() -> ConfigDict:
+  """The paper's autoencoder: 8x, 8 channels; length and batch are left open."""
+  run = config.empty(config.AutoencoderRun)
+  run.kind = 'autoencoder'
+  run.seed = 0
+  run.data = _data()
+  run.model.update(
+    channels=128,
+    multipliers=(1, 2, 4, 4),
+    encoder_blocks=2,
+    decoder_blocks=3,
+    middle=True,
+    latent_channels=8,
+    groups=32,
+    patch=1,
+  )
+  run.objective.kl_weight = 1e-6
+  run.optimizer = _optimizer()
+  run.optimizer.update(learning_rate=1e-4, beta2=0.99, weight_decay=0.0, ema_decay=0.999)
+  run.train = _train()
+  run.mesh.update(data=1, fsdp=-1, tensor=1)
+  run.measured = 10_000
+  return run
+
+
+def size(run: ConfigDict, name: str) -> ConfigDict:
+  """One of the paper's sizes, for a mixed run at 256 pixels and 4,096 positions."""
+  transformer = run.model.transformer
+  transformer.update(SIZES[name])
+  transformer.kv_heads = transformer.heads
+  transformer.head_dim = transformer.width // transformer.heads
+  transformer.dtype = 'bfloat16'
+  transformer.remat = 'full'
+  run.model.vocabulary = 32_128
+  run.data.scenes.update(size=256, sprites=(48, 64, 96, 128), placement='free', glyphs=0)
+  run.data.scenes.colors = 10
+  run.data.tokenizer = 'bytes'
+  run.data.update(rows=512, row_length=4096, image_slots=16)
+  run.autoencoder.run.data = run.data.copy_and_resolve_references()
+  run.autoencoder.run.data.rows = 256
+  run.autoencoder.run.train.steps = 1_000_000
+  run.train.update(steps=250_000, checkpoint_every=1000)
+  return run
+
+
+def _data() -> ConfigDict:
+  data = config.empty(config.pipeline.DataConfig)
+  data.update(
+    kind='emoji_scenes',
+    directory='',
+    tokenizer='words',
+    vocabulary_multiple=128,
+    window=64,
+    prefetch=4,
+  )
+  data.scenes.update(
+    glyphs=16,
+    colors=6,
+    size=32,
+    sprites=(16,),
+    placement='grid',
+    single=0.25,
+    count=0.15,
+    pair=0.45,
+    binding=0.1,
+    story=0.05,
+    frames=2,
+    heldout=0.1,
+    caption_first=0.8,
+    caption_drop=0.1,
+    image_first_noise_cap=0.5,
+    seed=0,
+  )
+  return data
+
+
+def _optimizer() -> ConfigDict:
+  section = config.empty(config.optimizer.OptimizerConfig)
+  section.update(
+    learning_rate=3e-4,
+    final_learning_rate=1.5e-5,
+    warmup_steps=4000,
+    beta1=0.9,
+    beta2=0.95,
+    epsilon=1e-8,
+    weight_decay=0.1,
+    clip=1.0,
+    ema_decay=0.0,
+  )
+  return section
+
+
+def _train() -> ConfigDict:
+  section = config.empty(config.loop.TrainConfig)
+  section.update(
+    microbatches=1, log_every=10, checkpoint_every=500, keep_checkpoints=2
+  )
+  return section

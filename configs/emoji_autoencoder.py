@@ -1,0 +1,39 @@
+"""The small autoencoder of the emoji scenes: 32 x 32 pixels to 4 x 4 latents.
+
+  python -m transfusion_jax.train --config=configs/emoji_autoencoder.py \
+    --workdir=runs/emoji_autoencoder
+
+`configs/emoji_scenes.py` trains it as its first stage, so that this command is only
+needed to change it. Two CPU cores: about a minute and a half, 33 dB PSNR.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+  run = base.autoencoder()
+  run.data.update(rows=64, row_length=128, image_slots=4)
+  run.data.scenes.story = 0.0
+  run.model.update(
+    channels=64,
+    multipliers=(1, 2),
+    encoder_blocks=1,
+    decoder_blocks=1,
+    middle=False,
+    latent_channels=16,
+    groups=8,
+    patch=4,
+  )
+  run.objective.kl_weight = 1e-4
+  run.optimizer.update(
+    learning_rate=3e-3,
+    final_learning_rate=6e-5,
+    warmup_steps=50,
+    beta2=0.95,
+    ema_decay=0.99,
+  )
+  run.train.update(steps=800, log_every=10, checkpoint_every=400)
+  run.measured = 2048
+  return run

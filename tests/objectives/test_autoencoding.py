@@ -1,0 +1,125 @@
+"""Autoencoding: the loss is what it says, adds up over parts, and can be learnt."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transfusion_jax.models import autoencoder, codec, module
+from transfusion_jax.models import batch as batch_lib
+from transfusion_jax.objectives import autoencoding, loss
+
+CONFIG = autoencoder.AutoencoderConfig(
+  channels=8,
+  multipliers=(1, 2),
+  encoder_blocks=1,
+  decoder_blocks=1,
+  middle=False,
+  latent_channels=4,
+  groups=4,
+  patch=4,
+)
+
+
+def objective(kl_weight=0.1):
+  return autoencoding.Autoencoding(autoencoding.AutoencodingConfig(kl_weight))
+
+
+def pictures(count=4):
+  """Squares of one colour on grounds of another."""
+  random = np.random.default_rng(0)
+  images = np.broadcast_to(
+    random.integers(0, 256, (count, 1, 1, 3), np.uint8), (count, 16, 16, 3)
+  ).copy()
+  images[:, 4:12, 4:12] = random.integers(0, 256, (count, 1, 1, 3), np.uint8)
+  return batch_lib.Pictures(jnp.asarray(images))
+
+
+def parts(tree, count):
+  return [jax.tree.map(lambda leaf: leaf[i::count], tree) for i in range(count)]
+
+
+def test_loss_is_l1_and_divergence():
+  model = autoencoder.Autoencoder(module.Rngs(0), CONFIG)
+  batch, keys = pictures(), jax.random.split(jax.random.key(1), 4)
+  found = objective(0.1)(model, batch, keys, objective().normalizers(batch))
+  x = codec.to_unit(batch.images)
+  posterior = model.encode(x)
+  y = model.decode(posterior.sample(keys))
+  l1, kl = jnp.mean(jnp.abs(x - y)), jnp.mean(posterior.divergence())
+  np.testing.assert_allclose(found.metrics['loss_l1'].value, l1, rtol=1e-5)
+  np.testing.assert_allclose(found.metrics['loss_kl'].value, kl, rtol=1e-5)
+  np.testing.assert_allclose(found.total, l1 + 0.1 * kl, rtol=1e-5)
+  np.testing.assert_allclose(found.metrics['loss'].value, found.total, rtol=1e-5)
+
+
+def test_parts_add_up_to_the_whole():
+  model = autoencoder.Autoencoder(module.Rngs(0), CONFIG)
+  batch, keys = pictures(), jax.random.split(jax.random.key(1), 4)
+  normalizers = objective().normalizers(batch)
+  whole = objective()(model, batch, keys, normalizers)
+  pieces = [
+    objective()(model, piece, some, normalizers)
+    for piece, some in zip(parts(batch, 2), parts(keys, 2), strict=True)
+  ]
+  summed = loss.add(jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, summed)
+
+
+def test_psnr_of_known_errors():
+  x = jnp.zeros((3, 2, 2, 3))
+  y = jnp.stack([x[0], x[1] + 0.2, x[2] + 2.0])
+  found = autoencoding.psnr(x, y)
+  # 0.2 of 2 is a tenth of the range: 20 dB. 2 is clipped to 1, half the range.
+  np.testing.assert_allclose(found, [100.0, 20.0, 20 * np.log10(2)], rtol=1e-5)
+
+
+def test_psnr_follows_from_the_metric():
+  model = autoencoder.Autoencoder(module.Rngs(0), CONFIG)
+  batch, keys = pictures(1), jax.random.split(jax.random.key(1), 1)
+  found = objective()(model, batch, keys, objective().normalizers(batch))
+  x = codec.to_unit(batch.images)
+  y = model.decode(model.encode(x).sample(keys))
+  metric = -10 * np.log10(found.metrics['loss_mse'].value)
+  np.testing.assert_allclose(autoencoding.psnr(x, y)[0], metric, rtol=1e-5)
+
+
+def test_learns_to_draw_a_few_pictures():
+  definition, params = module.split(autoencoder.Autoencoder(module.Rngs(0), CONFIG))
+  batch, rule = pictures(), objective(1e-4)
+
+  def error(params, key):
+    found = rule(
+      definition.bind(params),
+      batch,
+      jax.random.split(key, 4),
+      rule.normalizers(batch),
+    )
+    return found.total, found.metrics['loss_mse'].value
+
+  def step(state, key):
+    # Signs of a running mean of gradients: the simplest rule that needs no tuning.
+    params, running, rate = state
+    (_, mse), gradient = jax.value_and_grad(error, has_aux=True)(params, key)
+    running = jax.tree.map(lambda r, g: 0.9 * r + 0.1 * g, running, gradient)
+    params = jax.tree.map(lambda p, r: p - rate * jnp.sign(r), params, running)
+    return (params, running, rate * 0.985), mse
+
+  start = (params, jax.tree.map(jnp.zeros_like, params), jnp.float32(5e-3))
+  keys = jax.random.split(jax.random.key(2), 200)
+  _, mse = jax.jit(lambda start: jax.lax.scan(step, start, keys))(start)
+  assert float(mse[0]) > 0.03
+  assert -10 * np.log10(float(mse[-1])) > 20
+
+
+@pytest.mark.parametrize('weight', [0.0, 1e-6])
+def test_gradients_are_finite(weight):
+  definition, params = module.split(autoencoder.Autoencoder(module.Rngs(0), CONFIG))
+  batch, rule = pictures(), objective(weight)
+  keys = jax.random.split(jax.random.key(1), 4)
+
+  def total(params):
+    return rule(definition.bind(params), batch, keys, rule.normalizers(batch)).total
+
+  gradient = jax.jit(jax.grad(total))(params)
+  assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))

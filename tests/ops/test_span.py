@@ -1,0 +1,3 @@
+from tests import tiny
+def test_a():
+  assert tiny.A == 1

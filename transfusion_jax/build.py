@@ -1,0 +1,321 @@
+"""The only place where names in a config meet classes: from a run to its parts."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from transfusion_jax import config
+from transfusion_jax.core import axes
+from transfusion_jax.data import layout, pipeline, tokenizers
+from transfusion_jax.diffusion import path as path_lib
+from transfusion_jax.evaluation import reconstruction
+from transfusion_jax.generation import mixed
+from transfusion_jax.models import autoencoder, codec, module, patches, transfusion
+from transfusion_jax.models import batch as batch_lib
+from transfusion_jax.objectives import autoencoding
+from transfusion_jax.objectives import transfusion as transfusion_objective
+from transfusion_jax.training import checkpoint, feed, optimizer, step, workdir
+from transfusion_jax.training import mesh as mesh_lib
+from transfusion_jax.training import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a run needs before it has numbers; nothing here has touched a device.
+
+  Attributes:
+    blueprint: of the model.
+    objective: the loss.
+    tx: the optimizer.
+    schedule: learning rate by step.
+  """
+
+  blueprint: module.Blueprint
+  objective: Any
+  tx: optax.GradientTransformation
+  schedule: optax.Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """Parts on a mesh.
+
+  Attributes:
+    parts: model, objective, optimizer.
+    mesh: the devices.
+    abstract: shapes and shardings of the state.
+    init: makes the state, sharded, from a key.
+    step: the jitted step, which takes over its state's memory.
+  """
+
+  parts: Parts
+  mesh: Mesh
+  abstract: state_lib.TrainState
+  init: Any
+  step: step.Step
+
+
+def parts(run: config.Run) -> Parts:
+  """Model, objective and optimizer of a run."""
+  if isinstance(run, config.AutoencoderRun):
+    blueprint = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, run.model))
+    objective: Any = autoencoding.Autoencoding(run.objective)
+  else:
+    blueprint = _transfusion_blueprint(run)
+    objective = transfusion_objective.Transfusion(
+      image_weight=run.objective.image_weight,
+      target=run.objective.target,
+      path=path(run.objective.path),
+    )
+  steps = run.train.steps
+  tx = optimizer.make(run.optimizer, blueprint.axes, steps)
+  return Parts(blueprint, objective, tx, optimizer.schedule(run.optimizer, steps))
+
+
+def _transfusion_blueprint(run: config.TransfusionRun) -> module.Blueprint:
+  table, used = vocabulary(run)
+  channels = run.autoencoder.run.model.latent_channels
+  return module.blueprint(
+    lambda rngs: transfusion.Transfusion(
+      rngs, run.model, table=table, used=used, channels=channels
+    )
+  )
+
+
+def path(section: path_lib.PathConfig) -> path_lib.Path:
+  """The path from data to noise."""
+  paths = {'cosine': path_lib.Path}
+  return paths[section.kind](steps=section.steps)
+
+
+def vocabulary(run: config.TransfusionRun) -> tuple[int, int]:
+  """Rows of the token table, and how many of them stand for tokens.
+
+  Raises:
+    ValueError: the table is smaller than the tokenizer's vocabulary.
+  """
+  tokenizer = pipeline.tokenizer(run.data)
+  table = run.model.vocabulary or tokenizer.vocab_size
+  if table < tokenizer.used_size:
+    raise ValueError(
+      f'expected model.vocabulary of at least {tokenizer.used_size}, the size of the '
+      f'tokenizer, found {table}; raise it, or set 0 to follow the tokenizer'
+    )
+  used = tokenizer.used_size if not run.model.vocabulary else table
+  return table, used
+
+
+def trainer(run: config.Run, mesh: Mesh) -> Trainer:
+  """The jitted, sharded step of a run and the making of its state."""
+  made = parts(run)
+  abstract = jax.eval_shape(
+    lambda key: state_lib.initial(made.blueprint.init, made.tx, key), jax.random.key(0)
+  )
+  shardings = state_lib.shardings(abstract, made.blueprint.axes, made.tx, mesh)
+  init = jax.jit(
+    lambda key: state_lib.initial(made.blueprint.init, made.tx, key),
+    out_shardings=shardings,
+  )
+  one_step = step.make_step(
+    made.blueprint.definition.bind,
+    made.objective,
+    made.tx,
+    microbatches=run.train.microbatches,
+    ema_decay=run.optimizer.ema_decay,
+  )
+  rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
+  jitted = jax.jit(
+    one_step,
+    in_shardings=(shardings, rows),
+    out_shardings=(shardings, axes.replicated(mesh)),
+    donate_argnums=(0,),
+  )
+  return Trainer(made, mesh, checkpoint.abstract(abstract, shardings), init, jitted)
+
+
+def codec_from(directory: pathlib.Path, mesh: Mesh) -> codec.Codec:
+  """A trained autoencoder, its averaged parameters whole on every device.
+
+  Raises:
+    ValueError: the folder does not hold a finished autoencoder.
+  """
+  run, measured = autoencoder_in(directory)
+  blueprint = parts(run).blueprint
+  whole = axes.replicated(mesh)
+  wanted = checkpoint.abstract(
+    blueprint.shapes, jax.tree.map(lambda _: whole, blueprint.shapes)
+  )
+  place = workdir.Workdir(directory)
+  restored = checkpoint.read(place.checkpoints, {'ema': wanted})
+  return codec.Codec(
+    model=blueprint.definition.bind(restored.state.ema),
+    shift=jax.device_put(jnp.asarray(measured['shift'], jnp.float32), whole),
+    scale=jax.device_put(jnp.asarray(measured['scale'], jnp.float32), whole),
+  )
+
+
+def autoencoder_in(
+  directory: pathlib.Path,
+) -> tuple[config.AutoencoderRun, dict[str, Any]]:
+  """The run that trained an autoencoder, and what was measured of it.
+
+  Raises:
+    ValueError: the folder does not hold a finished autoencoder.
+  """
+  place = workdir.Workdir(directory)
+  if not place.latents.exists() or not place.config.exists():
+    raise ValueError(
+      f'expected a trained autoencoder in {directory}, found no config.json and '
+      'latents.json; train one with --config=configs/emoji_autoencoder.py, or leave '
+      'autoencoder.checkpoint empty'
+    )
+  run = config.from_dict(json.loads(place.config.read_text()))
+  if not isinstance(run, config.AutoencoderRun):
+    raise ValueError(
+      f'expected an autoencoder in {directory}, found a run of kind {run.kind!r}; name '
+      'the work directory of an autoencoder'
+    )
+  return run, json.loads(place.latents.read_text())
+
+
+def measure(
+  run: config.AutoencoderRun, model: autoencoder.Autoencoder
+) -> dict[str, object]:
+  """Latent constants and PSNR of a trained autoencoder."""
+  train, test = (
+    [scene.pictures[0].pixels for scene in _first(run, split)]
+    for split in ('train', 'test')
+  )
+  return reconstruction.measure(model, train, test)
+
+
+def _first(run: config.AutoencoderRun, split: str) -> list[Any]:
+  source = pipeline.scenes(run.data, split)
+  return [source[index] for index in range(run.measured)]
+
+
+def latents(run: config.TransfusionRun) -> tuple[int, int, int]:
+  """Height, width and channels of a picture's latents.
+
+  Raises:
+    ValueError: pictures do not divide into latents, or latents into patches.
+  """
+  model, size = run.autoencoder.run.model, pipeline.image_size(run.data)
+  h, w = patches.grid(size, size, model.factor)
+  patches.grid(h, w, adapter_patch(run.model))
+  return h, w, model.latent_channels
+
+
+def adapter_patch(section: transfusion.TransfusionConfig) -> int:
+  """Latent pixels along a patch's side."""
+  adapter = section.adapter
+  return adapter.linear.patch if adapter.kind == 'linear' else adapter.unet.patch
+
+
+def patch_count(run: config.TransfusionRun) -> int:
+  """Positions that one picture takes in a row."""
+  h, w, _ = latents(run)
+  patch = adapter_patch(run.model)
+  return (h // patch) * (w // patch)
+
+
+def text_layout(run: config.TransfusionRun) -> layout.Layout:
+  """From documents to sequences."""
+  return layout.Layout(pipeline.tokenizer(run.data), patches=patch_count(run))
+
+
+def documents_feed(
+  run: config.TransfusionRun,
+  mesh: Mesh,
+  frozen: codec.Codec,
+  data_state: dict[str, Any] | None,
+) -> feed.Feed:
+  """Packed rows with their pictures as latents, from where `data_state` stands."""
+
+  @jax.jit
+  def prepare(frozen, rows):
+    pixels = rows.pop('images')
+    b, i = pixels.shape[:2]
+    encoded = frozen.encode(pixels.reshape(b * i, *pixels.shape[2:]))
+    return batch_lib.Batch(images=encoded.reshape(b, i, *encoded.shape[1:]), **rows)
+
+  source = pipeline.batches(run.data, patches=patch_count(run), seed=run.seed)
+  if data_state is not None:
+    source.set_state(data_state)
+  return feed.Feed(
+    source,
+    mesh,
+    prepare=lambda rows: prepare(frozen, rows),
+    count=lambda rows: int(np.sum(rows['end'] > rows['start'])),
+  )
+
+
+def pictures_feed(
+  run: config.AutoencoderRun, mesh: Mesh, data_state: dict[str, Any] | None
+) -> feed.Feed:
+  """Pictures alone."""
+  source = pipeline.pictures(run.data, seed=run.seed)
+  if data_state is not None:
+    source.set_state(data_state)
+  return feed.Feed(
+    source,
+    mesh,
+    prepare=lambda rows: batch_lib.Pictures(**rows),
+    count=lambda rows: len(rows['images']),
+  )
+
+
+def writer(run: config.TransfusionRun, params: Any, frozen: codec.Codec) -> mixed.Writer:
+  """All that turns trained parameters into pictures and sentences."""
+  tokenizer: tokenizers.Tokenizer = pipeline.tokenizer(run.data)
+  return mixed.Writer(
+    model=_transfusion_blueprint(run).definition.bind(params),
+    codec=frozen,
+    tokenizer=tokenizer,
+    layout=text_layout(run),
+    path=path(run.objective.path),
+    target=run.objective.target,
+    latents=latents(run),
+    context=run.data.row_length,
+  )
+
+
+def check(run: config.Run, devices: int | None = None) -> None:
+  """Finds what a user can mend before any device is used.
+
+  Raises:
+    ValueError: one problem or several, each with the way out.
+  """
+  problems: list[str] = []
+  checks = [lambda: parts(run), lambda: _check_rows(run)]
+  if isinstance(run, config.TransfusionRun):
+    checks += [lambda: latents(run), lambda: pipeline.check(run.data, patch_count(run))]
+    checks += [lambda: check(run.autoencoder.run)]
+  if devices is not None:
+    checks += [lambda: mesh_lib.shape(run.mesh, devices)]
+  for each in checks:
+    try:
+      each()
+    except ValueError as error:
+      problems += [str(error)] if str(error) not in problems else []
+  if problems:
+    raise ValueError('; '.join(problems))
+
+
+def _check_rows(run: config.Run) -> None:
+  if run.data.rows % run.train.microbatches:
+    raise ValueError(
+      f'expected data.rows to divide into train.microbatches, found {run.data.rows} and '
+      f'{run.train.microbatches}; change one of them'
+    )
+  if run.train.steps < 1 or min(run.train.log_every, run.train.checkpoint_every) < 1:
+    raise ValueError(
+      f'expected positive steps and intervals, found {run.train}; change --config.train'
+    )

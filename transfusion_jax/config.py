@@ -1,0 +1,206 @@
+"""Run configurations: dataclasses that say everything, and their ConfigDict form.
+
+A run is described by nested frozen dataclasses, each in the file that reads it. A config
+file under `configs/` fills in an `ml_collections.ConfigDict` of the same shape, so that
+every field can be changed on the command line and a misspelling is an error at once. At
+the start of a run the ConfigDict is turned into the dataclasses, strictly, and nobody
+sees it again.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal
+
+import ml_collections
+from ml_collections import config_dict
+
+from transfusion_jax.data import pipeline
+from transfusion_jax.evaluation import scene_scores
+from transfusion_jax.generation import image
+from transfusion_jax.models import autoencoder, transfusion
+from transfusion_jax.objectives import autoencoding
+from transfusion_jax.objectives import transfusion as transfusion_objective
+from transfusion_jax.training import loop, mesh, optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderRun:
+  """Training an autoencoder.
+
+  Attributes:
+    kind: tells this kind of run from the others.
+    seed: of parameters, noise and the order of the data.
+    data: pictures.
+    model: the autoencoder.
+    objective: its loss.
+    optimizer: AdamW.
+    train: how long.
+    mesh: devices.
+    measured: pictures over which the latents' mean and deviation, and the reported
+      PSNR, are measured.
+  """
+
+  kind: Literal['autoencoder']
+  seed: int
+  data: pipeline.DataConfig
+  model: autoencoder.AutoencoderConfig
+  objective: autoencoding.AutoencodingConfig
+  optimizer: optimizer.OptimizerConfig
+  train: loop.TrainConfig
+  mesh: mesh.MeshConfig
+  measured: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderStage:
+  """Where the frozen autoencoder comes from.
+
+  Attributes:
+    checkpoint: work directory of a trained autoencoder; empty trains one first, in the
+      `autoencoder` folder of the run's own work directory.
+    run: how it is (or was) trained.
+  """
+
+  checkpoint: str
+  run: AutoencoderRun
+
+
+@dataclasses.dataclass(frozen=True)
+class TransfusionRun:
+  """Mixed pretraining.
+
+  Attributes:
+    kind: tells this kind of run from the others.
+    seed: of parameters, noise and the order of the data.
+    data: documents.
+    autoencoder: between pixels and latents.
+    model: the transformer.
+    objective: the loss.
+    optimizer: AdamW.
+    train: how long.
+    mesh: devices.
+    sampling: how pictures are sampled, in evaluation and by `sample`.
+    evaluation: what is measured at the end.
+  """
+
+  kind: Literal['transfusion']
+  seed: int
+  data: pipeline.DataConfig
+  autoencoder: AutoencoderStage
+  model: transfusion.TransfusionConfig
+  objective: transfusion_objective.ObjectiveConfig
+  optimizer: optimizer.OptimizerConfig
+  train: loop.TrainConfig
+  mesh: mesh.MeshConfig
+  sampling: image.ImageSampling
+  evaluation: scene_scores.EvaluationConfig
+
+
+Run = AutoencoderRun | TransfusionRun
+RUNS: dict[str, type] = {'autoencoder': AutoencoderRun, 'transfusion': TransfusionRun}
+
+
+def empty(kind: type) -> ml_collections.ConfigDict:
+  """A ConfigDict with a typed placeholder for every field of a dataclass."""
+  config = ml_collections.ConfigDict()
+  for name, hint in typing.get_type_hints(kind).items():
+    if dataclasses.is_dataclass(hint):
+      config[name] = empty(hint)
+    else:
+      config[name] = config_dict.placeholder(_plain(hint))
+  return config.lock()
+
+
+def parse(config: ml_collections.ConfigDict) -> Run:
+  """The dataclasses that a ConfigDict describes.
+
+  Raises:
+    ValueError: one line per field that is missing, ill-typed or not among its choices.
+  """
+  config = config.copy_and_resolve_references()
+  kind = config.get('kind')
+  if kind not in RUNS:
+    raise ValueError(
+      f'expected kind to be one of {sorted(RUNS)}, found {kind!r}; start the config from '
+      'configs/base.py'
+    )
+  problems: list[str] = []
+  run = _build(RUNS[kind], config, '', problems)
+  if problems:
+    raise ValueError('; '.join(problems))
+  return run
+
+
+def to_dict(run: Any) -> dict[str, Any]:
+  """Nested dict of plain values, as it is written to `config.json`."""
+  return {
+    field.name: to_dict(value) if dataclasses.is_dataclass(value) else _listed(value)
+    for field in dataclasses.fields(run)
+    for value in [getattr(run, field.name)]
+  }
+
+
+def from_dict(values: dict[str, Any]) -> Run:
+  """The inverse of `to_dict`, for example from a work directory's `config.json`."""
+  return parse(ml_collections.ConfigDict(_tupled(values)))
+
+
+def _build(kind: type, config: Any, prefix: str, problems: list[str]) -> Any:
+  hints = typing.get_type_hints(kind)
+  for name in sorted(set(config.keys()) - set(hints)):
+    problems.append(f'expected no field {prefix}{name}, found one; remove it')
+  values = {}
+  for name, hint in hints.items():
+    path = f'{prefix}{name}'
+    value = config.get(name)
+    if dataclasses.is_dataclass(hint):
+      if not isinstance(value, ml_collections.ConfigDict):
+        problems.append(f'expected a section {path}, found {value!r}')
+      else:
+        values[name] = _build(hint, value, f'{path}.', problems)
+    else:
+      values[name] = _value(value, hint, path, problems)
+  return kind(**values) if not problems else None
+
+
+def _value(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
+  if value is None:
+    problems.append(f'expected a value for {path}, found none; pass --config.{path}=...')
+    return None
+  if typing.get_origin(hint) is Literal:
+    choices = typing.get_args(hint)
+    if value not in choices:
+      problems.append(
+        f'expected {path} to be one of {", ".join(map(str, choices))}, found {value!r}'
+      )
+    return value
+  plain = _plain(hint)
+  if plain is float and type(value) is int:
+    return float(value)
+  if plain is tuple and isinstance(value, (tuple, list)):
+    element = typing.get_args(hint)[0]
+    if any(type(item) is not element for item in value):
+      problems.append(f'expected {path} to hold {element.__name__}s, found {value!r}')
+    return tuple(value)
+  if type(value) is not plain:
+    problems.append(f'expected {path} to be of type {plain.__name__}, found {value!r}')
+  return value
+
+
+def _plain(hint: Any) -> type:
+  if typing.get_origin(hint) is Literal:
+    return type(typing.get_args(hint)[0])
+  origin = typing.get_origin(hint)
+  assert not isinstance(origin, types.UnionType), hint
+  return origin or hint
+
+
+def _listed(value: Any) -> Any:
+  return list(value) if isinstance(value, tuple) else value
+
+
+def _tupled(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _tupled(item) for key, item in value.items()}
+  return tuple(value) if isinstance(value, list) else value

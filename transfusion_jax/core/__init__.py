@@ -1,0 +1,1 @@
+"""What everything stands on: pytrees, axis names and the log; imports nothing of ours."""

@@ -1,0 +1,80 @@
+"""Axis names: the one table from the name of a parameter's axis to a mesh axis.
+
+A parameter says what its axes mean (`embed`, `mlp`, `heads`, ...). This table says over
+which axis of the mesh each meaning is sharded. A dimension that does not divide by its
+mesh axis stays whole: small models run on any mesh.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ('data', 'fsdp', 'tensor')
+
+PARAMETER_RULES: Mapping[str, str | None] = {
+  'layers': None,
+  'embed': 'fsdp',
+  'mlp': 'tensor',
+  'heads': 'tensor',
+  'kv_heads': 'tensor',
+  'vocab': 'tensor',
+  'head_dim': None,
+  'patch': None,
+  'time': None,
+  'conv': None,
+  'channels_in': 'fsdp',
+  'channels_out': 'tensor',
+  'norm': None,
+}
+
+BATCH_SPEC = PartitionSpec(('data', 'fsdp'))
+"""Rows of a batch, its leading axis, go over the data and the fsdp axes together."""
+
+
+def spec(
+  names: Sequence[str], shape: Sequence[int], sizes: Mapping[str, int]
+) -> PartitionSpec:
+  """PartitionSpec of one parameter from the names of its axes.
+
+  Args:
+    names: one name per trailing axis of `shape`; axes before them are stacked layers.
+    shape: the parameter's shape.
+    sizes: devices along each axis of the mesh.
+
+  Raises:
+    ValueError: a name is not in the table, or two names map to one mesh axis.
+  """
+  names = ('layers',) * (len(shape) - len(names)) + tuple(names)
+  unknown = [name for name in names if name not in PARAMETER_RULES]
+  if unknown:
+    raise ValueError(
+      f'expected axis names of {sorted(PARAMETER_RULES)}, found {unknown}; add the '
+      'name to PARAMETER_RULES in core/axes.py'
+    )
+  axes = [PARAMETER_RULES[name] for name in names]
+  used = [axis for axis in axes if axis is not None]
+  if len(used) != len(set(used)):
+    raise ValueError(
+      f'expected at most one axis of an array on each mesh axis, found {names} mapped '
+      f'to {axes}; name one of the axes differently'
+    )
+  whole = [
+    axis if axis is not None and length % sizes[axis] == 0 else None
+    for axis, length in zip(axes, shape, strict=True)
+  ]
+  return PartitionSpec(*whole)
+
+
+def shardings(mesh: Mesh, names: Any, shapes: Any) -> Any:
+  """NamedSharding of every parameter: `names` and `shapes` are alike nested dicts."""
+  sizes = dict(mesh.shape)
+  return jax.tree.map(
+    lambda leaf, axes: NamedSharding(mesh, spec(axes, leaf.shape, sizes)), shapes, names
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of scalars and keys: whole on every device."""
+  return NamedSharding(mesh, PartitionSpec())

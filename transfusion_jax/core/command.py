@@ -1,0 +1,60 @@
+"""What all commands share: flags, user errors on one line, exit codes.
+
+0: done. 1: a bug, with its traceback. 2: something the user can mend, said in one line.
+42 and 130: stopped by SIGTERM or Ctrl-C after a save (`training/preemption.py`).
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import flags
+
+from transfusion_jax.core import log
+
+
+class Exit(Exception):
+  """Ends a command with an exit code and, by choice, a last line."""
+
+  def __init__(self, code: int, message: str = ''):
+    super().__init__(message)
+    self.code, self.message = code, message
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+  """Turns the errors that a user can mend into one line and exit code 2.
+
+  Meant for what happens before any device works; an error of the same type further on is
+  a bug and keeps its traceback.
+  """
+  try:
+    yield
+  except (ValueError, ImportError, OSError) as error:
+    raise Exit(2, f'error: {_line(error)}') from error
+
+
+def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
+  """Parses flags, runs a command and exits the process with its code."""
+  log.setup()
+  try:
+    _parse(list(sys.argv if argv is None else argv))
+    main()
+  except Exit as error:
+    if error.message:
+      print(error.message, file=sys.stderr, flush=True)
+    sys.exit(error.code)
+
+
+def _parse(argv: list[str]) -> None:
+  try:
+    rest = flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    raise Exit(2, f'error: {_line(error)}') from error
+  if rest[1:]:
+    raise Exit(2, f'error: expected flags only, found {rest[1]!r}; flags begin with --')
+
+
+def _line(error: Exception) -> str:
+  text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+  return ' '.join(text.split())

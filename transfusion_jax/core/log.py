@@ -1,0 +1,28 @@
+"""What a run tells a person: one line per event on standard error, and user errors."""
+
+import functools
+import logging
+import sys
+
+logger = logging.getLogger('transfusion_jax')
+
+
+def setup() -> None:
+  """Sends the project's messages to standard error, one plain line each."""
+  if logger.handlers:
+    return
+  handler = logging.StreamHandler(sys.stderr)
+  handler.setFormatter(logging.Formatter('%(message)s'))
+  logger.addHandler(handler)
+  logger.setLevel(logging.INFO)
+  logger.propagate = False
+
+
+def info(message: str) -> None:
+  logger.info(message)
+
+
+@functools.cache
+def once(message: str) -> None:
+  """Says something only the first time, for example that a fallback is in use."""
+  logger.info(message)

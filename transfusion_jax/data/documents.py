@@ -1,0 +1,39 @@
+"""A document: text and images in reading order, before any of it is a number."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A stretch of text; `learn` says whether predicting it is part of the loss."""
+
+  text: str
+  learn: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Image:
+  """A picture standing in the text.
+
+  `learn` says whether denoising it (and announcing it with BOI) is part of the loss.
+  `noise_cap` is the largest noise level, 0 (clean) to 1 (pure noise), that it may be
+  given in training: 1 as a rule, 0.5 before its own caption (Transfusion, Table 8),
+  0 for a context that is always clean.
+  """
+
+  pixels: UInt8[np.ndarray, 'h w 3']
+  learn: bool
+  noise_cap: float
+
+  def __post_init__(self):
+    if not 0 <= self.noise_cap <= 1:
+      raise ValueError(
+        f'expected a noise_cap from 0 to 1, found {self.noise_cap}; '
+        'use 1 for an image without a cap'
+      )
+
+
+Document = tuple[Text | Image, ...]

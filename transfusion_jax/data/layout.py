@@ -1,0 +1,142 @@
+"""Documents and prompts as one sequence of positions, for training and sampling alike.
+
+  BOS  text ...  BOI patch_1 .. patch_n EOI  text ...  EOS
+
+Which predictions are learnt (Transfusion, footnote 8 and section 3.1): nothing is
+predicted from BOI or from a patch, hence EOI is never a target and is appended when a
+picture is finished; BOI is predicted from what precedes it. Of the other next tokens,
+those count that belong to a segment with `learn`: its text, its BOI, and EOS if it is
+the last one.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from transfusion_jax.data import documents, tokenizers
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sequence:
+  """One laid-out document.
+
+  Attributes:
+    tokens: ids; PAD under image patches.
+    targets: the next token; PAD at the last position.
+    weight: 1 where the next token is to be learnt.
+    position: 0, 1, ...
+    end: one past the last position seen: the next position for tokens, the end of the
+      own picture for patches.
+    slot: which patch stands here, counted through the document's images, or -1.
+    images: the pictures; all of one size.
+    noise_cap: largest noise level of each picture.
+    image_weight: 1 where the picture is to be denoised.
+    patches: positions per picture.
+  """
+
+  tokens: Int32[np.ndarray, ' t']
+  targets: Int32[np.ndarray, ' t']
+  weight: Float32[np.ndarray, ' t']
+  position: Int32[np.ndarray, ' t']
+  end: Int32[np.ndarray, ' t']
+  slot: Int32[np.ndarray, ' t']
+  images: UInt8[np.ndarray, 'i h w 3']
+  noise_cap: Float32[np.ndarray, ' i']
+  image_weight: Float32[np.ndarray, ' i']
+  patches: int
+
+  def __len__(self) -> int:
+    return len(self.tokens)
+
+
+class Layout:
+  """Lays out documents and prompts for one tokenizer and one number of patches."""
+
+  def __init__(self, tokenizer: tokenizers.Tokenizer, *, patches: int):
+    self.tokenizer = tokenizer
+    self.patches = patches
+
+  def document(self, document: documents.Document) -> Sequence:
+    """A whole document, for training.
+
+    Raises:
+      ValueError: the text cannot be encoded, or pictures differ in size.
+    """
+    return self._lay_out(document, (self.tokenizer.special.eos,))
+
+  def prompt(self, document: documents.Document, *, open_image: bool) -> Sequence:
+    """The beginning of a document, to be continued; `open_image` ends it with BOI."""
+    return self._lay_out(document, (self.tokenizer.special.boi,) if open_image else ())
+
+  def picture_prompt(self, text: str) -> Sequence:
+    """`BOS text BOI`: a picture of this text follows. No text: see `null`."""
+    segments = (documents.Text(text, learn=False),) if text.split() else ()
+    return self.prompt(segments, open_image=True)
+
+  def caption_prompt(self, picture: UInt8[np.ndarray, 'h w 3']) -> Sequence:
+    """`BOS BOI patches EOI`: what is said of this picture follows."""
+    image = documents.Image(picture, learn=False, noise_cap=0.0)
+    return self.prompt((image,), open_image=False)
+
+  def null(self) -> Sequence:
+    """`BOS BOI`: how a picture without caption begins, in training and in guidance."""
+    return self.prompt((), open_image=True)
+
+  def length(self, words: int, pictures: int) -> int:
+    """Positions of a document with that many text tokens and pictures."""
+    return words + pictures * (self.patches + 2) + 2
+
+  def _lay_out(self, segments: documents.Document, tail: tuple[int, ...]) -> Sequence:
+    special, n = self.tokenizer.special, self.patches
+    tokens, learnt, slot, end = [special.bos], [False], [-1], [1]
+    images: list[documents.Image] = []
+    for segment in segments:
+      if isinstance(segment, documents.Text):
+        ids = self.tokenizer.encode(segment.text)
+        learnt += [segment.learn] * len(ids)
+        slot += [-1] * len(ids)
+        end += range(len(tokens) + 1, len(tokens) + len(ids) + 1)
+        tokens += ids
+      else:
+        first = len(tokens) + 1
+        slot += [-1, *range(len(images) * n, (len(images) + 1) * n), -1]
+        end += [first, *[first + n] * n, first + n + 1]
+        tokens += [special.boi, *[special.pad] * n, special.eoi]
+        learnt += [segment.learn] + [False] * (n + 1)
+        images.append(segment)
+    tokens += tail
+    learnt += [bool(segments) and segments[-1].learn] * len(tail)
+    slot += [-1] * len(tail)
+    end += range(len(end) + 1, len(end) + 1 + len(tail))
+    return self._finish(tokens, learnt, slot, end, images)
+
+  def _finish(self, tokens, learnt, slot, end, images) -> Sequence:
+    ids = np.array(tokens, np.int32)
+    slots = np.array(slot, np.int32)
+    targets = np.full_like(ids, self.tokenizer.special.pad)
+    targets[:-1] = ids[1:]
+    weight = np.zeros(len(ids), np.float32)
+    weight[:-1] = learnt[1:]
+    weight[(ids == self.tokenizer.special.boi) | (slots >= 0)] = 0
+    return Sequence(
+      tokens=ids,
+      targets=targets,
+      weight=weight,
+      position=np.arange(len(ids), dtype=np.int32),
+      end=np.array(end, np.int32),
+      slot=slots,
+      images=_stack([image.pixels for image in images]),
+      noise_cap=np.array([image.noise_cap for image in images], np.float32),
+      image_weight=np.array([image.learn for image in images], np.float32),
+      patches=self.patches,
+    )
+
+
+def _stack(pixels: list[np.ndarray]) -> np.ndarray:
+  sizes = sorted({picture.shape[:2] for picture in pixels})
+  if len(sizes) > 1:
+    raise ValueError(
+      f'expected pictures of one size in a document, found {sizes}; resize them first'
+    )
+  return np.stack(pixels) if pixels else np.zeros((0, 0, 0, 3), np.uint8)

@@ -1,0 +1,1 @@
+"""Noise as mathematics: paths, times, solvers and guidance; knows no model."""

@@ -1,0 +1,1 @@
+"""Sampling: text, images and documents of both, from a trained model."""

@@ -1,0 +1,1 @@
+"""Networks as Flax modules: the transformer, image adapters and autoencoders."""

@@ -1,0 +1,197 @@
+"""The decoder: Llama blocks (RMSNorm, SwiGLU, RoPE) under span attention, scanned.
+
+    x = x + attention(norm(x));   x = x + swiglu(norm(x))           (pre-norm residuals)
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.ad_checkpoint
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from transfusion_jax.models import cache as cache_lib
+from transfusion_jax.models import layers, module
+from transfusion_jax.ops import attention, rope
+from transfusion_jax.ops import span as span_lib
+
+Remat = Literal['none', 'full', 'minimal', 'save_attention']
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Sizes and choices of the decoder.
+
+  Attributes:
+    depth: layers.
+    width: the residual stream's width e.
+    heads: query heads.
+    kv_heads: key and value heads, dividing `heads`; fewer is grouped-query attention.
+    head_dim: width of one head, even.
+    mlp: hidden width of SwiGLU.
+    rope_base: theta of the rotary embedding.
+    norm_epsilon: added to the mean square in RMSNorm.
+    qk_norm: RMSNorm on queries and keys of every head.
+    dtype: type of activations; parameters stay float32.
+    remat: what the backward pass recomputes: `none` nothing, `full` everything,
+      `minimal` all but matrix products, `save_attention` all but attention outputs.
+    unroll: layers per iteration of the scan; `depth` unrolls it altogether.
+    attention: backend of span attention.
+  """
+
+  depth: int
+  width: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  mlp: int
+  rope_base: float
+  norm_epsilon: float
+  qk_norm: bool
+  dtype: Literal['float32', 'bfloat16']
+  remat: Remat
+  unroll: int
+  attention: attention.Backend
+
+
+class Attention(module.Module):
+  """Multi-head span attention with rotary positions."""
+
+  def __init__(self, rngs: module.Rngs, config: TransformerConfig):
+    width, d = config.width, config.head_dim
+    self.config = config
+    self.query = module.weight(
+      rngs, scale=1.0, fan_in=width, embed=width, heads=config.heads, head_dim=d
+    )
+    for name in ('key', 'value'):
+      made = module.weight(
+        rngs, scale=1.0, fan_in=width, embed=width, kv_heads=config.kv_heads, head_dim=d
+      )
+      setattr(self, name, made)
+    self.out = module.weight(
+      rngs,
+      scale=1 / math.sqrt(2 * config.depth),
+      fan_in=config.heads * d,
+      heads=config.heads,
+      head_dim=d,
+      embed=width,
+    )
+    norm = functools.partial(layers.RMSNorm, d, epsilon=config.norm_epsilon)
+    self.query_norm = norm() if config.qk_norm else None
+    self.key_norm = norm() if config.qk_norm else None
+
+  def __call__(self, x, rotation, span, cache, at):
+    q = jnp.einsum('bte,ehd->bhtd', x, self.query[...].astype(x.dtype))
+    k = jnp.einsum('bte,egd->bgtd', x, self.key[...].astype(x.dtype))
+    v = jnp.einsum('bte,egd->bgtd', x, self.value[...].astype(x.dtype))
+    if self.query_norm is not None:
+      q, k = self.query_norm(q), self.key_norm(k)
+    q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
+    if cache is not None:
+      cache = cache_lib.write(cache, k, v, at)
+      k, v = cache.k.astype(x.dtype), cache.v.astype(x.dtype)
+    o = attention.attend(q, k, v, span, backend=self.config.attention)
+    o = jax.ad_checkpoint.checkpoint_name(o, 'attention')
+    return jnp.einsum('bhtd,hde->bte', o, self.out[...].astype(x.dtype)), cache
+
+
+class SwiGLU(module.Module):
+  """Gated feed-forward layer (Shazeer, 2020): `down(silu(gate x) * up x)`."""
+
+  def __init__(self, rngs: module.Rngs, config: TransformerConfig):
+    width, mlp = config.width, config.mlp
+    self.gate = module.weight(rngs, scale=1.0, fan_in=width, embed=width, mlp=mlp)
+    self.up = module.weight(rngs, scale=1.0, fan_in=width, embed=width, mlp=mlp)
+    scale = 1 / math.sqrt(2 * config.depth)
+    self.down = module.weight(rngs, scale=scale, fan_in=mlp, mlp=mlp, embed=width)
+
+  def __call__(self, x: Float[Array, 'b t e']) -> Float[Array, 'b t e']:
+    gate = jnp.einsum('bte,ef->btf', x, self.gate[...].astype(x.dtype))
+    up = jnp.einsum('bte,ef->btf', x, self.up[...].astype(x.dtype))
+    hidden = jax.nn.silu(gate) * up
+    return jnp.einsum('btf,fe->bte', hidden, self.down[...].astype(x.dtype))
+
+
+class Block(module.Module):
+  """One layer."""
+
+  def __init__(self, rngs: module.Rngs, config: TransformerConfig):
+    self.attention_norm = layers.RMSNorm(config.width, epsilon=config.norm_epsilon)
+    self.attention = Attention(rngs, config)
+    self.mlp_norm = layers.RMSNorm(config.width, epsilon=config.norm_epsilon)
+    self.mlp = SwiGLU(rngs, config)
+
+  def __call__(self, x, rotation, span, cache, at):
+    seen, cache = self.attention(self.attention_norm(x), rotation, span, cache, at)
+    x = x + seen
+    return x + self.mlp(self.mlp_norm(x)), cache
+
+
+class Transformer(module.Module):
+  """All layers and the final norm; layers are stacked and scanned."""
+
+  def __init__(self, rngs: module.Rngs, config: TransformerConfig):
+    self.config = config
+    self.blocks = module.stack(lambda r: Block(r, config), rngs, config.depth)
+    self.norm = layers.RMSNorm(config.width, epsilon=config.norm_epsilon)
+
+  def __call__(
+    self,
+    x: Float[Array, 'b t e'],
+    position: Int[Array, 'b t'],
+    span: span_lib.Span,
+    cache: cache_lib.LayerCache | None = None,
+    at: Int[Array, ' b'] | None = None,
+  ) -> tuple[Float[Array, 'b t e'], cache_lib.LayerCache | None]:
+    """Reads a stretch of every row.
+
+    Args:
+      x: embedded tokens and patches.
+      position: position of each within its document.
+      span: keys that each query sees, counted in the row, or in the cache if given.
+      cache: keys and values of what stands before, all layers.
+      at: index in the cache from which each row's new keys and values are written.
+
+    Returns:
+      Normalised hidden states, and the cache with the new entries.
+    """
+    config = self.config
+    x = x.astype(config.dtype)
+    rotation = rope.rotation(position, head_dim=config.head_dim, base=config.rope_base)
+
+    def layer(block, x, cache):
+      return block(x, rotation, span, cache, at)
+
+    layer = rematerialised(layer, config.remat)
+
+    def body(x, scanned):
+      block, cache = scanned
+      return layer(block, x, cache)
+
+    x, cache = jax.lax.scan(body, x, (self.blocks, cache), unroll=config.unroll)
+    return self.norm(x), cache
+
+
+def rematerialised(layer, policy: Remat):
+  """Wraps a layer so that the backward pass recomputes what the policy does not save.
+
+  Raises:
+    ValueError: no such policy.
+  """
+  policies = jax.checkpoint_policies
+  saved = {
+    'full': policies.nothing_saveable,
+    'minimal': policies.dots_with_no_batch_dims_saveable,
+    'save_attention': policies.save_only_these_names('attention'),
+  }
+  if policy == 'none':
+    return layer
+  if policy not in saved:
+    raise ValueError(
+      f'expected a remat policy of {["none", *saved]}, found {policy!r}; change '
+      'model.transformer.remat'
+    )
+  return jax.checkpoint(layer, policy=saved[policy])

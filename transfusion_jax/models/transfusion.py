@@ -1,0 +1,205 @@
+"""The Transfusion model: token embedding, image adapter, one transformer, two heads."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from transfusion_jax.core import tree
+from transfusion_jax.models import batch as batch_lib
+from transfusion_jax.models import layers, module, patches, transformer, unet
+from transfusion_jax.models import cache as cache_lib
+from transfusion_jax.ops import span as span_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+  """Which image adapter; the section of that name holds its sizes."""
+
+  kind: Literal['linear', 'unet']
+  linear: patches.LinearConfig
+  unet: unet.UNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TransfusionConfig:
+  """The whole model, but for the latents, which the autoencoder decides.
+
+  Attributes:
+    vocabulary: rows of the token table; 0 takes as many as the tokenizer needs.
+    transformer: the decoder.
+    adapter: between latents and the decoder.
+  """
+
+  vocabulary: int
+  transformer: transformer.TransformerConfig
+  adapter: AdapterConfig
+
+
+@tree.struct
+class Prediction:
+  """What the model says.
+
+  Attributes:
+    logits: of the next token, at every position.
+    images: of the diffusion target, for every latent pixel of every image slot.
+  """
+
+  logits: Float[Array, 'b t v']
+  images: Float[Array, 'b i h w c']
+
+
+class Transfusion(module.Module):
+  """One transformer over text tokens and image patches (Transfusion, section 3)."""
+
+  def __init__(
+    self,
+    rngs: module.Rngs,
+    config: TransfusionConfig,
+    *,
+    table: int,
+    used: int,
+    channels: int,
+  ):
+    """Builds the model.
+
+    Args:
+      rngs: for the initial parameters.
+      config: sizes.
+      table: rows of the token table.
+      used: rows that stand for tokens; the logits of the rest are -1e9.
+      channels: of the latents.
+    """
+    width = config.transformer.width
+    self.config, self.table, self.used = config, table, used
+    self.embedding = module.weight(rngs, scale=1.0, vocab=table, embed=width)
+    self.adapter = _adapter(rngs, config.adapter, channels=channels, embed=width)
+    self.transformer = transformer.Transformer(rngs, config.transformer)
+    self.head = layers.Linear(
+      rngs, width, table, axes=('embed', 'vocab'), scale=0.5, bias=False
+    )
+
+  def __call__(
+    self,
+    batch: batch_lib.Batch,
+    noised: Float[Array, 'b i h w c'],
+    t: Float[Array, 'b i'],
+  ) -> Prediction:
+    """Reads whole rows; `noised` are the rows' images at the noise levels `t`."""
+    dtype = self.config.transformer.dtype
+    inward, skip = self.adapter.encode(noised.astype(dtype), t)
+    b, i, n, e = inward.shape
+    x = place(inward.reshape(b, i * n, e), batch.slot)
+    x = jnp.where((batch.slot >= 0)[..., None], x, self.embed(batch.tokens))
+    hidden, _ = self.transformer(x, batch.position, batch.span)
+    outward = pick(hidden, batch.slot, i * n).reshape(b, i, n, e)
+    images = self.adapter.decode(outward, t, skip).astype(jnp.float32)
+    return Prediction(self._logits(hidden), images)
+
+  def embed(self, tokens: Int[Array, 'b t']) -> Float[Array, 'b t e']:
+    """Vectors of text tokens, in the type of the activations."""
+    return self.embedding[...].astype(self.config.transformer.dtype)[tokens]
+
+  def read_text(
+    self,
+    tokens: Int[Array, 'b t'],
+    position: Int[Array, 'b t'],
+    span: span_lib.Span,
+    cache: cache_lib.LayerCache,
+    at: Int[Array, ' b'],
+  ) -> tuple[Float[Array, 'b t v'], cache_lib.LayerCache]:
+    """Reads text into the cache and gives the logits of each next token."""
+    hidden, cache = self.transformer(self.embed(tokens), position, span, cache, at)
+    return self._logits(hidden), cache
+
+  def read_image(
+    self,
+    image: Float[Array, 'b h w c'],
+    t: Float[Array, ' b'],
+    position: Int[Array, 'b n'],
+    span: span_lib.Span,
+    cache: cache_lib.LayerCache,
+    at: Int[Array, ' b'],
+  ) -> tuple[Float[Array, 'b h w c'], cache_lib.LayerCache]:
+    """Reads one picture at noise level `t` into the cache; gives its prediction."""
+    dtype = self.config.transformer.dtype
+    inward, skip = self.adapter.encode(image[:, None].astype(dtype), t[:, None])
+    hidden, cache = self.transformer(inward[:, 0], position, span, cache, at)
+    images = self.adapter.decode(hidden[:, None], t[:, None], skip)
+    return images[:, 0].astype(jnp.float32), cache
+
+  def patches(self, sides: tuple[int, int]) -> int:
+    """Patches of a picture whose latents have these sides."""
+    h, w = patches.grid(*sides, self.adapter.config.patch)
+    return h * w
+
+  def empty_cache(self, *, batch: int, length: int) -> cache_lib.LayerCache:
+    """A cache for `batch` rows of at most `length` positions."""
+    config = self.config.transformer
+    return cache_lib.empty(
+      layers=config.depth,
+      batch=batch,
+      kv_heads=config.kv_heads,
+      length=length,
+      head_dim=config.head_dim,
+      dtype=config.dtype,
+    )
+
+  def _logits(self, hidden: Float[Array, 'b t e']) -> Float[Array, 'b t v']:
+    logits = self.head(hidden).astype(jnp.float32)
+    unused = jnp.arange(self.table) >= self.used
+    return jnp.where(unused[None, None], -1e9, logits)
+
+
+def _adapter(rngs, config: AdapterConfig, *, channels: int, embed: int) -> Any:
+  if config.kind == 'linear':
+    return patches.Linear(rngs, config.linear, channels=channels, embed=embed)
+  return unet.UNet(rngs, config.unet, channels=channels, embed=embed)
+
+
+def place(x: Float[Array, 'b p e'], slot: Int[Array, 'b t']) -> Float[Array, 'b t e']:
+  """Patches at the positions that ask for them; zeros where `slot` is -1.
+
+  A patch stands at one position at most, so that the gradient is a gather as well
+  (`pick`) instead of a scatter-add.
+  """
+  return _move(x, slot, _positions(slot, x.shape[1]))
+
+
+def pick(
+  x: Float[Array, 'b t e'], slot: Int[Array, 'b t'], count: int
+) -> Float[Array, 'b {count} e']:
+  """The transpose of `place`: each patch's vector; zeros for patches of empty slots."""
+  return _move(x, _positions(slot, count), slot)
+
+
+def _positions(slot: Int[Array, 'b t'], count: int) -> Int[Array, 'b {count}']:
+  """Where each patch stands in its row, or -1."""
+  b, t = slot.shape
+  empty = jnp.full((b, count), -1, slot.dtype)
+  index = jnp.where(slot >= 0, slot, count)
+  here = jnp.broadcast_to(jnp.arange(t, dtype=slot.dtype)[None], (b, t))
+  rows = jnp.arange(b)[:, None]
+  return empty.at[rows, index].set(here, mode='drop')
+
+
+@jax.custom_vjp
+def _move(x, index, inverse):
+  """`x` at `index` along axis 1, zeros where the index is negative."""
+  del inverse
+  moved = jnp.take_along_axis(x, jnp.maximum(index, 0)[..., None], axis=1)
+  return jnp.where((index >= 0)[..., None], moved, jnp.zeros((), x.dtype))
+
+
+def _move_forward(x, index, inverse):
+  return _move(x, index, inverse), (index, inverse)
+
+
+def _move_backward(indices, gradient):
+  index, inverse = indices
+  return _move(gradient, inverse, index), None, None
+
+
+_move.defvjp(_move_forward, _move_backward)

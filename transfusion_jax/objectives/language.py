@@ -1,0 +1,16 @@
+"""Next-token prediction: the text half of the loss."""
+
+from jaxtyping import Array, Float
+
+from transfusion_jax.models import batch as batch_lib
+from transfusion_jax.objectives import loss
+from transfusion_jax.ops import cross_entropy
+
+
+def next_token(logits: Float[Array, 'b t v'], batch: batch_lib.Batch) -> loss.Ratio:
+  """Cross-entropy in nats where `batch.weight` asks for it (Transfusion, L_LM).
+
+  Data decides the weights: nothing is learnt at BOI, at patches, or at padding.
+  """
+  nats = cross_entropy.cross_entropy(logits, batch.targets)
+  return loss.weighted_sum(nats, batch.weight)

@@ -1,0 +1,1 @@
+"""Array operations without parameters: spans, attention, rotary embedding, losses."""

@@ -1,0 +1,160 @@
+"""Trains a model: `python -m transfusion_jax.train --config=FILE --workdir=DIR`.
+
+Any field of the config can be changed: `--config.train.steps=100`. The same command goes
+on with a run that was stopped. A mixed run trains its autoencoder first, unless
+`--config.autoencoder.checkpoint` names one, and ends with a report.
+"""
+
+import os
+import pathlib
+import platform
+import time
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+import transfusion_jax
+from transfusion_jax import build, config
+from transfusion_jax.core import command, log, tree
+from transfusion_jax.data import emoji_glyphs
+from transfusion_jax.evaluation import report, scene_scores
+from transfusion_jax.training import mesh, metrics, preemption, stage, workdir
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file, for example configs/emoji_scenes.py.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for all that the run writes.')
+
+
+def main() -> None:
+  started = time.monotonic()
+  with command.user_errors():
+    if _CONFIG.value is None or not _WORKDIR.value:
+      raise ValueError(
+        'expected --config=FILE and --workdir=DIR, found only one or none; for example '
+        '--config=configs/emoji_scenes.py --workdir=runs/emoji_scenes'
+      )
+    run = config.parse(_CONFIG.value)
+    build.check(run)
+    place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
+    place.claim(config.to_dict(run))
+    build.check(run, devices=jax.device_count())
+  with preemption.Stop() as stop:
+    if isinstance(run, config.AutoencoderRun):
+      train_autoencoder(run, place, stop)
+    else:
+      train_transfusion(run, place, stop, started)
+
+
+def train_autoencoder(
+  run: config.AutoencoderRun, place: workdir.Workdir, stop: preemption.Stop
+) -> float:
+  """Trains an autoencoder and measures its latents; the seconds it took in all."""
+  devices = mesh.make(run.mesh)
+  trainer = build.trainer(run, devices)
+  outcome = stage.run(
+    _stage('autoencoder', run, trainer, lambda s: build.pictures_feed(run, devices, s)),
+    place,
+    stop,
+    seconds=0.0,
+  )
+  _leave_if_stopped(stop)
+  if not place.latents.exists():
+    bind = trainer.parts.blueprint.definition.bind
+    measured = build.measure(run, bind(outcome.state.ema))
+    workdir.write_json(place.latents, measured)
+    log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
+  return outcome.seconds
+
+
+def train_transfusion(
+  run: config.TransfusionRun,
+  place: workdir.Workdir,
+  stop: preemption.Stop,
+  started: float,
+) -> None:
+  """Trains the autoencoder if need be, then the transformer; ends with a report."""
+  before = 0.0
+  directory = pathlib.Path(run.autoencoder.checkpoint or place.autoencoder)
+  if not run.autoencoder.checkpoint:
+    nested = workdir.Workdir(directory)
+    with command.user_errors():
+      nested.claim(config.to_dict(run.autoencoder.run))
+    before = train_autoencoder(run.autoencoder.run, nested, stop)
+  devices = mesh.make(run.mesh)
+  frozen = build.codec_from(directory, devices)
+  trainer = build.trainer(run, devices)
+  outcome = stage.run(
+    _stage(
+      'transfusion', run, trainer, lambda s: build.documents_feed(run, devices, frozen, s)
+    ),
+    place,
+    stop,
+    seconds=max(before, time.monotonic() - started),
+  )
+  _leave_if_stopped(stop)
+  if not run.evaluation.prompts:
+    log.info(f'done: {place.root}')
+    return
+  began = time.monotonic()
+  log.info('evaluation: drawing and captioning test scenes')
+  writer = build.writer(run, outcome.state.ema, frozen)
+  results = scene_scores.evaluate(writer, run.data.scenes, run.evaluation, run.sampling)
+  measured = build.autoencoder_in(directory)[1]
+  seconds = outcome.seconds + time.monotonic() - began
+  scores = {'autoencoder_psnr': measured['psnr'], **results.scores}
+  written = report.write(
+    place.root,
+    title='Transfusion on emoji scenes',
+    command=f'python -m transfusion_jax.train --config=... --workdir={place.root}',
+    scores=scores | {'wall_seconds': seconds},
+    goals=scene_scores.GOALS,
+    galleries=results.galleries,
+    curves={
+      'transfusion': metrics.read(place.metrics),
+      'autoencoder': metrics.read(workdir.Workdir(directory).metrics),
+    },
+    facts=_facts(run, trainer),
+    attribution=emoji_glyphs.ATTRIBUTION,
+  )
+  print(f'report: {written}')
+
+
+def _stage(name: str, run: config.Run, trainer: build.Trainer, feed) -> stage.Stage:
+  return stage.Stage(
+    name=name,
+    config=run.train,
+    seed=run.seed,
+    abstract=trainer.abstract,
+    init=trainer.init,
+    step=trainer.step,
+    schedule=trainer.parts.schedule,
+    feed=feed,
+  )
+
+
+def _leave_if_stopped(stop: preemption.Stop) -> None:
+  if stop.asked:
+    raise command.Exit(
+      stop.exit_code, 'stopped and saved; the same command goes on from here'
+    )
+
+
+def _facts(run: config.TransfusionRun, trainer: build.Trainer) -> dict[str, str]:
+  shapes = trainer.parts.blueprint.shapes
+  return {
+    'parameters': f'{tree.size(shapes):,}',
+    'steps': f'{run.train.steps:,}',
+    'rows x positions per step': f'{run.data.rows} x {run.data.row_length}',
+    'sampling': f'{run.sampling.solver}, {run.sampling.steps} steps, guidance '
+    f'{run.sampling.guidance:g}',
+    'prompts per score': f'{run.evaluation.prompts}',
+    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+    'versions': f'transfusion_jax {transfusion_jax.__version__}, jax {jax.__version__}',
+  }
+
+
+if __name__ == '__main__':
+  command.run(main)

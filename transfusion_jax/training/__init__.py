@@ -1,0 +1,1 @@
+"""The sharded step, its loop, its state, and how the state survives."""

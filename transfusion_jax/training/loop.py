@@ -1,0 +1,137 @@
+"""The loop: takes batches, steps, shows progress, writes metrics, saves, stops."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import tqdm
+
+from transfusion_jax.training import checkpoint, metrics, preemption
+from transfusion_jax.training import state as state_lib
+from transfusion_jax.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """How long, and how often what is done.
+
+  Attributes:
+    steps: of the whole run, resumed or not.
+    microbatches: parts of a batch that are computed one after the other.
+    log_every: steps between lines of `metrics.jsonl`.
+    checkpoint_every: steps between checkpoints; one is also written at the end.
+    keep_checkpoints: newest checkpoints that stay on disk.
+  """
+
+  steps: int
+  microbatches: int
+  log_every: int
+  checkpoint_every: int
+  keep_checkpoints: int
+
+
+class Batches(Protocol):
+  """Batches on the devices, and where the data stands."""
+
+  def __next__(self) -> Any:
+    """The next batch."""
+
+  def get_state(self) -> dict[str, Any]:
+    """Where the data stands after the last batch given, as JSON."""
+
+  @property
+  def tokens(self) -> int:
+    """Positions that held data in the last batch given."""
+
+
+@dataclasses.dataclass
+class Clock:
+  """Seconds a run has taken, earlier parts of it included."""
+
+  before: float
+  started: float = dataclasses.field(default_factory=time.monotonic)
+
+  @property
+  def seconds(self) -> float:
+    return self.before + time.monotonic() - self.started
+
+
+def fit(
+  state: state_lib.TrainState,
+  step: step_lib.Step,
+  batches: Batches,
+  *,
+  config: TrainConfig,
+  log: metrics.MetricsLog,
+  checkpoints: checkpoint.Checkpoints,
+  stop: preemption.Stop,
+  clock: Clock,
+  schedule: Callable[[int], Any],
+  name: str,
+) -> state_lib.TrainState:
+  """Trains until `config.steps`, or until asked to stop; the last step is saved.
+
+  Args:
+    state: where to begin; its arrays are given away to the first step.
+    step: the jitted step, which may donate its state.
+    batches: data, already placed behind what `state` has seen.
+    config: how long.
+    log: `metrics.jsonl`.
+    checkpoints: where steps are saved.
+    stop: asked after every step.
+    clock: goes on from the seconds of earlier parts of the run.
+    schedule: learning rate by step, for the log.
+    name: what the progress bar calls this stage.
+  """
+  done = int(state.step)
+  tokens, since = 0, time.monotonic()
+  bar = tqdm.tqdm(
+    total=config.steps, initial=done, desc=name, unit='step', file=sys.stderr,
+    mininterval=0.5, dynamic_ncols=True,
+  )  # fmt: skip
+  with bar:
+    while done < config.steps and not stop.asked:
+      state, measured = step(state, next(batches))
+      done, tokens = done + 1, tokens + batches.tokens
+      bar.update()
+      if done % config.log_every == 0 or done == config.steps:
+        values = {key: float(value) for key, value in jax.device_get(measured).items()}
+        speed = tokens / (time.monotonic() - since)
+        tokens, since = 0, time.monotonic()
+        log.write(
+          {'step': done, **values, 'learning_rate': float(schedule(done - 1)),
+           'tokens_per_second': speed, 'seconds': clock.seconds}
+        )  # fmt: skip
+        _check(values, done)
+        bar.set_postfix_str(_postfix(values, speed))
+      if done % config.checkpoint_every == 0 and done < config.steps:
+        checkpoints.save(state, _progress(batches, clock))
+  checkpoints.save(state, _progress(batches, clock))
+  checkpoints.wait()
+  return state
+
+
+def _progress(batches: Batches, clock: Clock) -> dict[str, Any]:
+  return {'data': batches.get_state(), 'seconds': clock.seconds}
+
+
+def _postfix(values: dict[str, float], speed: float) -> str:
+  losses = [
+    f'{key.removeprefix("loss_")} {value:.3f}'
+    for key, value in sorted(values.items())
+    if key.startswith('loss') and not key[-1].isdigit()
+  ]
+  return ', '.join([*losses, f'{speed:,.0f} tokens/s'])
+
+
+def _check(values: dict[str, float], step: int) -> None:
+  broken = [key for key, value in values.items() if not np.isfinite(value)]
+  if broken:
+    raise FloatingPointError(
+      f'expected finite losses, found {", ".join(broken)} not finite at step {step}; '
+      'lower the learning rate, or start again from the last checkpoint'
+    )

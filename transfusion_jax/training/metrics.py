@@ -1,0 +1,43 @@
+"""`metrics.jsonl`: one JSON object per logged step, exact, and without repeats."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+
+class MetricsLog:
+  """Appends to the file; a resumed run drops what lies beyond its first step."""
+
+  def __init__(self, path: pathlib.Path, *, step: int):
+    """Args: path: the file; step: the last step that is kept from an earlier part."""
+    self._path = path
+    self._truncate(step)
+
+  def write(self, record: Mapping[str, float | int]) -> None:
+    """One line, on disk when this returns; floats are written to the last bit."""
+    with self._path.open('a') as file:
+      file.write(json.dumps(dict(record)) + '\n')
+      file.flush()
+      os.fsync(file.fileno())
+
+  def _truncate(self, step: int) -> None:
+    kept = [record for record in read(self._path) if record['step'] <= step]
+    lines = ''.join(json.dumps(record) + '\n' for record in kept)
+    if not self._path.exists() or self._path.read_text() != lines:
+      fresh = self._path.with_suffix('.tmp')
+      fresh.write_text(lines)
+      fresh.replace(self._path)
+
+
+def read(path: pathlib.Path) -> list[dict]:
+  """All records of a file; a last line that a kill cut short is left out."""
+  if not path.exists():
+    return []
+  records = []
+  for line in path.read_text().splitlines():
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return records

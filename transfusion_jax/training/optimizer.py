@@ -1,0 +1,64 @@
+"""AdamW with warm-up and cosine decay, weight decay on matrices only."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW (Loshchilov and Hutter, 2019) as in Transfusion, section 4.1.
+
+  Attributes:
+    learning_rate: at the end of the warm-up.
+    final_learning_rate: at the end of the cosine, which is the end of the run.
+    warmup_steps: steps of linear warm-up from 0.
+    beta1: decay of the first moment.
+    beta2: decay of the second moment.
+    epsilon: added to the root of the second moment.
+    weight_decay: decoupled, on parameters with two or more axes.
+    clip: largest norm of the gradient over all parameters.
+    ema_decay: of the moving average of the parameters; 0 keeps the parameters.
+  """
+
+  learning_rate: float
+  final_learning_rate: float
+  warmup_steps: int
+  beta1: float
+  beta2: float
+  epsilon: float
+  weight_decay: float
+  clip: float
+  ema_decay: float
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+  """Learning rate by step, for a run of `steps` steps."""
+  warmup = min(config.warmup_steps, max(steps - 1, 0))
+  return optax.warmup_cosine_decay_schedule(
+    init_value=0.0 if warmup else config.learning_rate,
+    peak_value=config.learning_rate,
+    warmup_steps=warmup,
+    decay_steps=max(steps, 1),
+    end_value=config.final_learning_rate,
+  )
+
+
+def make(config: OptimizerConfig, names: Any, steps: int) -> optax.GradientTransformation:
+  """The optimizer for parameters with the axis names `names`."""
+  matrices = jax.tree.map(
+    lambda axes: len(axes) > 1, names, is_leaf=lambda node: isinstance(node, tuple)
+  )
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip),
+    optax.adamw(
+      schedule(config, steps),
+      b1=config.beta1,
+      b2=config.beta2,
+      eps=config.epsilon,
+      weight_decay=config.weight_decay,
+      mask=matrices,
+    ),
+  )

@@ -1,0 +1,68 @@
+"""The state of a run, made sharded and never whole on one device."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from transfusion_jax.core import axes, tree
+
+
+@tree.struct
+class TrainState:
+  """All that a step changes, and all that a checkpoint must hold of the model.
+
+  Attributes:
+    step: steps taken.
+    params: nested dict of parameters.
+    ema: exponential moving average of `params`.
+    opt_state: of the optimizer.
+    key: the run's key; step `k` draws from `fold_in(key, k)`.
+  """
+
+  step: Int[Array, '']
+  params: Any
+  ema: Any
+  opt_state: Any
+  key: PRNGKeyArray
+
+
+def initial(init, tx: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
+  """The state before the first step; `init` makes parameters from a key."""
+  for_params, for_run = jax.random.split(key)
+  params = init(for_params)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema=jax.tree.map(jnp.copy, params),
+    opt_state=tx.init(params),
+    key=for_run,
+  )
+
+
+def shardings(
+  abstract: TrainState, names: Any, tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Where every array of the state lives; moments are sharded like their parameters.
+
+  Args:
+    abstract: the state's shapes, from `jax.eval_shape` of `initial`.
+    names: axis names of every parameter.
+    tx: the optimizer.
+    mesh: the devices.
+  """
+  params = axes.shardings(mesh, names, abstract.params)
+  whole = axes.replicated(mesh)
+  opt_state = optax.tree_map_params(
+    tx,
+    lambda _, sharding: sharding,
+    abstract.opt_state,
+    params,
+    transform_non_params=lambda _: whole,
+  )
+  return TrainState(
+    step=whole, params=params, ema=params, opt_state=opt_state, key=whole
+  )

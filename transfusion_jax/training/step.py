@@ -1,0 +1,88 @@
+"""The training step: a pure function (state, batch) -> (state, metrics).
+
+The batch's denominators are counted first, so that the loss is a plain sum over rows and
+the gradient of a batch is the sum of the gradients of its micro-batches. Every row draws
+its noise from a key of its own: nothing depends on how rows are grouped or sharded.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from transfusion_jax.training import state as state_lib
+
+Metrics = dict[str, Array]
+Step = Callable[[state_lib.TrainState, Any], tuple[state_lib.TrainState, Metrics]]
+
+
+def make_step(
+  bind: Callable[[Any], Any],
+  objective: Callable[..., Any],
+  tx: optax.GradientTransformation,
+  *,
+  microbatches: int,
+  ema_decay: float,
+) -> Step:
+  """Builds the step.
+
+  Args:
+    bind: from parameters to the model, `module.Definition.bind`.
+    objective: see `objectives.loss.Objective`.
+    tx: the optimizer.
+    microbatches: parts into which the rows of a batch are divided, one after the other.
+    ema_decay: of the parameters' moving average, with the usual warm-up
+      `min(decay, (1 + step) / (10 + step))`.
+  """
+
+  def part_loss(params, rows, keys, normalizers):
+    loss = objective(bind(params), rows, keys, normalizers)
+    return loss.total, loss
+
+  def step(state, batch):
+    normalizers = objective.normalizers(batch)
+    count = jax.tree.leaves(batch)[0].shape[0]
+    keys = jax.random.split(jax.random.fold_in(state.key, state.step), count)
+    gradient = jax.grad(part_loss, has_aux=True)
+
+    def accumulate(total, part):
+      return jax.tree.map(jnp.add, total, gradient(state.params, *part, normalizers)), None
+
+    if microbatches == 1:
+      grads, loss = gradient(state.params, batch, keys, normalizers)
+    else:
+      parts = jax.tree.map(lambda x: _divide(x, microbatches), (batch, keys))
+      first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
+      start = gradient(state.params, *first, normalizers)
+      (grads, loss), _ = jax.lax.scan(accumulate, start, rest)
+
+    with jax.numpy_dtype_promotion('standard'):  # optax mixes floats and counts
+      updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {name: ratio.value for name, ratio in loss.metrics.items()}
+    metrics |= {'loss': loss.total, 'grad_norm': optax.tree.norm(grads)}
+    return state_lib.TrainState(
+      step=state.step + 1,
+      params=params,
+      ema=_average(state.ema, params, ema_decay, state.step),
+      opt_state=opt_state,
+      key=state.key,
+    ), metrics
+
+  return step
+
+
+def _divide(x: Array, parts: int) -> Array:
+  """Rows j, j + parts, ... as part j: every device keeps the rows that it has."""
+  return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _average(ema, params, decay, step):
+  if decay == 0:
+    return params
+  taken = step.astype(jnp.float32)
+  now = jnp.minimum(decay, (1.0 + taken) / (10.0 + taken))
+  return jax.tree.map(lambda old, new: now * old + (1 - now) * new, ema, params)
