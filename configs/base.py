@@ -27,6 +27,7 @@ def transfusion() -> ConfigDict:
   run.seed = 0
   run.data = _data()
   run.autoencoder.checkpoint = ''
+  run.autoencoder.deviation = 1.0
   run.autoencoder.run = autoencoder()
   run.model.vocabulary = 0
   run.model.transformer.update(

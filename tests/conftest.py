@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax is imported; a TPU stays untouched
 
-import jax  # noqa: E402
-import jaxtyping  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import jaxtyping
+import pytest
 
 DEVICES = 8
 _DEVICE_FLAG = '--xla_force_host_platform_device_count'

@@ -1,2 +1,186 @@
-"""x"""
-A = 1
+"""The smallest model, documents and batches that still show everything.
+
+Four patches to a picture of 4 x 4 pixels, which are its own latents; sixteen words; two
+layers, two query heads on one key head. Batches go through the project's own layout and
+packing, so that what holds here holds for training data.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transfusion_jax.core import tree
+from transfusion_jax.data import documents, layout, packing, tokenizers
+from transfusion_jax.diffusion import path as path_lib
+from transfusion_jax.models import batch as batch_lib
+from transfusion_jax.models import (
+  codec,
+  module,
+  patches,
+  transformer,
+  transfusion,
+  unet,
+)
+from transfusion_jax.objectives import transfusion as objective_lib
+
+SIDE, PATCH, CHANNELS, PATCHES = 4, 2, 3, 4
+LENGTH, SLOTS = 40, 4
+PATH = path_lib.Path(steps=1000)
+OBJECTIVE = objective_lib.Transfusion(image_weight=5.0, target='epsilon', path=PATH)
+
+WORDS = tuple('a b c d e f g h i j k l m n o p'.split())
+TOKENIZER = tokenizers.Words(WORDS, multiple=8)
+SPECIAL = TOKENIZER.special
+LAYOUT = layout.Layout(TOKENIZER, patches=PATCHES)
+TABLE, USED = TOKENIZER.vocab_size, TOKENIZER.used_size
+
+
+@functools.cache
+def blueprint(adapter: str = 'linear', **changes) -> module.Blueprint:
+  """A model; `changes` are fields of its `TransformerConfig`."""
+  values = dict(
+    depth=2,
+    width=16,
+    heads=2,
+    kv_heads=1,
+    head_dim=8,
+    mlp=24,
+    rope_base=100.0,
+    norm_epsilon=1e-5,
+    qk_norm=True,
+    dtype='float32',
+    remat='none',
+    unroll=1,
+    attention='xla',
+  )
+  config = transfusion.TransfusionConfig(
+    vocabulary=0,
+    transformer=transformer.TransformerConfig(**{**values, **changes}),
+    adapter=transfusion.AdapterConfig(
+      kind=adapter,
+      linear=patches.LinearConfig(patch=PATCH, time_features=8, positions=0),
+      unet=unet.UNetConfig((8, 8), blocks=1, groups=4, head_dim=8, time_features=8),
+    ),
+  )
+  return module.blueprint(
+    lambda rngs: transfusion.Transfusion(
+      rngs, config, table=TABLE, used=USED, channels=CHANNELS
+    )
+  )
+
+
+@functools.cache
+def params(adapter: str = 'linear', **changes) -> module.Params:
+  """Parameters that all count, those that would start at zero included.
+
+  Drawn by NumPy, which has nothing to compile, and alike for models of one shape.
+  """
+  shapes = tree.flatten(blueprint(adapter, **changes).shapes)
+  rng = np.random.default_rng(0)
+  made = {}
+  for path, leaf in shapes.items():
+    deviation = 1.0 if path == ('embedding',) else 0.25
+    centre = 1.0 if path[-1] == 'gain' else 0.0
+    numbers = centre + deviation * rng.normal(size=leaf.shape)
+    made[path] = jnp.asarray(numbers.astype(np.float32))
+  return tree.nest(made)
+
+
+@functools.cache
+def model(adapter: str = 'linear', **changes) -> transfusion.Transfusion:
+  """The model holding `params`."""
+  return blueprint(adapter, **changes).definition.bind(params(adapter, **changes))
+
+
+@jax.jit
+def forward(
+  model: transfusion.Transfusion, batch: batch_lib.Batch, noised: jax.Array, t: jax.Array
+) -> transfusion.Prediction:
+  """A full forward pass, compiled once for every shape."""
+  return model(batch, noised, t)
+
+
+def picture(seed: int) -> np.ndarray:
+  """A picture of random pixels."""
+  return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+def text(words: str, learn: bool = True) -> documents.Text:
+  return documents.Text(words, learn)
+
+
+def image(seed: int, learn: bool = True, noise_cap: float = 1.0) -> documents.Image:
+  return documents.Image(picture(seed), learn, noise_cap)
+
+
+def document(*segments: documents.Text | documents.Image) -> layout.Sequence:
+  """One laid-out document."""
+  return LAYOUT.document(segments)
+
+
+def varied() -> list[layout.Sequence]:
+  """One document of every kind."""
+  return [
+    document(text('a b c d e')),
+    document(text('f g h'), image(1)),
+    document(image(2, noise_cap=0.5), text('i j k l')),
+    document(text('m n'), image(3), text('o p a'), image(4), text('b')),
+    document(image(5)),
+    document(image(6, learn=False, noise_cap=0.0), text('c d'), image(7)),
+  ]
+
+
+def arrays(
+  bins: Sequence[Sequence[layout.Sequence]], *, length: int = LENGTH, slots: int = SLOTS
+) -> dict[str, np.ndarray]:
+  """Rows of documents as they leave the data pipeline."""
+  return packing.stack(bins, packing.Rows(len(bins), length, slots, SIDE, SPECIAL.pad))
+
+
+def batch(
+  bins: Sequence[Sequence[layout.Sequence]], *, length: int = LENGTH, slots: int = SLOTS
+) -> batch_lib.Batch:
+  """Rows of documents as they reach the model; pixels serve as latents."""
+  rows = arrays(bins, length=length, slots=slots)
+  images = codec.to_unit(jnp.asarray(rows.pop('images')))
+  return batch_lib.Batch(images=images, **{k: jnp.asarray(v) for k, v in rows.items()})
+
+
+def mixed_batch(rows: int = 8) -> batch_lib.Batch:
+  """Rows that differ in their counts of documents, tokens and pictures."""
+  a, b, c, d, e, f = varied()
+  bins = [[a, b, c], [d], [e, f, a], [c, c], [a], [f, b], [b, e, e, a], [a, a, a]]
+  return batch(bins[:rows])
+
+
+def levels(batch: batch_lib.Batch, seed: int = 0) -> jax.Array:
+  """A noise level for every image slot, above zero."""
+  shape = batch.noise_cap.shape
+  return jax.random.uniform(jax.random.key(seed), shape, minval=0.1, maxval=1.0)
+
+
+def replaced(struct, **changes):
+  """A struct with some fields changed."""
+  return dataclasses.replace(struct, **changes)
+
+
+def rows_of(struct, index):
+  """Some rows of a batch, or of anything with rows in front."""
+  return jax.tree.map(lambda leaf: leaf[index], struct)
+
+
+@tree.struct
+class PixelCodec:
+  """Pixels as latents; `scale` gives the struct something to hold."""
+
+  scale: jax.Array
+
+  def encode(self, pixels: jax.Array) -> jax.Array:
+    return codec.to_unit(pixels)
+
+  def decode(self, latents: jax.Array) -> jax.Array:
+    return codec.to_pixels(latents)

@@ -140,8 +140,15 @@ def trainer(run: config.Run, mesh: Mesh) -> Trainer:
   return Trainer(made, mesh, checkpoint.abstract(abstract, shardings), init, jitted)
 
 
-def codec_from(directory: pathlib.Path, mesh: Mesh) -> codec.Codec:
+def codec_from(
+  directory: pathlib.Path, mesh: Mesh, *, deviation: float
+) -> codec.Codec:
   """A trained autoencoder, its averaged parameters whole on every device.
+
+  Args:
+    directory: its work directory.
+    mesh: the devices.
+    deviation: standard deviation that its latents are scaled to.
 
   Raises:
     ValueError: the folder does not hold a finished autoencoder.
@@ -157,7 +164,9 @@ def codec_from(directory: pathlib.Path, mesh: Mesh) -> codec.Codec:
   return codec.Codec(
     model=blueprint.definition.bind(restored.state.ema),
     shift=jax.device_put(jnp.asarray(measured['shift'], jnp.float32), whole),
-    scale=jax.device_put(jnp.asarray(measured['scale'], jnp.float32), whole),
+    scale=jax.device_put(
+      jnp.asarray(measured['scale'], jnp.float32) / deviation, whole
+    ),
   )
 
 

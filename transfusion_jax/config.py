@@ -59,10 +59,14 @@ class AutoencoderStage:
   Attributes:
     checkpoint: work directory of a trained autoencoder; empty trains one first, in the
       `autoencoder` folder of the run's own work directory.
+    deviation: standard deviation that every latent channel is scaled to. 1 is usual;
+      less makes the same schedule noisier, so that more of the loss is about what
+      stands where and less about fine detail.
     run: how it is (or was) trained.
   """
 
   checkpoint: str
+  deviation: float
   run: AutoencoderRun
 
 

@@ -103,7 +103,9 @@ def _check_prompt(run: config.TransfusionRun, layout) -> None:
 def _load(run: config.TransfusionRun, place: workdir.Workdir) -> mixed.Writer:
   devices = mesh.single()
   directory = pathlib.Path(run.autoencoder.checkpoint or place.autoencoder)
-  frozen = build.codec_from(directory, devices)
+  frozen = build.codec_from(
+    directory, devices, deviation=run.autoencoder.deviation
+  )
   shapes = build.parts(run).blueprint.shapes
   whole = jax.tree.map(lambda _: axes.replicated(devices), shapes)
   wanted = {'ema': checkpoint.abstract(shapes, whole)}

@@ -83,7 +83,9 @@ def train_transfusion(
       nested.claim(config.to_dict(run.autoencoder.run))
     before = train_autoencoder(run.autoencoder.run, nested, stop)
   devices = mesh.make(run.mesh)
-  frozen = build.codec_from(directory, devices)
+  frozen = build.codec_from(
+    directory, devices, deviation=run.autoencoder.deviation
+  )
   trainer = build.trainer(run, devices)
   outcome = stage.run(
     _stage(

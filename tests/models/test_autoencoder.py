@@ -1,5 +1,7 @@
 """The autoencoder: shapes, its posterior, its size and the scale of its latents."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +25,16 @@ def config(**changes):
   return autoencoder.AutoencoderConfig(**{**values, **changes})
 
 
-@jax.jit
-def build(key):
-  return autoencoder.Autoencoder(module.Rngs(key), config(middle=True))
+@functools.cache
+def built():
+  """A model with every parameter in use, zeros included; NumPy need not compile."""
+  settings, random = config(middle=True), np.random.default_rng(0)
+  plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, settings))
+  params = jax.tree.map(
+    lambda leaf: jnp.asarray(0.3 * random.normal(size=leaf.shape), jnp.float32),
+    plan.shapes,
+  )
+  return plan.definition.bind(params)
 
 
 @jax.jit
@@ -58,18 +67,19 @@ def test_shapes(changes, factor):
 
 
 def test_sides_must_divide():
-  model = build(jax.random.key(0))
+  model = built()
   with pytest.raises(ValueError, match=r'sides divide by 4, .* found 8 x 10'):
     model.encode(jnp.zeros((1, 8, 10, 3)))
 
 
 def test_widths_must_divide_into_groups():
+  settings = config(groups=5)
   with pytest.raises(ValueError, match='divide into 5 groups, found 8'):
-    autoencoder.Autoencoder(module.Rngs(0), config(groups=5))
+    module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, settings))
 
 
 def test_pictures_do_not_see_each_other():
-  model = build(jax.random.key(0))
+  model = built()
   x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3), minval=-1.0)
   before, y = both(model, x)
   after, z = both(model, x.at[1].multiply(-1.0))
@@ -79,7 +89,7 @@ def test_pictures_do_not_see_each_other():
 
 
 def test_log_variance_is_clipped():
-  model = build(jax.random.key(0))
+  model = built()
   definition, params = module.split(model)
   bias = params['encoder']['posterior']['bias']
   params['encoder']['posterior']['bias'] = bias.at[3:].set(jnp.array([99.0, -99.0, 0]))

@@ -1,5 +1,7 @@
 """The U-Net adapter: shapes, what depends on what, and its size."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,38 +11,61 @@ from transfusion_jax.core import axes, tree
 from transfusion_jax.models import module, unet
 
 CHANNELS, EMBED = 3, 24
+ZERO = {'conv_out', 'out', 'exit'}  # parts that start at zero
 
 
 def config(levels=2, **changes):
-  values = dict(
-    widths=(8, 16, 16, 16)[:levels], blocks=1, groups=4, head_dim=8, time_features=8
-  )
+  values = {
+    'widths': (8, 16, 16, 16)[:levels],
+    'blocks': 1,
+    'groups': 4,
+    'head_dim': 8,
+    'time_features': 8,
+  }
   return unet.UNetConfig(**{**values, **changes})
 
 
-def adapter(levels=2, channels=CHANNELS, **changes):
+@functools.cache
+def adapter(levels=2, **changes):
   """An adapter whose every parameter counts, those that start at zero included."""
+  plan, random = _plan(config(levels, **changes)), np.random.default_rng(0)
+  params = jax.tree.map(
+    # Numbers from NumPy need no compilation.
+    lambda leaf: jnp.asarray(0.3 * random.normal(size=leaf.shape), jnp.float32),
+    plan.shapes,
+  )
+  return plan.definition.bind(params)
 
-  @jax.jit
-  def make(key):
-    made = unet.UNet(
-      module.Rngs(key), config(levels, **changes), channels=channels, embed=EMBED
-    )
-    leaves, structure = jax.tree.flatten(made)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-      leaf + 0.1 * jax.random.normal(each, leaf.shape)
-      for leaf, each in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noisy)
 
-  return make(jax.random.key(0))
+@functools.cache
+def fresh():
+  """An adapter whose blocks are their shortcuts, as at the start."""
+  plan, params = _plan(config(2)), {}
+  for path, leaf in tree.flatten(module.split(adapter(2))[1]).items():
+    params[path] = jnp.zeros_like(leaf) if ZERO & set(path) else leaf
+  return plan.definition.bind(tree.nest(params))
+
+
+def _plan(settings):
+  return module.blueprint(
+    lambda rngs: unet.UNet(rngs, settings, channels=CHANNELS, embed=EMBED)
+  )
 
 
 def example(side=(4, 4), images=1, rows=1):
   """Noised latents and their levels."""
   x = jax.random.normal(jax.random.key(1), (rows, images, *side, CHANNELS))
   return x, jnp.linspace(0.1, 0.9, rows * images).reshape(rows, images)
+
+
+@jax.jit
+def encode(made, x, t):
+  return made.encode(x, t)
+
+
+@jax.jit
+def decode(made, hidden, t, skip):
+  return made.decode(hidden, t, skip)
 
 
 @jax.jit
@@ -72,11 +97,20 @@ def test_shapes(levels, patch, side):
 
 
 def test_patches_stand_in_raster_order():
-  made = adapter(2, groups=1)
   x, t = example((4, 8))
-  patches, _ = made.encode(x, t)
-  change = made.encode(x.at[0, 0, 2:, 6:].add(5.0), t)[0] - patches
-  assert int(jnp.argmax(jnp.sum(jnp.square(change[0, 0]), axis=-1))) == 7
+  before, _ = encode(fresh(), x, t)
+  # The first convolution reaches one pixel further, the second two to the right and
+  # below: the pixel is seen by the patch it is in and, at their edge, by those before.
+  for (row, column), patches in {
+    (0, 0): [0],
+    (0, 4): [1, 2],
+    (0, 7): [2, 3],
+    (2, 0): [0, 4],
+    (3, 7): [2, 3, 6, 7],
+  }.items():
+    after, _ = encode(fresh(), x.at[0, 0, row, column].add(1.0), t)
+    changed = jnp.any(before != after, axis=-1)[0, 0]
+    assert jnp.flatnonzero(changed).tolist() == patches
 
 
 def test_the_grid_must_divide():
@@ -94,7 +128,7 @@ def test_widths_must_divide(changes):
 def test_every_pixel_reaches_every_patch_and_back():
   made = adapter(2)
   x, t = example((4, 4))
-  patches, skip = made.encode(x, t)
+  patches, skip = encode(made, x, t)
   inward = jax.jit(jax.jacrev(lambda x: jnp.sum(made.encode(x, t)[0], axis=-1)))(x)
   assert jnp.all(jnp.any(inward[0, 0, :, 0, 0] != 0, axis=-1))
   outward = jax.jacfwd(lambda y: jnp.sum(made.decode(y, t, skip), axis=-1))
@@ -105,7 +139,7 @@ def test_every_pixel_reaches_every_patch_and_back():
 def test_every_skip_is_used():
   made = adapter(2)
   x, t = example((4, 4))
-  patches, skip = made.encode(x, t)
+  patches, skip = encode(made, x, t)
   assert len(skip) == 2 * (1 + 1)
   pull = jax.jit(jax.grad(lambda skip: jnp.sum(made.decode(patches, t, skip) ** 2)))
   assert all(bool(jnp.any(each != 0)) for each in pull(skip))
@@ -114,10 +148,10 @@ def test_every_skip_is_used():
 def test_time_enters_both_halves():
   made = adapter(2)
   x, t = example((4, 4))
-  patches, skip = made.encode(x, t)
-  assert not np.allclose(patches, made.encode(x, t + 0.3)[0], atol=1e-3)
-  again = made.decode(patches, t + 0.3, skip)
-  assert not np.allclose(made.decode(patches, t, skip), again, atol=1e-3)
+  patches, skip = encode(made, x, t)
+  assert not np.allclose(patches, encode(made, x, t + 0.3)[0], atol=1e-3)
+  again = decode(made, patches, t + 0.3, skip)
+  assert not np.allclose(decode(made, patches, t, skip), again, atol=1e-3)
 
 
 def test_images_do_not_see_each_other():
@@ -132,8 +166,13 @@ def test_images_do_not_see_each_other():
 
 
 def test_the_prediction_starts_at_zero():
-  made = unet.UNet(module.Rngs(0), config(2), channels=CHANNELS, embed=EMBED)
-  assert jnp.all(around(made, *example()) == 0)
+  made = jax.jit(_plan(config(1)).init)(jax.random.key(0))
+  assert all(
+    bool(jnp.all(leaf == 0))
+    for path, leaf in tree.flatten(made).items()
+    if ZERO & set(path)
+  )
+  assert jnp.any(made['entry']['kernel'] != 0)
 
 
 def paper(widths, embed):

@@ -25,6 +25,24 @@ def objective(kl_weight=0.1):
   return autoencoding.Autoencoding(autoencoding.AutoencodingConfig(kl_weight))
 
 
+@jax.jit
+def loss_of(model, batch, keys, normalizers):
+  return objective()(model, batch, keys, normalizers)
+
+
+@jax.jit
+def build(key):
+  return autoencoder.Autoencoder(module.Rngs(key), CONFIG)
+
+
+@jax.jit
+def sampled(model, images, keys):
+  """Pictures as they come back, their posterior, and as they went in."""
+  x = codec.to_unit(images)
+  posterior = model.encode(x)
+  return model.decode(posterior.sample(keys)), posterior, x
+
+
 def pictures(count=4):
   """Squares of one colour on grounds of another."""
   random = np.random.default_rng(0)
@@ -35,17 +53,15 @@ def pictures(count=4):
   return batch_lib.Pictures(jnp.asarray(images))
 
 
-def parts(tree, count):
-  return [jax.tree.map(lambda leaf: leaf[i::count], tree) for i in range(count)]
+def part(tree, index, count):
+  return jax.tree.map(lambda leaf: leaf[index::count], tree)
 
 
 def test_loss_is_l1_and_divergence():
-  model = autoencoder.Autoencoder(module.Rngs(0), CONFIG)
+  model = build(jax.random.key(0))
   batch, keys = pictures(), jax.random.split(jax.random.key(1), 4)
-  found = objective(0.1)(model, batch, keys, objective().normalizers(batch))
-  x = codec.to_unit(batch.images)
-  posterior = model.encode(x)
-  y = model.decode(posterior.sample(keys))
+  found = loss_of(model, batch, keys, objective().normalizers(batch))
+  y, posterior, x = sampled(model, batch.images, keys)
   l1, kl = jnp.mean(jnp.abs(x - y)), jnp.mean(posterior.divergence())
   np.testing.assert_allclose(found.metrics['loss_l1'].value, l1, rtol=1e-5)
   np.testing.assert_allclose(found.metrics['loss_kl'].value, kl, rtol=1e-5)
@@ -54,13 +70,12 @@ def test_loss_is_l1_and_divergence():
 
 
 def test_parts_add_up_to_the_whole():
-  model = autoencoder.Autoencoder(module.Rngs(0), CONFIG)
+  model = build(jax.random.key(0))
   batch, keys = pictures(), jax.random.split(jax.random.key(1), 4)
   normalizers = objective().normalizers(batch)
-  whole = objective()(model, batch, keys, normalizers)
+  whole = loss_of(model, batch, keys, normalizers)
   pieces = [
-    objective()(model, piece, some, normalizers)
-    for piece, some in zip(parts(batch, 2), parts(keys, 2), strict=True)
+    loss_of(model, part(batch, i, 2), part(keys, i, 2), normalizers) for i in range(2)
   ]
   summed = loss.add(jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, summed)
@@ -75,17 +90,16 @@ def test_psnr_of_known_errors():
 
 
 def test_psnr_follows_from_the_metric():
-  model = autoencoder.Autoencoder(module.Rngs(0), CONFIG)
+  model = build(jax.random.key(0))
   batch, keys = pictures(1), jax.random.split(jax.random.key(1), 1)
-  found = objective()(model, batch, keys, objective().normalizers(batch))
-  x = codec.to_unit(batch.images)
-  y = model.decode(model.encode(x).sample(keys))
+  found = loss_of(model, batch, keys, objective().normalizers(batch))
+  y, _, x = sampled(model, batch.images, keys)
   metric = -10 * np.log10(found.metrics['loss_mse'].value)
   np.testing.assert_allclose(autoencoding.psnr(x, y)[0], metric, rtol=1e-5)
 
 
 def test_learns_to_draw_a_few_pictures():
-  definition, params = module.split(autoencoder.Autoencoder(module.Rngs(0), CONFIG))
+  definition, params = module.split(build(jax.random.key(0)))
   batch, rule = pictures(), objective(1e-4)
 
   def error(params, key):
@@ -114,7 +128,7 @@ def test_learns_to_draw_a_few_pictures():
 
 @pytest.mark.parametrize('weight', [0.0, 1e-6])
 def test_gradients_are_finite(weight):
-  definition, params = module.split(autoencoder.Autoencoder(module.Rngs(0), CONFIG))
+  definition, params = module.split(build(jax.random.key(0)))
   batch, rule = pictures(), objective(weight)
   keys = jax.random.split(jax.random.key(1), 4)
 

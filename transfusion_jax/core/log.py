@@ -4,6 +4,8 @@ import functools
 import logging
 import sys
 
+from absl import logging as absl_logging
+
 logger = logging.getLogger('transfusion_jax')
 
 
@@ -16,6 +18,7 @@ def setup() -> None:
   logger.addHandler(handler)
   logger.setLevel(logging.INFO)
   logger.propagate = False
+  absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax chats at every save
 
 
 def info(message: str) -> None:

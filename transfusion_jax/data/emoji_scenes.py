@@ -6,9 +6,8 @@ of 'train' and 'test', and every scene of 'heldout' is built around one of them.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,6 +17,7 @@ from transfusion_jax.data import (
   emoji_captions,
   emoji_glyphs,
   emoji_heldout,
+  emoji_pictures,
   emoji_placement,
 )
 
@@ -103,45 +103,18 @@ class EmojiScenesConfig:
       )
 
 
-@dataclasses.dataclass(frozen=True)
-class Object:
-  """One emoji in a picture: top left corner, size in pixels, colour it stands on."""
-
-  name: str
-  x: int
-  y: int
-  size: int
-  color: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Picture:
-  """One picture, and everything that can be said about it.
-
-  `kind` is any kind but 'story'. `background` is None where there are tiles. `relation`
-  is where the first object lies as seen from the second: left, right, above, below.
-  """
-
-  kind: str
-  objects: tuple[Object, ...]
-  background: str | None
-  relation: str | None
-  caption: str
-  pixels: UInt8[np.ndarray, 'h w 3']
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scene:
   """One picture, or the pictures of a story, and the order of text and images."""
 
   kind: str
-  pictures: tuple[Picture, ...]
+  pictures: tuple[emoji_pictures.Picture, ...]
   caption_first: bool
   caption_dropped: bool
   noise_cap: float  # of a picture that precedes its caption
 
   @property
-  def picture(self) -> Picture:
+  def picture(self) -> emoji_pictures.Picture:
     """The only picture.
 
     Raises:
@@ -171,6 +144,15 @@ class Scene:
       image = documents.Image(picture.pixels, learn=True, noise_cap=cap)
       segments += [text, image] if self.caption_first else [image, text]
     return tuple(segments[1:] if self.caption_dropped else segments)
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Random access to scenes, drawn or stored."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Scene: ...
 
 
 class EmojiScenes:
@@ -213,7 +195,9 @@ class EmojiScenes:
       arrangement = meaning.names, meaning.relation
       if arrangement not in places:
         places[arrangement] = self._place(rng, meaning)
-      pictures.append(_draw(meaning, places[arrangement], config.size, bool(pictures)))
+      pictures.append(
+        emoji_pictures.draw(meaning, places[arrangement], config.size, bool(pictures))
+      )
     return Scene(
       kind,
       tuple(pictures),
@@ -323,61 +307,6 @@ def longest_documents(
     'story': (config.frames, single + (config.frames - 1) * (pair + then)),
   }
   return [longest[kind] for kind in KINDS if getattr(config, kind)]
-
-
-def render(
-  objects: tuple[Object, ...], tiles: str | None, size: int
-) -> UInt8[np.ndarray, 'size size 3']:
-  """Draws objects, none overlapping, on their colours.
-
-  `tiles` is None for one background, or the relation of the first object to the second:
-  the picture is then cut across that direction into two halves of their two colours.
-  """
-  pixels = np.empty((size, size, 3), np.uint8)
-  if tiles is None:
-    pixels[:] = emoji_glyphs.COLORS[objects[0].color]
-  else:
-    half, axis = size // 2, 1 if tiles in ('left', 'right') else 0
-    low, high = objects if tiles in ('left', 'above') else objects[::-1]
-    halves = np.moveaxis(pixels, axis, 0)
-    halves[:half] = emoji_glyphs.COLORS[low.color]
-    halves[half:] = emoji_glyphs.COLORS[high.color]
-  for thing in objects:
-    sprite = emoji_glyphs.composed(
-      _character(thing.name), thing.size, emoji_glyphs.COLORS[thing.color]
-    )
-    pixels[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size] = sprite
-  return pixels
-
-
-def _draw(
-  meaning: emoji_captions.Meaning,
-  places: list[tuple[int, int, int]],
-  size: int,
-  later: bool,
-) -> Picture:
-  """The picture of a meaning; `later` ones of a story start with 'then'."""
-  objects = tuple(
-    Object(name, x, y, side, color)
-    for name, color, (x, y, side) in zip(
-      meaning.names, meaning.colors, places, strict=True
-    )
-  )
-  caption = emoji_captions.write(meaning)
-  tiled = meaning.kind == 'binding'
-  return Picture(
-    meaning.kind,
-    objects,
-    None if tiled else meaning.colors[0],
-    meaning.relation,
-    f'{emoji_captions.THEN} {caption}' if later else caption,
-    render(objects, meaning.relation if tiled else None, size),
-  )
-
-
-@functools.cache
-def _character(name: str) -> str:
-  return emoji_glyphs.named((name,))[0].character
 
 
 def _choose(rng, options):

@@ -6,7 +6,6 @@ handed out, whatever was prefetched.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import grain
@@ -71,7 +70,7 @@ class DataConfig:
       )
 
 
-def scenes(config: DataConfig, split: str) -> Sequence[emoji_scenes.Scene]:
+def scenes(config: DataConfig, split: str) -> emoji_scenes.Source:
   """The scenes of a split, by index, in their own order."""
   if config.kind == 'stored_emoji_scenes':
     # Here, because TFDS takes a second to import and is an extra.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from transfusion_jax.data import emoji_scenes, images
+from transfusion_jax.data import emoji_pictures, emoji_scenes, images
 
 
 class EmojiScenesBuilder(tfds.core.GeneratorBasedBuilder):
@@ -144,9 +144,9 @@ def from_example(example: Mapping[str, Any]) -> emoji_scenes.Scene:
   """The inverse of `to_example`."""
   meaning = json.loads(_text(example['meaning']))
   pictures = tuple(
-    emoji_scenes.Picture(
+    emoji_pictures.Picture(
       said['kind'],
-      tuple(emoji_scenes.Object(**thing) for thing in said['objects']),
+      tuple(emoji_pictures.Object(**thing) for thing in said['objects']),
       said['background'],
       said['relation'],
       _text(caption),

@@ -8,7 +8,9 @@ padding rows are never produced; mask the logits from `used_size` on.
 import dataclasses
 import difflib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Special:
     return cls(*range(base_size, base_size + 5))
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
   """What the layout, the model and the samplers know of a tokenizer."""
 
@@ -39,7 +42,7 @@ class Tokenizer(Protocol):
     """Ids of a text, without special tokens."""
     ...
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int | np.integer]) -> str:
     """Text of the ids; special and padding ids are left out."""
     ...
 
@@ -79,7 +82,7 @@ class Words:
     """
     return [self._encode_word(word) for word in text.lower().split()]
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int | np.integer]) -> str:
     return ' '.join(self._words[index] for index in ids if index < self.base_size)
 
   def _encode_word(self, word: str) -> int:
@@ -109,7 +112,7 @@ class Bytes:
   def encode(self, text: str) -> list[int]:
     return list(text.encode('utf-8'))
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int | np.integer]) -> str:
     """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
     kept = bytes(int(index) for index in ids if index < self.base_size)
     return kept.decode('utf-8', errors='replace')

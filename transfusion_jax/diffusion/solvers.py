@@ -16,7 +16,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from transfusion_jax.diffusion import path as path_lib
 
@@ -27,7 +27,7 @@ Denoiser = Callable[[Float[Array, 'b h w c'], Float[Array, '']], Float[Array, 'b
 def solve(
   denoise: Denoiser,
   noise: Float[Array, 'b h w c'],
-  keys: PRNGKeyArray,
+  keys: Key[Array, ' b'],
   *,
   path: path_lib.Path,
   levels: np.ndarray,

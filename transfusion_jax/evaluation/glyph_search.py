@@ -1,9 +1,9 @@
 """Finds glyphs on a ground of known colour, the one that explains most first.
 
 Coarse: at every place, for every glyph and size, how much of the squared difference to
-the bare ground would the glyph explain? One matrix product per size, on pictures pooled
-so that a glyph has about 16 x 16 cells. Fine: around the best place, the best glyphs are
-moved pixel by pixel to where the absolute difference is smallest.
+the bare ground does the glyph explain? One matrix product per size, on pictures pooled
+so that a glyph has about 16 x 16 cells. Fine: around the best place, the best glyphs
+are moved pixel by pixel to where the absolute difference is smallest.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from transfusion_jax.data import emoji_glyphs, emoji_placement, emoji_scenes
 # A glyph is there if the mean absolute difference to its drawing is below this (0..1),
 DISTANCE = 0.12
 # no quarter of it is further off than this, so that no half is another glyph's,
-QUARTER_DISTANCE = 0.16
+QUARTER_DISTANCE = 0.13
 # and the difference is below this share of what it would be without the glyph.
-REMAINING = 0.5
+REMAINING = 0.55
 # So many places are looked at closely, and so many glyphs at each of them.
 PLACES = 8
 GLYPHS = 32
@@ -27,7 +27,7 @@ GLYPHS = 32
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """A glyph that was found: corner and size in pixels, what it stands on, how far off."""
+  """A glyph that was found: corner and size in pixels, its ground, how far off."""
 
   name: str
   x: int
@@ -98,39 +98,53 @@ def _taken(each: _Coarse, found, middle, accepted: bool) -> Bool[np.ndarray, ' p
 
 def _coarse(config, picture, region, color, size) -> _Coarse:
   cell = max(1, size // 16)
-  left, top, right, bottom = region
   if config.placement == 'grid':
-    corners = emoji_placement.candidates(size, config.size)
-    step = 0
+    corners, windows = _slots(picture, region, size, cell)
   else:
-    xs = range(left, right - size + 1, cell)
-    ys = range(top, bottom - size + 1, cell)
-    corners, step = [(x, y) for y in ys for x in xs], cell
+    corners, windows = _places(picture, region, size, cell)
+  step = 0 if config.placement == 'grid' else cell
+  if not len(corners):
+    return _Coarse(size, step, np.zeros((0, 2), int), np.zeros((0, 1), np.float32))
+  templates, bare = _templates(config.glyphs, color, size, cell)
+  # |w - bare|^2 - |w - t|^2, where |w|^2 cancels.
+  without = np.square(bare).sum() - 2 * (windows @ bare)
+  gain = windows @ (2 * templates.T)
+  gain += without[:, None] - np.square(templates).sum(1)
+  return _Coarse(size, step, corners, gain * cell**2)
+
+
+def _slots(picture, region, size, cell):
+  """Corners of the grid's slots within a region, and their pooled windows."""
+  left, top, right, bottom = region
   corners = [
     (x, y)
-    for x, y in corners
+    for x, y in emoji_placement.candidates(size, len(picture))
     if left <= x <= right - size and top <= y <= bottom - size
   ]
-  if not corners:
-    return _Coarse(size, step, np.zeros((0, 2), int), np.zeros((0, 1), np.float32))
-  templates, bare = _templates(config, color, size, cell)
-  windows = np.stack(
-    [_pool(_cut(picture, x, y, size), cell).ravel() for x, y in corners]
+  windows = [_pool(_cut(picture, x, y, size), cell).ravel() for x, y in corners]
+  return np.array(corners).reshape(-1, 2), np.array(windows, np.float32)
+
+
+def _places(picture, region, size, cell):
+  """Corners at every `cell` pixels of a region, and their pooled windows."""
+  left, top, right, bottom = region
+  pooled = _pool(picture[top:bottom, left:right], cell)
+  cells = size // cell
+  windows = np.lib.stride_tricks.sliding_window_view(
+    pooled, (cells, cells), axis=(0, 1)
   )
-  without = np.square(windows - bare).sum(1, keepdims=True)
-  # |w - t|^2 with |w|^2 left out on both sides of the difference.
-  with_glyph = (
-    np.square(windows).sum(1, keepdims=True)
-    - 2 * windows @ templates.T
-    + np.square(templates).sum(1)
-  )
-  return _Coarse(size, step, np.array(corners), (without - with_glyph) * cell**2)
+  windows = windows[
+    : (bottom - top - size) // cell + 1, : (right - left - size) // cell + 1
+  ]
+  y, x = np.indices(windows.shape[:2]).reshape(2, -1) * cell
+  windows = windows.transpose(0, 1, 3, 4, 2).reshape(len(x), -1)
+  return np.stack([x + left, y + top], -1), windows
 
 
 @functools.lru_cache(maxsize=64)
-def _templates(config, color: str, size: int, cell: int):
+def _templates(count: int, color: str, size: int, cell: int):
   """Pooled drawings of every glyph on this colour [g, cells], and the bare colour."""
-  glyphs = emoji_glyphs.select(config.glyphs)
+  glyphs = emoji_glyphs.select(count)
   drawings = np.stack(
     [_pool(_drawing(glyph.character, size, color), cell).ravel() for glyph in glyphs]
   )
@@ -222,8 +236,8 @@ def _cut(picture, x: int, y: int, size: int) -> np.ndarray:
   return picture[y : y + size, x : x + size]
 
 
-def _pool(window: np.ndarray, cell: int) -> np.ndarray:
+def _pool(picture: np.ndarray, cell: int) -> np.ndarray:
   """Means of cells of `cell` x `cell` pixels; what is left over at the edge is cut."""
-  cells = len(window) // cell
-  window = window[: cells * cell, : cells * cell]
-  return window.reshape(cells, cell, cells, cell, 3).mean((1, 3))
+  rows, columns = (extent // cell for extent in picture.shape[:2])
+  picture = picture[: rows * cell, : columns * cell]
+  return picture.reshape(rows, cell, columns, cell, 3).mean((1, 3))

@@ -1,10 +1,10 @@
 """Reads emoji scenes back from pixels, exactly and explainably.
 
-A picture is explained by a ground colour and glyphs drawn on it. `detect` looks for the
-glyphs that explain most of it, one after the other, and accepts one only if it fits; the
-rules are the constants below. `score` compares what was found with what a scene says, in
-the categories of GenEval (Ghosh et al., 2023): single object, two objects, counting,
-colours, position and attribute binding.
+A picture is explained by a ground colour and glyphs drawn on it. `detect` looks for
+the glyphs that explain most of it, one after the other, and accepts one only if it
+fits; the rules are constants here and in `glyph_search.py`. `score` compares what was
+found with what a scene says, in the categories of GenEval (Ghosh et al., 2023): single
+object, two objects, counting, colours, position and attribute binding.
 """
 
 import collections
@@ -15,7 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Num
 
-from transfusion_jax.data import emoji_captions, emoji_glyphs, emoji_scenes
+from transfusion_jax.data import (
+  emoji_captions,
+  emoji_glyphs,
+  emoji_pictures,
+  emoji_scenes,
+)
 from transfusion_jax.evaluation import glyph_search
 
 # A colour is right if no channel is further off (0..1).
@@ -100,16 +105,14 @@ def detect(
 
 def score(
   config: emoji_scenes.EmojiScenesConfig,
-  scene: emoji_scenes.Scene | emoji_scenes.Picture,
+  scene: emoji_scenes.Scene | emoji_pictures.Picture,
   pixels: Num[np.ndarray, 'h w 3'],
 ) -> Score:
-  """What is right in `pixels`, that should show the scene (or one picture of a story)."""
+  """What is right in `pixels`, which should show a scene or a picture of a story."""
   wanted = scene.picture if isinstance(scene, emoji_scenes.Scene) else scene
   tiled = wanted.kind == 'binding'
-  options = [
-    detect(config, pixels, tiles) for tiles in (('x', 'y') if tiled else (None,))
-  ]
-  detected = min(options, key=lambda option: option.residual)
+  readings = [detect(config, pixels, tiles) for tiles in ('xy' if tiled else [None])]
+  detected = min(readings, key=lambda reading: reading.residual)
   names = collections.Counter(thing.name for thing in wanted.objects)
   found = collections.Counter(thing.name for thing in detected.objects)
   objects = names == found
@@ -127,7 +130,7 @@ def score(
 
 def aggregate(
   config: emoji_scenes.EmojiScenesConfig,
-  scenes: Sequence[emoji_scenes.Scene | emoji_scenes.Picture],
+  scenes: Sequence[emoji_scenes.Scene | emoji_pictures.Picture],
   pixels: Sequence[Num[np.ndarray, 'h w 3']] | Num[np.ndarray, 'b h w 3'],
 ) -> dict[str, float]:
   """Shares of what is right: only the rows that these scenes ask for.
@@ -159,7 +162,7 @@ def aggregate(
 
 def caption_correct(
   config: emoji_scenes.EmojiScenesConfig,
-  scene: emoji_scenes.Scene | emoji_scenes.Picture,
+  scene: emoji_scenes.Scene | emoji_pictures.Picture,
   text: str,
 ) -> bool:
   """Whether a caption names exactly the objects, how many, and the colour of each.
@@ -180,7 +183,7 @@ def caption_correct(
 
 def caption_relation_correct(
   config: emoji_scenes.EmojiScenesConfig,
-  scene: emoji_scenes.Scene | emoji_scenes.Picture,
+  scene: emoji_scenes.Scene | emoji_pictures.Picture,
   text: str,
 ) -> bool | None:
   """Whether a caption says truly where two objects lie, seen from either of them.
@@ -224,7 +227,10 @@ def _lies(config, relation: str, first, second) -> bool:
 
 
 def _ground_colors(config, picture, region) -> list[tuple[str, bool]]:
-  """The two colours that most of a region's border has, and whether it has them."""
+  """The colours that a region's ground may have, and whether its border has them.
+
+  One if it has more than half of the border, else the two commonest.
+  """
   left, top, right, bottom = region
   inside = picture[top:bottom, left:right]
   border = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
@@ -238,8 +244,8 @@ def _ground_colors(config, picture, region) -> list[tuple[str, bool]]:
   if share.max() < COLOR_SHARE:
     median = np.median(border, axis=0)
     return [(names[int(np.abs(palette - median).max(1).argmin())], False)]
-  best = [int(k) for k in np.argsort(-share, kind='stable')[:2]]
-  return [(names[k], True) for k in best if share[k] >= COLOR_SHARE]
+  best = np.argsort(-share, kind='stable')[: 1 if share.max() > 0.5 else 2]
+  return [(names[int(k)], True) for k in best if share[k] >= COLOR_SHARE]
 
 
 def _to_float(pixels: Num[np.ndarray, 'h w 3']) -> Float32[np.ndarray, 'h w 3']:

@@ -10,7 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key
 
 from transfusion_jax.diffusion import guidance, solvers, times
 from transfusion_jax.diffusion import path as path_lib
@@ -42,7 +42,7 @@ def write_image(
   model: transfusion.Transfusion,
   session: session_lib.Session,
   null: session_lib.Session,
-  keys: PRNGKeyArray,
+  keys: Key[Array, ' b'],
   active: Bool[Array, ' b'],
   *,
   shape: tuple[int, int, int],

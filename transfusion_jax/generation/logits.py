@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def choose(
-  keys: PRNGKeyArray,
+  keys: Key[Array, ' b'],
   logits: Float[Array, 'b v'],
   allowed: Bool[Array, ' v'],
   *,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, Key
 
 from transfusion_jax.data import layout, tokenizers
 from transfusion_jax.diffusion import path as path_lib
@@ -65,7 +65,7 @@ class Writer:
   context: int
 
   def draw(
-    self, prompts: Sequence[str], keys: PRNGKeyArray, sampling: image.ImageSampling
+    self, prompts: Sequence[str], keys: Key[Array, ' b'], sampling: image.ImageSampling
   ) -> np.ndarray:
     """One picture for every prompt, uint8 [b, h, w, 3]; `keys` has one per prompt."""
     session = self.read([self.layout.picture_prompt(prompt) for prompt in prompts])
@@ -87,7 +87,7 @@ class Writer:
   def go_on(
     self,
     prompts: Sequence[layout.Sequence],
-    keys: PRNGKeyArray,
+    keys: Key[Array, ' b'],
     sampling: image.ImageSampling,
     *,
     temperature: float,
@@ -140,7 +140,11 @@ class Writer:
         'shorten the prompt, or train with a longer data.row_length'
       )
     rows = [runs(prompt) for prompt in prompts]
-    session = session_lib.start(self.model, batch=len(rows), length=self.context)
+    # A row that waits is written to as well, behind its end: there must be room.
+    slack = max(_PAD, self.model.patches(self.latents[:2]))
+    session = session_lib.start(
+      self.model, batch=len(rows), length=self.context + slack
+    )
     for index in range(max(len(row) for row in rows)):
       here = [row[index] if index < len(row) else Run((), None) for row in rows]
       session = self._read_runs(session, here)
@@ -149,7 +153,7 @@ class Writer:
   def _read_runs(self, session, here: list[Run]):
     longest = max(len(run.tokens) for run in here)
     if longest:
-      width = min(-(-longest // _PAD) * _PAD, self.context)
+      width = -(-longest // _PAD) * _PAD
       tokens = np.full((len(here), width), self.tokenizer.special.pad, np.int32)
       for row, run in zip(tokens, here, strict=True):
         row[: len(run.tokens)] = run.tokens

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, Key
 
 from transfusion_jax.generation import logits as logits_lib
 from transfusion_jax.generation import session as session_lib
@@ -15,7 +15,7 @@ from transfusion_jax.models import transfusion
 def write_text(
   model: transfusion.Transfusion,
   session: session_lib.Session,
-  keys: PRNGKeyArray,
+  keys: Key[Array, ' b'],
   active: Bool[Array, ' b'],
   allowed: Bool[Array, ' v'],
   *,

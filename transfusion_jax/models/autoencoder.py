@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from transfusion_jax.core import tree
 from transfusion_jax.models import layers, module, patches
@@ -81,7 +81,7 @@ class Posterior:
   mean: Float[Array, 'b h w c']
   log_variance: Float[Array, 'b h w c']
 
-  def sample(self, keys: PRNGKeyArray) -> Float[Array, 'b h w c']:
+  def sample(self, keys: Key[Array, ' b']) -> Float[Array, 'b h w c']:
     """Draws latents, each row with a key of its own."""
     draw = jax.vmap(lambda key: jax.random.normal(key, self.mean.shape[1:]))
     noise = draw(keys).astype(self.mean.dtype)
@@ -135,7 +135,7 @@ class Encoder(module.Module):
     self.entry = layers.Conv(rngs, inputs, widths[0], size=3)
     self.levels = module.List(
       Level(rngs, before, width, blocks=config.encoder_blocks, groups=groups)
-      for before, width in zip((widths[0], *widths), widths)
+      for before, width in zip((widths[0], *widths[:-1]), widths, strict=True)
     )
     self.shrink = module.List(
       layers.Conv(rngs, width, width, size=3, stride=2) for width in widths[:-1]
@@ -169,7 +169,7 @@ class Decoder(module.Module):
     self.middle = Middle(rngs, widths[0], groups=groups) if config.middle else None
     self.levels = module.List(
       Level(rngs, before, width, blocks=config.decoder_blocks, groups=groups)
-      for before, width in zip((widths[0], *widths), widths)
+      for before, width in zip((widths[0], *widths[:-1]), widths, strict=True)
     )
     self.enlarge = module.List(
       layers.Conv(rngs, width, width, size=3) for width in widths[:-1]

@@ -9,12 +9,13 @@ from transfusion_jax.models import autoencoder
 
 @tree.struct
 class Codec:
-  """A trained autoencoder whose latents are brought to zero mean and unit variance.
+  """A trained autoencoder whose latents are brought to zero mean and a known deviation.
 
   Attributes:
     model: the autoencoder.
     shift: mean of each latent channel over training pictures.
-    scale: standard deviation of each latent channel.
+    scale: what each channel is divided by: its standard deviation over training
+      pictures, for latents of unit variance.
   """
 
   model: autoencoder.Autoencoder

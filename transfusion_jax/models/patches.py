@@ -6,13 +6,14 @@ with one matrix. `models/unet.py` holds the other adapter behind the same two me
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
 from transfusion_jax.models import layers, module
 
 
+@runtime_checkable
 class Adapter(Protocol):
   """Between latents and the transformer."""
 

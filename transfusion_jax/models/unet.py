@@ -66,7 +66,9 @@ class UNet(module.Module):
     self.entry = layers.Conv(rngs, channels, widths[0], size=3)
     self.down = module.List(
       Down(rngs, config, inputs=inputs, width=width, resample=i + 1 < len(widths))
-      for i, (inputs, width) in enumerate(zip((widths[0], *widths), widths))
+      for i, (inputs, width) in enumerate(
+        zip((widths[0], *widths[:-1]), widths, strict=True)
+      )
     )
     self.inward = layers.Linear(rngs, widths[-1], embed, axes=('channels_out', 'embed'))
     self.outward = layers.Linear(

@@ -3,9 +3,9 @@
     L = mean |decode(z) - x| + kl_weight mean KL(q(z | x) || N(0, 1))       (1)
 
 with z drawn from q. Both means are over elements: the first over pixel values in
-[-1, 1], the second over latent elements, in nats. (VQGAN's code adds both up over a
-picture instead; a weight w there is w times latent elements per pixel value here, w / 24
-for the paper's 8x and 8 channels. At the paper's 1e-6 neither is felt.)
+[-1, 1], the second over latent elements, in nats. VQGAN's code adds both up over a
+picture instead: its weight is ours times the pixel values per latent element, 24 for
+the paper's 8x and 8 channels. At the paper's 1e-6 neither is felt.
 
 Transfusion adds LPIPS, an adversarial loss and MoCo features (its appendix A); they are
 not here yet.
@@ -14,7 +14,7 @@ not here yet.
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from transfusion_jax.models import autoencoder, codec
 from transfusion_jax.models import batch as batch_lib
@@ -46,7 +46,7 @@ class Autoencoding:
     self,
     model: autoencoder.Autoencoder,
     batch: batch_lib.Pictures,
-    keys: PRNGKeyArray,
+    keys: Key[Array, ' b'],
     normalizers: dict[str, Array],
   ) -> loss.Loss:
     """The loss of some pictures, with the mean squared error in [0, 1] as a metric."""

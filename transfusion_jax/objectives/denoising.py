@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.diffusion import times
@@ -13,7 +13,7 @@ BUCKETS = 10
 
 
 def corrupt(
-  batch: batch_lib.Batch, keys: PRNGKeyArray, path: path_lib.Path
+  batch: batch_lib.Batch, keys: Key[Array, ' b'], path: path_lib.Path
 ) -> path_lib.Noised:
   """Noises every image slot at a level of its own, at most its `noise_cap`.
 
@@ -43,7 +43,8 @@ def squared_error(
   """
   wanted = {'epsilon': noised.epsilon, 'v': noised.v, 'x0': noised.x0}[target]
   error = jnp.mean(jnp.square(predicted - wanted), axis=(-3, -2, -1))
-  bucket = jnp.ceil(noised.t * BUCKETS).astype(jnp.int32) - 1
+  # Less than a level of the path: a product that rounds up stays in its bucket.
+  bucket = jnp.ceil(noised.t * BUCKETS - 1e-4).astype(jnp.int32) - 1
   ratios = {'loss_image': loss.weighted_sum(error, batch.image_weight)}
   for j in range(BUCKETS):
     here = jnp.where(bucket == j, batch.image_weight, 0.0)

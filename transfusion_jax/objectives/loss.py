@@ -6,11 +6,11 @@ are therefore counted first, over the whole batch (`normalizers`); the loss of a
 the batch is then a plain sum, and the losses of all parts add up to the whole.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from transfusion_jax.core import tree
 
@@ -41,6 +41,7 @@ class Loss:
   metrics: dict[str, Ratio]
 
 
+@runtime_checkable
 class Objective(Protocol):
   """From a model and a part of a batch to that part's loss."""
 
@@ -51,7 +52,7 @@ class Objective(Protocol):
     self,
     model: Any,
     batch: Any,
-    keys: PRNGKeyArray,
+    keys: Key[Array, ' b'],
     normalizers: dict[str, Array],
   ) -> Loss:
     """The loss of some rows of a batch; `keys` holds one random key per row."""

@@ -3,7 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Key
 
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.models import batch as batch_lib
@@ -46,7 +46,7 @@ class Transfusion:
     self,
     model: transfusion.Transfusion,
     batch: batch_lib.Batch,
-    keys: PRNGKeyArray,
+    keys: Key[Array, ' b'],
     normalizers: dict[str, Array],
   ) -> loss.Loss:
     noised = denoising.corrupt(batch, keys, self.path)

@@ -1,7 +1,7 @@
 """From the data iterator to the devices."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from transfusion_jax.core import axes
 
 
+@runtime_checkable
 class Source(Protocol):
   """What is asked of a data iterator."""
 

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -34,6 +34,7 @@ class TrainConfig:
   keep_checkpoints: int
 
 
+@runtime_checkable
 class Batches(Protocol):
   """Batches on the devices, and where the data stands."""
 

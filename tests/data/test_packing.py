@@ -1,0 +1,164 @@
+"""Packing: nothing is lost or mixed, rows are full, and resuming is exact."""
+
+import json
+
+import numpy as np
+import pytest
+
+from transfusion_jax.data import documents, layout, packing, tokenizers
+
+PATCHES = 4
+TOKENIZER = tokenizers.Words(tuple('abcdefgh'), multiple=8)
+LAYOUT = layout.Layout(TOKENIZER, patches=PATCHES)
+ROWS = packing.Rows(
+  count=3, length=48, image_slots=4, image_size=8, pad=TOKENIZER.special.pad
+)
+
+
+def fetch(index: int) -> layout.Sequence:
+  """A document that depends on the index only; its first words spell the index."""
+  rng = np.random.default_rng(index)
+  words = [int(digit) for digit in np.base_repr(index, 8).zfill(4)]
+  words += list(rng.integers(8, size=rng.integers(8)))
+  segments = [documents.Text(TOKENIZER.decode(words), learn=True)]
+  for _ in range(rng.integers(3)):
+    pixels = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+    segments.append(
+      documents.Image(pixels, learn=bool(rng.random() < 0.7), noise_cap=0.5)
+    )
+    segments.append(documents.Text('a b', learn=bool(rng.random() < 0.7)))
+  return LAYOUT.document(tuple(segments))
+
+
+def packer(rows=ROWS, window=8):
+  return packing.Packer(fetch, rows, window=window)
+
+
+def unpack(batch):
+  """Rows cut into (index, sequence) again."""
+  found = []
+  for row in range(len(batch['tokens'])):
+    used = batch['end'][row] > batch['start'][row]
+    for start in np.unique(batch['start'][row][used]):
+      here = used & (batch['start'][row] == start)
+      slots = batch['slot'][row][here]
+      images = np.unique(slots[slots >= 0] // PATCHES)
+      tokens = batch['tokens'][row][here]
+      index = int(''.join(str(token) for token in tokens[1:5]), 8)
+      sequence = layout.Sequence(
+        tokens=tokens,
+        targets=batch['targets'][row][here],
+        weight=batch['weight'][row][here],
+        position=batch['position'][row][here],
+        end=batch['end'][row][here] - start,
+        slot=np.where(
+          slots < 0, -1, slots - images[:1].sum().astype(np.int32) * PATCHES
+        ),
+        images=batch['images'][row][images],
+        noise_cap=batch['noise_cap'][row][images],
+        image_weight=batch['image_weight'][row][images],
+        patches=PATCHES,
+      )
+      found.append((index, sequence))
+  return found
+
+
+FIELDS = ('tokens', 'targets', 'weight', 'position', 'end', 'slot', 'noise_cap')
+FIELDS = (*FIELDS, 'image_weight')
+
+
+def test_packing_is_the_identity_on_every_document():
+  source = packer()
+  for _ in range(20):
+    for index, sequence in unpack(next(source)):
+      expected = fetch(index)
+      for field in FIELDS:
+        np.testing.assert_array_equal(
+          getattr(sequence, field), getattr(expected, field)
+        )
+      if len(expected.images):
+        np.testing.assert_array_equal(sequence.images, expected.images)
+
+
+def test_every_document_comes_exactly_once_and_soon():
+  source = packer()
+  seen = [index for _ in range(40) for index, _ in unpack(next(source))]
+  carried = source.get_state()['carried']
+  assert len(carried) <= 8
+  assert sorted(seen + carried) == list(range(source.get_state()['next']))
+  late = [position - index for position, index in enumerate(seen)]
+  assert max(late) < 8 * 5  # at most the window times the documents of a row
+
+
+def test_empty_places_are_marked():
+  batch = next(packer(packing.Rows(2, 200, 9, 8, TOKENIZER.special.pad), window=2))
+  padding = batch['end'] <= batch['start']
+  assert padding.any()
+  for key, value in [('tokens', TOKENIZER.special.pad), ('slot', -1), ('weight', 0)]:
+    assert (batch[key][padding] == value).all()
+  for key in ('start', 'end', 'position'):
+    assert (batch[key][padding] == 0).all()
+  used = [len(np.unique(row[row >= 0] // PATCHES)) for row in batch['slot']]
+  for row, count in enumerate(used):
+    for key in ('images', 'image_weight', 'noise_cap'):
+      assert not batch[key][row, count:].any()
+
+
+def test_shapes_and_types():
+  batch = next(packer())
+  shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
+  integers = ('tokens', 'targets', 'position', 'start', 'end', 'slot')
+  assert shapes == {
+    **dict.fromkeys(integers, ((3, 48), 'int32')),
+    'weight': ((3, 48), 'float32'),
+    'images': ((3, 4, 8, 8, 3), 'uint8'),
+    'noise_cap': ((3, 4), 'float32'),
+    'image_weight': ((3, 4), 'float32'),
+  }
+
+
+def test_a_wider_window_fills_rows_better():
+  fills = []
+  for window in (1, 4, 16):
+    source = packer(window=window)
+    fills.append(np.mean([packing.fill(next(source)) for _ in range(30)]))
+  assert fills == sorted(fills)
+  assert fills[-1] > 0.97
+
+
+@pytest.mark.parametrize('room', [0, 5, 17, 40])
+def test_best_combination_is_the_best(room):
+  sequences = [fetch(index) for index in range(9)]
+  for slots in (0, 1, 3):
+    totals = []
+    for mask in range(2 ** len(sequences)):
+      chosen = [s for k, s in enumerate(sequences) if mask >> k & 1]
+      if sum(len(s.images) for s in chosen) <= slots:
+        totals.append(sum(map(len, chosen)))
+    chosen = packing.best_combination(sequences, room, slots)
+    assert chosen == sorted(set(chosen))
+    assert sum(len(sequences[k].images) for k in chosen) <= slots
+    assert sum(len(sequences[k]) for k in chosen) == max(x for x in totals if x <= room)
+
+
+def test_resuming_twice_is_exact():
+  whole = packer()
+  expected = [next(whole) for _ in range(9)]
+  source, state = packer(), None
+  for start in (0, 3, 6):
+    source = packer()
+    if state is not None:
+      source.set_state(json.loads(state))
+    for offset in range(3):
+      batch = next(source)
+      for key, value in expected[start + offset].items():
+        np.testing.assert_array_equal(batch[key], value)
+    state = json.dumps(source.get_state())
+  assert json.loads(state) == whole.get_state()
+
+
+def test_documents_that_fit_nowhere():
+  with pytest.raises(ValueError, match='at most 10 positions .* found one of'):
+    next(packer(packing.Rows(1, 10, 9, 8, 0)))
+  with pytest.raises(ValueError, match=r'at most 0 images .* found one of'):
+    next(packer(packing.Rows(1, 100, 0, 8, 0)))

