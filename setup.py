@@ -26,6 +26,7 @@ setuptools.setup(
     'emoji>=2.14',
     'flax>=0.12.8',
     'grain>=0.2.18',
+    'importlib-resources>=6.0',
     'jax>=0.10.2',
     'jaxtyping>=0.3.11',
     'jinja2>=3.1',

@@ -11,7 +11,7 @@ from configs import base, emoji_autoencoder
 
 def get_config() -> ConfigDict:
   run = base.transfusion()
-  run.data.update(rows=20, row_length=128, image_slots=5)
+  run.data.update(rows=16, row_length=160, image_slots=7)
   run.autoencoder.run = emoji_autoencoder.get_config()
   run.model.transformer.update(
     depth=4,

@@ -106,11 +106,8 @@ def layering(path: str, source: str) -> list[str]:
     parts = imported.split('.')
     if parts[0] in ('', 'tests', 'configs', 'benchmarks', 'launch'):
       found.append(f'{path}:{line}: imports {imported}; import only {PACKAGE}.*')
-    elif parts[0] == PACKAGE and len(parts) > 1 and parts[1] not in allowed:
-      if parts[1] != '__version__':
-        found.append(
-          f'{path}:{line}: {subject} may not import {imported}, only {allowed}'
-        )
+    elif parts[0] == PACKAGE and not {*parts[1:2]} <= {'__version__', *allowed}:
+      found.append(f'{path}:{line}: {subject} imports {imported}; allowed: {allowed}')
   return found
 
 
@@ -128,21 +125,32 @@ def foreign(path: str, source: str) -> list[str]:
 
 
 def unread_fields(files: Mapping[str, str]) -> list[str]:
-  """Fields of `*Config` dataclasses that no code reads by attribute."""
+  """Fields of `*Config` dataclasses that no code reads.
+
+  A field is read by attribute, or by `getattr` under a name that stands as a string in
+  the same file. Checking a value in `__post_init__` is not using it.
+  """
   fields: list[tuple[str, str, str]] = []
   read: set[str] = set()
   for path, source in files.items():
     tree = ast.parse(source)
     for node in ast.walk(tree):
+      if isinstance(node, ast.FunctionDef) and node.name == '__post_init__':
+        node.body = []
+    nodes = list(ast.walk(tree))
+    for node in nodes:
       if isinstance(node, ast.ClassDef) and node.name.endswith('Config'):
         names = [
           each.target.id for each in node.body if isinstance(each, ast.AnnAssign)
         ]
         fields += [(path, node.name, name) for name in names]
-      if isinstance(node, ast.FunctionDef) and node.name == '__post_init__':
-        node.body = []  # checking a value is not using it
-      if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-        read.add(node.attr)
+    read |= {
+      node.attr
+      for node in nodes
+      if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    if any(isinstance(node, ast.Name) and node.id == 'getattr' for node in nodes):
+      read |= {node.value for node in nodes if isinstance(node, ast.Constant)}
   return [
     f'{path}: {owner}.{name} is read nowhere; use it or remove it'
     for path, owner, name in fields
@@ -318,10 +326,11 @@ def test_foreign_can_fail(path, source, complaints):
 
 
 def test_unread_fields_can_fail():
-  section = 'class AConfig:\n  read: int\n  unread: int\n  checked: int\n'
+  section = 'class AConfig:\n  read: int\n  named: int\n  unread: int\n  checked: int\n'
   section += '  def __post_init__(self):\n    assert self.checked\n'
   use = 'def f(config):\n  config.unread = 1\n  return config.read'
-  found = unread_fields({'a.py': section, 'b.py': use})
+  by_name = "def f(config):\n  return [getattr(config, name) for name in ('named',)]"
+  found = unread_fields({'a.py': section, 'b.py': use, 'c.py': by_name})
   assert [line.split()[1] for line in found] == ['AConfig.unread', 'AConfig.checked']
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from transfusion_jax.core import tree
 from transfusion_jax.data import documents, layout, packing, tokenizers
 from transfusion_jax.diffusion import path as path_lib
+from transfusion_jax.generation import mixed
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import (
+  autoencoder,
   codec,
   module,
   patches,
@@ -157,6 +159,11 @@ def mixed_batch(rows: int = 8) -> batch_lib.Batch:
   return batch(bins[:rows])
 
 
+def alone(sequences: Sequence[layout.Sequence]) -> batch_lib.Batch:
+  """One document to a row; as many rows as `mixed_batch`, so that nothing recompiles."""
+  return batch([[one] for one in sequences] + [[]] * (8 - len(sequences)))
+
+
 def levels(batch: batch_lib.Batch, seed: int = 0) -> jax.Array:
   """A noise level for every image slot, above zero."""
   shape = batch.noise_cap.shape
@@ -173,14 +180,49 @@ def rows_of(struct, index):
   return jax.tree.map(lambda leaf: leaf[index], struct)
 
 
-@tree.struct
-class PixelCodec:
-  """Pixels as latents; `scale` gives the struct something to hold."""
+class Pixels(autoencoder.Autoencoder):
+  """An autoencoder that leaves pictures as they are."""
 
-  scale: jax.Array
+  def __init__(self):
+    pass
 
-  def encode(self, pixels: jax.Array) -> jax.Array:
-    return codec.to_unit(pixels)
+  def encode(self, x: jax.Array) -> autoencoder.Posterior:
+    return autoencoder.Posterior(x, jnp.zeros_like(x))
 
-  def decode(self, latents: jax.Array) -> jax.Array:
-    return codec.to_pixels(latents)
+  def decode(self, z: jax.Array) -> jax.Array:
+    return z
+
+
+@functools.cache
+def writer() -> mixed.Writer:
+  """The tiny model with all that turns it into pictures and sentences."""
+  return mixed.Writer(
+    model=model(),
+    codec=codec.Codec(Pixels(), jnp.zeros(CHANNELS), jnp.ones(CHANNELS)),
+    tokenizer=TOKENIZER,
+    layout=LAYOUT,
+    path=PATH,
+    target='epsilon',
+    latents=(SIDE, SIDE, CHANNELS),
+    context=LENGTH,
+  )
+
+
+def prompt(*segments: documents.Text | documents.Image, open_image: bool = False):
+  """The beginning of a document."""
+  return LAYOUT.prompt(segments, open_image=open_image)
+
+
+def read_whole(
+  prompts: Sequence[layout.Sequence], t: jax.Array | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """What a full forward pass says behind each prompt, and of each of its images.
+
+  The images are clean, or at the noise levels `t` (and then are what they are).
+  """
+  rows = alone(prompts)
+  clean = jnp.zeros(rows.noise_cap.shape)
+  found = forward(model(), rows, rows.images, clean if t is None else t)
+  last = [len(one) - 1 for one in prompts]
+  logits = np.asarray(found.logits)[np.arange(len(prompts)), last]
+  return logits, np.asarray(found.images)[: len(prompts)]

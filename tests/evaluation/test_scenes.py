@@ -29,9 +29,8 @@ MINI = emoji_scenes.EmojiScenesConfig(
   seed=0,
 )
 FREE = dataclasses.replace(MINI, size=64, sprites=(20, 24, 28), placement='free')
-ALL = dataclasses.replace(
-  MINI, glyphs=0, colors=10, size=96, sprites=(32, 40), placement='free'
-)
+# Two colours and one size keep the drawing of all templates short.
+ALL = dataclasses.replace(FREE, glyphs=0, colors=2, size=96, sprites=(32,), heldout=0.0)
 ROWS = {
   'background',
   'single_object',
@@ -75,7 +74,7 @@ def picture(config, kind, things, relation=None):
 @pytest.mark.parametrize('config', [MINI, FREE], ids=['mini', 'free'])
 @pytest.mark.parametrize('split', ['test', 'heldout'])
 def test_the_datasets_own_pictures_are_right(config, split):
-  count = 128 if config is MINI else 32
+  count = (128 if config is MINI else 16) if split == 'test' else 16
   for kind in ('single', 'count', 'pair', 'binding'):
     asked = take(only(config, kind), count, split)
     rows = scenes.aggregate(config, asked, [scene.pixels for scene in asked])
@@ -89,7 +88,7 @@ def test_all_glyphs_are_told_apart():
   assert min(rows.values()) == 1
 
 
-@pytest.mark.parametrize(('config', 'count'), [(MINI, 256), (FREE, 48)])
+@pytest.mark.parametrize(('config', 'count'), [(MINI, 256), (FREE, 32)])
 def test_worn_pictures_are_right(config, count):
   rng = np.random.default_rng(0)
   asked = take(config, count)
@@ -177,23 +176,21 @@ def test_binding_wants_each_object_on_its_own_color():
   assert swapped.objects
   assert not swapped.binding
   assert not scenes.score(MINI, asked, tiles('green', 'pink').pixels).binding
-  mirrored = scenes.score(MINI, asked, asked.pixels[:, ::-1])
-  assert not mirrored.binding
+  assert not scenes.score(MINI, asked, tiles('green', 'green').pixels).binding
 
 
 def test_halves_of_two_glyphs_are_neither():
   """The mixtures that undertrained models draw count as no object."""
   names = [glyph.name for glyph in emoji_glyphs.select(16)]
-  accepted, total = 0, 0
-  for one, other in itertools.permutations(names, 2):
-    color = 'blue' if total % 2 else 'white'
+  accepted = 0
+  for index, (one, other) in enumerate(itertools.permutations(names, 2)):
+    color = ('blue', 'white', 'gray')[index % 3]
     first, second = (
       picture(MINI, 'single', [(name, 8, 8, color)]) for name in (one, other)
     )
     mixed = first.pixels.copy()
-    half = np.s_[:, 16:] if total % 3 else np.s_[16:]
+    half = np.s_[:, 16:] if index % 2 else np.s_[16:]
     mixed[half] = second.pixels[half]
-    total += 1
     accepted += scenes.score(MINI, first, mixed).objects
     accepted += scenes.score(MINI, second, mixed).objects
   assert accepted == 0

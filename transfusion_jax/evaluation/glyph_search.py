@@ -185,26 +185,17 @@ def _settle(picture, region, drawing, corner, step) -> tuple[int, int, float]:
   """Moves a drawing pixel by pixel, downhill, at most `step` away, to fit best."""
   size = len(drawing)
   left, top, right, bottom = region
-  seen: dict[tuple[int, int], float] = {}
-
-  def distance(x, y):
-    if (x, y) not in seen:
-      seen[x, y] = float(np.abs(_cut(picture, x, y, size) - drawing).mean())
-    return seen[x, y]
-
-  here = corner
+  here, seen = corner, {}
   while True:
-    around = [
-      (x, y)
-      for x in range(here[0] - 1, here[0] + 2)
-      for y in range(here[1] - 1, here[1] + 2)
-      if max(abs(x - corner[0]), abs(y - corner[1])) <= step
-      and left <= x <= right - size
-      and top <= y <= bottom - size
-    ]
-    best = min(around, key=lambda place: distance(*place))
-    if distance(*best) >= distance(*here):
-      return (*here, distance(*here))
+    for y in range(max(top, here[1] - 1), min(bottom - size, here[1] + 1) + 1):
+      for x in range(max(left, here[0] - 1), min(right - size, here[0] + 1) + 1):
+        near = max(abs(x - corner[0]), abs(y - corner[1])) <= step
+        if near and (x, y) not in seen:
+          window = picture[y : y + size, x : x + size]
+          seen[x, y] = float(np.abs(window - drawing).mean())
+    best = min(seen, key=seen.get)
+    if best == here:
+      return (*here, seen[here])
     here = best
 
 

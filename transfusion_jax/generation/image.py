@@ -73,7 +73,7 @@ def write_image(
       conditional, unconditional = jnp.split(out, 2)
       out = guidance.guide(conditional, unconditional, sampling.guidance)
       x = x[: out.shape[0]]
-    return path.convert(out, x, t, target, 'x0')
+    return path.convert(out, x, level[: x.shape[0]], target, 'x0')
 
   noise = jax.vmap(
     lambda key: jax.random.normal(jax.random.fold_in(key, sampling.steps), shape)

@@ -68,14 +68,17 @@ class Writer:
     self, prompts: Sequence[str], keys: Key[Array, ' b'], sampling: image.ImageSampling
   ) -> np.ndarray:
     """One picture for every prompt, uint8 [b, h, w, 3]; `keys` has one per prompt."""
-    session = self.read([self.layout.picture_prompt(prompt) for prompt in prompts])
+    block = self.model.patches(self.latents[:2])
+    prefixes = [self.layout.picture_prompt(prompt) for prompt in prompts]
+    session = self.read(prefixes, room=block)
     active = jnp.ones((len(prompts),), bool)
     _, latents = self._image(session, keys, active, sampling)
     return np.asarray(_decode(self.codec, latents))
 
   def caption(self, pictures: Sequence[np.ndarray], *, limit: int) -> list[str]:
     """What the model says of each picture, word by word the likeliest."""
-    session = self.read([self.layout.caption_prompt(picture) for picture in pictures])
+    prefixes = [self.layout.caption_prompt(picture) for picture in pictures]
+    session = self.read(prefixes, room=1)
     count = len(pictures)
     keys = jax.random.split(jax.random.key(0), count)
     active = jnp.ones((count,), bool)
@@ -99,14 +102,14 @@ class Writer:
     pieces: list[list[Piece]] = [[] for _ in prompts]
     active = jnp.ones((len(prompts),), bool)
     for turn in range(pictures + 1):
-      keys = jax.vmap(lambda key: jax.random.fold_in(key, turn))(keys)
+      fresh = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, turn)))(keys)
       room = self._room(session)
       stops = (eos, boi) if room > 0 and turn < pictures else (eos,)
       limit = max(self.context - int(jnp.max(session.length)), 0)
       if not limit:
         break
       session, tokens = self._text(
-        session, keys, active, stops=stops, limit=limit, temperature=temperature
+        session, fresh[:, 0], active, stops=stops, limit=limit, temperature=temperature
       )
       rows = np.asarray(tokens)
       for piece, row, going in zip(pieces, rows, np.asarray(active), strict=True):
@@ -119,7 +122,7 @@ class Writer:
       if not opened.any():
         break
       session = self._one(session, boi, active)
-      session, latents = self._image(session, keys, active, sampling)
+      session, latents = self._image(session, fresh[:, 1], active, sampling)
       session = self._one(session, self.tokenizer.special.eoi, active)
       drawn = np.asarray(_decode(self.codec, latents))
       for piece, picture, going in zip(pieces, drawn, opened, strict=True):
@@ -127,16 +130,22 @@ class Writer:
           piece.append(Piece(None, picture))
     return pieces
 
-  def read(self, prompts: Sequence[layout.Sequence]) -> session_lib.Session:
+  def read(
+    self, prompts: Sequence[layout.Sequence], *, room: int = 0
+  ) -> session_lib.Session:
     """Reads prompts of any mixture of text and pictures, one row each.
+
+    Args:
+      prompts: what is read.
+      room: positions that are to be written behind each.
 
     Raises:
       ValueError: a prompt is longer than the context.
     """
     longest = max(len(prompt.tokens) for prompt in prompts)
-    if longest > self.context:
+    if longest + room > self.context:
       raise ValueError(
-        f'expected prompts of at most {self.context} positions, found {longest}; '
+        f'expected prompts of at most {self.context - room} positions, found {longest}; '
         'shorten the prompt, or train with a longer data.row_length'
       )
     rows = [runs(prompt) for prompt in prompts]

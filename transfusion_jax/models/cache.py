@@ -29,9 +29,20 @@ def write(
   v: Float[Array, 'b g t d'],
   at: Int[Array, ' b'],
 ) -> LayerCache:
-  """Enters new keys and values of one layer, row `j` from its position `at[j]` on."""
+  """Enters new keys and values of one layer, row `j` from its position `at[j]` on.
+
+  What would stand beyond the end is dropped: rows that wait while others are read, and
+  padding, may reach over it. (`dynamic_update_slice` would move such a row's entries
+  forward, over positions that were read.)
+  """
+  count = k.shape[2]
 
   def place(old, new, index):
-    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis=1)
+    begin = jnp.minimum(index, old.shape[1] - count)
+    over = index - begin
+    kept = jax.lax.dynamic_slice_in_dim(old, begin, count, axis=1)
+    new = jnp.roll(new.astype(old.dtype), over, axis=1)
+    new = jnp.where((jnp.arange(count) >= over)[None, :, None], new, kept)
+    return jax.lax.dynamic_update_slice_in_dim(old, new, begin, axis=1)
 
   return LayerCache(jax.vmap(place)(cache.k, k, at), jax.vmap(place)(cache.v, v, at))

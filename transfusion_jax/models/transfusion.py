@@ -99,8 +99,12 @@ class Transfusion(module.Module):
     return Prediction(self._logits(hidden), images)
 
   def embed(self, tokens: Int[Array, 'b t']) -> Float[Array, 'b t e']:
-    """Vectors of text tokens, in the type of the activations."""
-    return self.embedding[...].astype(self.config.transformer.dtype)[tokens]
+    """Vectors of text tokens, in the type of the activations.
+
+    Cast after the look-up: the gradient of a token that stands often is added up in
+    float32.
+    """
+    return self.embedding[...][tokens].astype(self.config.transformer.dtype)
 
   def read_text(
     self,
