@@ -72,7 +72,9 @@ def autoencoder() -> ConfigDict:
   )
   run.objective.kl_weight = 1e-6
   run.optimizer = _optimizer()
-  run.optimizer.update(learning_rate=1e-4, beta2=0.99, weight_decay=0.0, ema_decay=0.999)
+  run.optimizer.update(
+    learning_rate=1e-4, beta2=0.99, weight_decay=0.0, ema_decay=0.999
+  )
   run.train = _train()
   run.mesh.update(data=1, fsdp=-1, tensor=1)
   run.measured = 10_000
@@ -88,7 +90,9 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
   transformer.dtype = 'bfloat16'
   transformer.remat = 'full'
   run.model.vocabulary = 32_128
-  run.data.scenes.update(size=256, sprites=(48, 64, 96, 128), placement='free', glyphs=0)
+  run.data.scenes.update(
+    size=256, sprites=(48, 64, 96, 128), placement='free', glyphs=0
+  )
   run.data.scenes.colors = 10
   run.data.tokenizer = 'bytes'
   run.data.update(rows=512, row_length=4096, image_slots=16)
@@ -148,7 +152,5 @@ def _optimizer() -> ConfigDict:
 
 def _train() -> ConfigDict:
   section = config.empty(config.loop.TrainConfig)
-  section.update(
-    microbatches=1, log_every=10, checkpoint_every=500, keep_checkpoints=2
-  )
+  section.update(microbatches=1, log_every=10, checkpoint_every=500, keep_checkpoints=2)
   return section

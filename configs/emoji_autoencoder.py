@@ -13,6 +13,7 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
+  """The run that the page above describes."""
   run = base.autoencoder()
   run.data.update(rows=64, row_length=128, image_slots=4)
   run.data.scenes.story = 0.0

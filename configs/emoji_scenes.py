@@ -10,6 +10,7 @@ from configs import base, emoji_autoencoder
 
 
 def get_config() -> ConfigDict:
+  """The run that the page above describes."""
   run = base.transfusion()
   run.data.update(rows=16, row_length=160, image_slots=7)
   run.autoencoder.run = emoji_autoencoder.get_config()

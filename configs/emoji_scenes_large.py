@@ -3,8 +3,8 @@
   python -m transfusion_jax.train --config=configs/emoji_scenes_large.py \
     --workdir=runs/emoji_scenes_large
 
-1,391 glyphs, ten colours, sprites of 32 to 64 pixels at free positions; 16 x 16 latents in
-2 x 2 patches: 64 positions a picture. 120M parameters with the U-Net adapter.
+1,391 glyphs, ten colours, sprites of 32 to 64 pixels at free positions; 16 x 16 latents
+in 2 x 2 patches: 64 positions a picture. 120M parameters with the U-Net adapter.
 """
 
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
+  """The run that the page above describes."""
   run = base.transfusion()
   run.data.scenes.update(
     glyphs=0,

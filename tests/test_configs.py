@@ -67,7 +67,8 @@ def test_config_checks_and_its_step_traces(case):
   build.check(run)
   parts = build.parts(run)
   state = jax.eval_shape(
-    lambda key: state_lib.initial(parts.blueprint.init, parts.tx, key), jax.random.key(0)
+    lambda key: state_lib.initial(parts.blueprint.init, parts.tx, key),
+    jax.random.key(0),
   )
   one_step = step.make_step(
     parts.blueprint.definition.bind,
@@ -107,7 +108,7 @@ def test_missing_and_ill_typed_fields_are_all_named():
   values['objective']['target'] = 'magic'
   values['optimizer']['clip'] = 'one'
   values['model']['extra'] = 1
-  with pytest.raises(ValueError) as error:  # noqa: PT011
+  with pytest.raises(ValueError) as error:
     config.from_dict(values)
   for path in ('train.steps', 'objective.target', 'optimizer.clip', 'model.extra'):
     assert path in str(error.value)

@@ -1,3 +1,3 @@
-"""Transfusion in JAX: one transformer that reads and writes interleaved text and images."""
+"""Transfusion in JAX: one transformer for interleaved text and images."""
 
 __version__ = '0.1.0'

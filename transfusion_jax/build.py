@@ -140,9 +140,7 @@ def trainer(run: config.Run, mesh: Mesh) -> Trainer:
   return Trainer(made, mesh, checkpoint.abstract(abstract, shardings), init, jitted)
 
 
-def codec_from(
-  directory: pathlib.Path, mesh: Mesh, *, deviation: float
-) -> codec.Codec:
+def codec_from(directory: pathlib.Path, mesh: Mesh, *, deviation: float) -> codec.Codec:
   """A trained autoencoder, its averaged parameters whole on every device.
 
   Args:
@@ -281,7 +279,9 @@ def pictures_feed(
   )
 
 
-def writer(run: config.TransfusionRun, params: Any, frozen: codec.Codec) -> mixed.Writer:
+def writer(
+  run: config.TransfusionRun, params: Any, frozen: codec.Codec
+) -> mixed.Writer:
   """All that turns trained parameters into pictures and sentences."""
   tokenizer: tokenizers.Tokenizer = pipeline.tokenizer(run.data)
   return mixed.Writer(
@@ -321,8 +321,8 @@ def check(run: config.Run, devices: int | None = None) -> None:
 def _check_rows(run: config.Run) -> None:
   if run.data.rows % run.train.microbatches:
     raise ValueError(
-      f'expected data.rows to divide into train.microbatches, found {run.data.rows} and '
-      f'{run.train.microbatches}; change one of them'
+      f'expected data.rows to divide into train.microbatches, found {run.data.rows} '
+      f'and {run.train.microbatches}; change one of them'
     )
   if run.train.steps < 1 or min(run.train.log_every, run.train.checkpoint_every) < 1:
     raise ValueError(

@@ -1,10 +1,10 @@
 """Run configurations: dataclasses that say everything, and their ConfigDict form.
 
-A run is described by nested frozen dataclasses, each in the file that reads it. A config
-file under `configs/` fills in an `ml_collections.ConfigDict` of the same shape, so that
-every field can be changed on the command line and a misspelling is an error at once. At
-the start of a run the ConfigDict is turned into the dataclasses, strictly, and nobody
-sees it again.
+A run is described by nested frozen dataclasses, each in the file that reads it. A
+config file under `configs/` fills in an `ml_collections.ConfigDict` of the same shape,
+so that every field can be changed on the command line and a misspelling is an error at
+once. At the start of a run the ConfigDict is turned into the dataclasses, strictly, and
+nobody sees it again.
 """
 
 import dataclasses
@@ -126,8 +126,8 @@ def parse(config: ml_collections.ConfigDict) -> Run:
   kind = config.get('kind')
   if kind not in RUNS:
     raise ValueError(
-      f'expected kind to be one of {sorted(RUNS)}, found {kind!r}; start the config from '
-      'configs/base.py'
+      f'expected kind to be one of {sorted(RUNS)}, found {kind!r}; start the config '
+      'from configs/base.py'
     )
   problems: list[str] = []
   run = _build(RUNS[kind], config, '', problems)
@@ -170,7 +170,9 @@ def _build(kind: type, config: Any, prefix: str, problems: list[str]) -> Any:
 
 def _value(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
   if value is None:
-    problems.append(f'expected a value for {path}, found none; pass --config.{path}=...')
+    problems.append(
+      f'expected a value for {path}, found none; pass --config.{path}=...'
+    )
     return None
   if typing.get_origin(hint) is Literal:
     choices = typing.get_args(hint)

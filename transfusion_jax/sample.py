@@ -36,6 +36,7 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
 
 
 def main() -> None:
+  """Checks everything a user can get wrong, then samples."""
   with command.user_errors():
     run, place, sampling = _settings()
     layout = build.text_layout(run)
@@ -43,9 +44,7 @@ def main() -> None:
       _check_prompt(run, layout)
     picture = None
     if _IMAGE.value is not None:
-      picture = images.read_picture(
-        pathlib.Path(_IMAGE.value), run.data.scenes.size
-      )
+      picture = images.read_picture(pathlib.Path(_IMAGE.value), run.data.scenes.size)
     writer = _load(run, place)
   output = pathlib.Path(_OUTPUT.value or place.root / 'samples')
   keys = jax.random.split(jax.random.key(_SEED.value), _COUNT.value)
@@ -105,9 +104,7 @@ def _check_prompt(run: config.TransfusionRun, layout) -> None:
 def _load(run: config.TransfusionRun, place: workdir.Workdir) -> mixed.Writer:
   devices = mesh.single()
   directory = pathlib.Path(run.autoencoder.checkpoint or place.autoencoder)
-  frozen = build.codec_from(
-    directory, devices, deviation=run.autoencoder.deviation
-  )
+  frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   shapes = build.parts(run).blueprint.shapes
   whole = jax.tree.map(lambda _: axes.replicated(devices), shapes)
   wanted = {'ema': checkpoint.abstract(shapes, whole)}
@@ -115,7 +112,9 @@ def _load(run: config.TransfusionRun, place: workdir.Workdir) -> mixed.Writer:
   return build.writer(run, restored.state.ema, frozen)
 
 
-def _write_documents(writer: mixed.Writer, keys, sampling, output: pathlib.Path) -> None:
+def _write_documents(
+  writer: mixed.Writer, keys, sampling, output: pathlib.Path
+) -> None:
   start = writer.layout.prompt((), open_image=False)
   documents = writer.go_on(
     [start] * len(keys),

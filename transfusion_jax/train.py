@@ -1,7 +1,7 @@
 """Trains a model: `python -m transfusion_jax.train --config=FILE --workdir=DIR`.
 
-Any field of the config can be changed: `--config.train.steps=100`. The same command goes
-on with a run that was stopped. A mixed run trains its autoencoder first, unless
+Any field of the config can be changed: `--config.train.steps=100`. The same command
+goes on with a run that was stopped. A mixed run trains its autoencoder first, unless
 `--config.autoencoder.checkpoint` names one, and ends with a report.
 """
 
@@ -28,6 +28,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for all that the run wri
 
 
 def main() -> None:
+  """Checks everything a user can get wrong, then trains."""
   started = time.monotonic()
   with command.user_errors():
     if _CONFIG.value is None or not _WORKDIR.value:
@@ -83,13 +84,14 @@ def train_transfusion(
       nested.claim(config.to_dict(run.autoencoder.run))
     before = train_autoencoder(run.autoencoder.run, nested, stop)
   devices = mesh.make(run.mesh)
-  frozen = build.codec_from(
-    directory, devices, deviation=run.autoencoder.deviation
-  )
+  frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   trainer = build.trainer(run, devices)
   outcome = stage.run(
     _stage(
-      'transfusion', run, trainer, lambda s: build.documents_feed(run, devices, frozen, s)
+      'transfusion',
+      run,
+      trainer,
+      lambda s: build.documents_feed(run, devices, frozen, s),
     ),
     place,
     stop,

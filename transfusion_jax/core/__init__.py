@@ -1,1 +1,1 @@
-"""What everything stands on: pytrees, axis names and the log; imports nothing of ours."""
+"""What everything stands on: pytrees, axis names, commands; imports nothing of ours."""

@@ -25,8 +25,8 @@ class Exit(Exception):
 def user_errors() -> Iterator[None]:
   """Turns the errors that a user can mend into one line and exit code 2.
 
-  Meant for what happens before any device works; an error of the same type further on is
-  a bug and keeps its traceback.
+  Meant for what happens before any device works; an error of the same type further on
+  is a bug and keeps its traceback.
   """
   try:
     yield
@@ -49,12 +49,21 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
 def _parse(argv: list[str]) -> None:
   try:
     rest = flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+  except (
+    flags.Error,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
+  ) as error:
     raise Exit(2, f'error: {_line(error)}') from error
   if rest[1:]:
     raise Exit(2, f'error: expected flags only, found {rest[1]!r}; flags begin with --')
 
 
 def _line(error: Exception) -> str:
-  text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+  text = (
+    str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+  )
   return ' '.join(text.split())

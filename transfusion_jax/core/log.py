@@ -22,6 +22,7 @@ def setup() -> None:
 
 
 def info(message: str) -> None:
+  """Says something to the person who runs the command."""
   logger.info(message)
 
 

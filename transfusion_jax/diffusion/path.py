@@ -1,16 +1,16 @@
 r"""The path from data to noise, and what a network may be asked to predict on it.
 
-    x_t = alpha(t) x_0 + sigma(t) eps,    t = 0: clean,  t = 1: pure noise            (1)
+    x_t = alpha(t) x_0 + sigma(t) eps,    t = 0: clean,  t = 1: pure noise           (1)
 
 The cosine path of Nichol and Dhariwal (2021, eq. 17), with T = 1000 steps, is
 
-    f(k) = cos((k / T + s) / (1 + s) * pi / 2)^2,   s = 0.008                         (2)
-    beta_k = min(1 - f(k) / f(k - 1), 0.999),   abar_k = prod_{j <= k} (1 - beta_j)   (3)
-    alpha = sqrt(abar_k),   sigma = sqrt(1 - abar_k),   k = round(t T)                (4)
+    f(k) = cos((k / T + s) / (1 + s) * pi / 2)^2,   s = 0.008                        (2)
+    beta_k = min(1 - f(k) / f(k - 1), 0.999),   abar_k = prod_{j <= k} (1 - beta_j)  (3)
+    alpha = sqrt(abar_k),   sigma = sqrt(1 - abar_k),   k = round(t T)               (4)
 
 Since alpha^2 + sigma^2 = 1, the velocity of Salimans and Ho (2022) is
 
-    v = alpha eps - sigma x_0,   x_0 = alpha x_t - sigma v,   eps = sigma x_t + alpha v (5)
+    v = alpha eps - sigma x_0, x_0 = alpha x_t - sigma v, eps = sigma x_t + alpha v  (5)
 """
 
 import dataclasses

@@ -1,13 +1,13 @@
 r"""Solvers: from pure noise to data, given a function that predicts the clean data.
 
-A step goes from level t to a lower level s. With a = alpha, g = sigma of the two levels,
+A step goes from level t to a lower level s. With a = alpha, g = sigma of both levels,
 
     DDIM (Song et al., 2021, eq. 12, eta = 0):
-      x_s = a_s x_0 + g_s eps,   eps = (x_t - a_t x_0) / g_t                          (1)
+      x_s = a_s x_0 + g_s eps,   eps = (x_t - a_t x_0) / g_t                         (1)
 
     DDPM (Ho et al., 2020, eqs. 6 and 7, between any two levels):
-      a_ts = a_t / a_s,   g_ts^2 = g_t^2 - a_ts^2 g_s^2                               (2)
-      x_s ~ N((a_ts g_s^2 x_t + a_s g_ts^2 x_0) / g_t^2,   g_ts^2 g_s^2 / g_t^2)      (3)
+      a_ts = a_t / a_s,   g_ts^2 = g_t^2 - a_ts^2 g_s^2                              (2)
+      x_s ~ N((a_ts g_s^2 x_t + a_s g_ts^2 x_0) / g_t^2,   g_ts^2 g_s^2 / g_t^2)     (3)
 """
 
 from collections.abc import Callable
@@ -21,7 +21,9 @@ from jaxtyping import Array, Float, Key
 from transfusion_jax.diffusion import path as path_lib
 
 Kind = Literal['ddpm', 'ddim']
-Denoiser = Callable[[Float[Array, 'b h w c'], Float[Array, '']], Float[Array, 'b h w c']]
+Denoiser = Callable[
+  [Float[Array, 'b h w c'], Float[Array, '']], Float[Array, 'b h w c']
+]
 
 
 def solve(
@@ -55,9 +57,15 @@ def solve(
     fresh = jax.vmap(
       lambda key: jax.random.normal(jax.random.fold_in(key, index), x.shape[1:])
     )(keys)
-    return advance(x, x0, fresh, path.alpha(t), path.sigma(t), path.alpha(s), path.sigma(s)), None
+    return advance(
+      x, x0, fresh, path.alpha(t), path.sigma(t), path.alpha(s), path.sigma(s)
+    ), None
 
-  steps = (jnp.asarray(levels[:-1]), jnp.asarray(levels[1:]), jnp.arange(len(levels) - 1))
+  steps = (
+    jnp.asarray(levels[:-1]),
+    jnp.asarray(levels[1:]),
+    jnp.arange(len(levels) - 1),
+  )
   return jax.lax.scan(body, noise, steps)[0]
 
 

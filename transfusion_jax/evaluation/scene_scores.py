@@ -1,9 +1,9 @@
 """Draws and captions emoji scenes with a trained model, and scores what comes out.
 
-Every row of the table has its own scenes: prompts that the model has not been trained on
-as such (`test`), and combinations it has never seen (`heldout`). Pictures are judged by
-`scenes.py`, the same template matching that must find every object in the dataset's own
-pictures.
+Every row of the table has its own scenes: prompts that the model has not been trained
+on as such (`test`), and combinations it has never seen (`heldout`). Pictures are judged
+by `scenes.py`, the same template matching that must find every object in the dataset's
+own pictures.
 """
 
 import dataclasses
@@ -48,7 +48,9 @@ GOALS = (
   report.Goal('single_object', 'single object right', 0.95, None),
   report.Goal('two_objects', 'two objects both right', 0.70, None),
   report.Goal('relation', 'relation right, where both were found', 0.80, None),
-  report.Goal('caption', 'caption: objects, counts and colours exactly right', 0.95, None),
+  report.Goal(
+    'caption', 'caption: objects, counts and colours exactly right', 0.95, None
+  ),
   report.Goal('heldout_two_objects', 'two objects, pairs never trained on', None, None),
   report.Goal('heldout_single_object', 'object x colour never trained on', None, None),
   report.Goal('counting', 'exactly so many of one object', None, None),
@@ -72,22 +74,15 @@ def evaluate(
     config: how many.
     sampling: how pictures are sampled.
   """
-  scores: dict[str, float] = {}
-  galleries = []
-  found, backgrounds = {}, []
+  galleries, all_asked, all_drawn = [], [], []
   for kind in ('single', 'pair', 'count', 'binding'):
-    if not getattr(data, kind):
-      continue
-    asked = _scenes(data, 'test', kind, config.prompts)
-    drawn = _draw(writer, asked, config, sampling)
-    found |= scenes.aggregate(data, asked, drawn)
-    backgrounds += [scenes.score(data, *pair).background for pair in zip(asked, drawn)]
-    title = f'Pictures of new prompts: {kind}'
-    galleries.append(_gallery(title, data, asked, drawn, config.shown))
-  judged = [right for right in backgrounds if right is not None]
-  scores['background'] = float(np.mean(judged))
-  names = ('single_object', 'two_objects', 'relation', 'counting', 'binding')
-  scores |= {name: found[name] for name in names if name in found}
+    if getattr(data, kind):
+      asked = _scenes(data, 'test', kind, config.prompts)
+      drawn = _draw(writer, asked, config, sampling)
+      all_asked, all_drawn = all_asked + asked, all_drawn + drawn
+      title = f'Pictures of new prompts: {kind}'
+      galleries.append(_gallery(title, data, asked, drawn, config.shown))
+  scores = scenes.aggregate(data, all_asked, all_drawn)
   for kind, name in (('single', 'single_object'), ('pair', 'two_objects')):
     if getattr(data, kind) and data.heldout:
       asked = _scenes(data, 'heldout', kind, config.prompts)
@@ -107,8 +102,13 @@ def _captions(writer, data, config) -> tuple[dict[str, float], report.Gallery]:
   for start in range(0, len(asked), config.rows):
     part = asked[start : start + config.rows]
     said += writer.caption([scene.pixels for scene in part], limit=writer.context)
-  right = [scenes.caption_correct(data, *pair) for pair in zip(asked, said)]
-  relations = [scenes.caption_relation_correct(data, *pair) for pair in zip(asked, said)]
+  right = [
+    scenes.caption_correct(data, *pair) for pair in zip(asked, said, strict=True)
+  ]
+  relations = [
+    scenes.caption_relation_correct(data, scene, text)
+    for scene, text in zip(asked, said, strict=True)
+  ]
   relations = [each for each in relations if each is not None]
   tiles = [
     report.Tile(scene.pixels, text, good)
@@ -154,5 +154,7 @@ def _gallery(title, data, asked, drawn, shown: int) -> report.Gallery:
     parts = (verdict.objects, verdict.background, verdict.relation, verdict.binding)
     good = all(part for part in parts if part is not None)
     tiles.append(report.Tile(picture, scene.caption, good))
-  note = 'The first prompts of the row, not chosen; right means object, place and colour.'
+  note = (
+    'The first prompts of the row, not chosen; right means object, place and colour.'
+  )
   return report.Gallery(title, note, tuple(tiles))

@@ -35,9 +35,7 @@ class ImageSampling:
   clip: float
 
 
-@functools.partial(
-  jax.jit, static_argnames=('shape', 'path', 'target', 'sampling')
-)
+@functools.partial(jax.jit, static_argnames=('shape', 'path', 'target', 'sampling'))
 def write_image(
   model: transfusion.Transfusion,
   session: session_lib.Session,

@@ -1,8 +1,9 @@
 """Documents: prompts of text and pictures in, continuations of both out.
 
 A batch of requests is read run by run (text, picture, text, ...), whatever each request
-holds: rows without a run at some point wait. Continuations alternate between writing text
-until BOI or the end, and denoising a picture, which is entered clean before text goes on.
+holds: rows without a run at some point wait. Continuations alternate between writing
+text until BOI or the end, and denoising a picture, which is entered clean before text
+goes on.
 """
 
 import dataclasses
@@ -84,7 +85,9 @@ class Writer:
     active = jnp.ones((count,), bool)
     stops = (self.tokenizer.special.eos, self.tokenizer.special.boi)
     limit = min(limit, self.context - int(jnp.max(session.length)))
-    _, tokens = self._text(session, keys, active, stops=stops, limit=limit, temperature=0.0)
+    _, tokens = self._text(
+      session, keys, active, stops=stops, limit=limit, temperature=0.0
+    )
     return [self._words(row, stops) for row in np.asarray(tokens)]
 
   def go_on(
@@ -102,7 +105,9 @@ class Writer:
     pieces: list[list[Piece]] = [[] for _ in prompts]
     active = jnp.ones((len(prompts),), bool)
     for turn in range(pictures + 1):
-      fresh = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, turn)))(keys)
+      fresh = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, turn)))(
+        keys
+      )
       room = self._room(session)
       stops = (eos, boi) if room > 0 and turn < pictures else (eos,)
       limit = max(self.context - int(jnp.max(session.length)), 0)
@@ -248,5 +253,3 @@ def _read_pixels(model, codec, session, pixels, active):
 @jax.jit
 def _decode(codec, latents):
   return codec.decode(latents)
-
-

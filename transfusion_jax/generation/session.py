@@ -1,8 +1,8 @@
 """A session: rows of documents that were read so far, in a key-value cache.
 
-Every row holds one document. Positions that are read are entered at the row's length, so
-that rows of different lengths share one batch; what lies beyond a row's length is never
-seen, since every span ends before it.
+Every row holds one document. Positions that are read are entered at the row's length,
+so that rows of different lengths share one batch; what lies beyond a row's length is
+never seen, since every span ends before it.
 """
 
 import jax
@@ -51,9 +51,7 @@ def read_text(
   position = session.length[:, None] + offset
   end = jnp.where(offset < count[:, None], position + 1, 0)
   span = span_lib.Span(jnp.zeros((b, t), jnp.int32), end)
-  logits, cache = model.read_text(
-    tokens, position, span, session.cache, session.length
-  )
+  logits, cache = model.read_text(tokens, position, span, session.cache, session.length)
   last = jnp.take_along_axis(logits, jnp.maximum(count - 1, 0)[:, None, None], axis=1)
   logits = jnp.where((count > 0)[:, None], last[:, 0], session.logits)
   return Session(cache, session.length + count, logits)

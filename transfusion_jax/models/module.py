@@ -1,8 +1,9 @@
 """Modules and parameters: the only bridge between Flax objects and plain nested dicts.
 
 A module is written with `nnx` and is a pytree. Everything outside `models/` sees a
-`Definition` (the module without its numbers) and `params`, a nested dict of arrays under
-the module's attribute names. A parameter is made by `weight`, which names its axes.
+`Definition` (the module without its numbers) and `params`, a nested dict of arrays
+under the module's attribute names. A parameter is made by `weight`, which names its
+axes.
 """
 
 import dataclasses
@@ -81,7 +82,9 @@ def split(module: Module) -> tuple[Definition, Params]:
   """Takes a module apart into its definition and its parameters."""
   leaves, structure = jax.tree_util.tree_flatten_with_path(module)
   paths = tuple(_names(path[:-1]) for path, _ in leaves)  # without Variable's `value`
-  params = tree.nest({path: leaf for path, (_, leaf) in zip(paths, leaves)})
+  params = tree.nest(
+    {path: leaf for path, (_, leaf) in zip(paths, leaves, strict=True)}
+  )
   return Definition(structure, paths), params
 
 

@@ -54,9 +54,7 @@ class Linear(module.Module):
     width = config.patch**2 * channels
     self.inward = layers.Linear(rngs, width, embed, axes=('patch', 'embed'))
     self.time = layers.TimeEmbedding(rngs, features=config.time_features, width=embed)
-    self.outward = layers.Linear(
-      rngs, embed, width, axes=('embed', 'patch'), scale=0.0
-    )
+    self.outward = layers.Linear(rngs, embed, width, axes=('embed', 'patch'), scale=0.0)
     side = config.positions
     learned = {'scale': 0.02, 'patch': side, 'embed': embed}
     self.row = module.weight(rngs, **learned) if side else None

@@ -1,6 +1,6 @@
 """The decoder: Llama blocks (RMSNorm, SwiGLU, RoPE) under span attention, scanned.
 
-    x = x + attention(norm(x));   x = x + swiglu(norm(x))           (pre-norm residuals)
+x = x + attention(norm(x));   x = x + swiglu(norm(x))           (pre-norm residuals)
 """
 
 import dataclasses

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from transfusion_jax.core import tree
 from transfusion_jax.models import batch as batch_lib
-from transfusion_jax.models import layers, module, patches, transformer, unet
 from transfusion_jax.models import cache as cache_lib
+from transfusion_jax.models import layers, module, patches, transformer, unet
 from transfusion_jax.ops import span as span_lib
 
 

@@ -1,9 +1,10 @@
 """What an objective is: a plain sum, and metrics that know their own denominators.
 
 The loss is a mean over text tokens plus lambda times a mean over images. Micro-batches
-hold different counts of each, so that a mean of their means would be wrong. Denominators
-are therefore counted first, over the whole batch (`normalizers`); the loss of a part of
-the batch is then a plain sum, and the losses of all parts add up to the whole.
+hold different counts of each, so that a mean of their means would be wrong.
+Denominators are therefore counted first, over the whole batch (`normalizers`); the loss
+of a part of the batch is then a plain sum, and the losses of all parts add up to the
+whole.
 """
 
 from typing import Any, Protocol, runtime_checkable

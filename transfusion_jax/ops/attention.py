@@ -2,8 +2,9 @@
 
     o_i = sum_k softmax_k(q_i . k_k / sqrt(d)) v_k   over   start_i <= k < end_i   (1)
 
-A query whose span is empty gives zeros. Heads come before positions in every array, from
-projection to projection, since transposing around each attention is costly on a TPU.
+A query whose span is empty gives zeros. Heads come before positions in every array,
+from projection to projection, since transposing around each attention is costly on a
+TPU.
 """
 
 from typing import Literal

@@ -1,7 +1,7 @@
 """Checkpoints: the only file that knows Orbax.
 
-A step's folder holds `state` (parameters, average, optimizer, key) and `progress`, a small
-JSON text: where the data stands, seconds spent, and whatever the run wants back.
+A step's folder holds `state` (parameters, average, optimizer, key) and `progress`, a
+small JSON text: where the data stands, seconds spent, and whatever the run wants back.
 """
 
 import dataclasses
@@ -88,13 +88,18 @@ def read(directory: pathlib.Path, wanted: dict[str, Any]) -> Restored:
   context.pytree.loading.partial_load = True
   if not directory.is_dir():
     raise missing(directory)
-  with context, ocp.training.Checkpointer(directory.absolute(), context=context) as reader:
+  with (
+    context,
+    ocp.training.Checkpointer(directory.absolute(), context=context) as reader,
+  ):
     if reader.latest is None:
       raise missing(directory)
     found = reader.load_checkpointables(
       reader.latest.step, {'state': wanted, 'progress': None}
     )
-  absent = dict.fromkeys(field.name for field in dataclasses.fields(state_lib.TrainState))
+  absent = dict.fromkeys(
+    field.name for field in dataclasses.fields(state_lib.TrainState)
+  )
   state = object.__new__(state_lib.TrainState)
   for name, value in (absent | found['state']).items():
     object.__setattr__(state, name, value)
@@ -104,15 +109,13 @@ def read(directory: pathlib.Path, wanted: dict[str, Any]) -> Restored:
 def missing(directory: pathlib.Path) -> ValueError:
   """The error of a run that has no checkpoint yet."""
   return ValueError(
-    f'expected a checkpoint under {directory}, found none; train first, or name another '
-    'work directory'
+    f'expected a checkpoint under {directory}, found none; train first, or name '
+    'another work directory'
   )
 
 
 def _fields(state: state_lib.TrainState) -> dict[str, Any]:
-  return {
-    field.name: getattr(state, field.name) for field in dataclasses.fields(state)
-  }
+  return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -60,4 +60,6 @@ def single() -> Mesh:
   """A mesh of one device, for sampling."""
   types = (AxisType.Auto,) * len(axes.MESH_AXES)
   ones = (1,) * len(axes.MESH_AXES)
-  return jax.make_mesh(ones, axes.MESH_AXES, axis_types=types, devices=jax.devices()[:1])
+  return jax.make_mesh(
+    ones, axes.MESH_AXES, axis_types=types, devices=jax.devices()[:1]
+  )

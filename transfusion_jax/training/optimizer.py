@@ -46,7 +46,9 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
   )
 
 
-def make(config: OptimizerConfig, names: Any, steps: int) -> optax.GradientTransformation:
+def make(
+  config: OptimizerConfig, names: Any, steps: int
+) -> optax.GradientTransformation:
   """The optimizer for parameters with the axis names `names`."""
   matrices = jax.tree.map(
     lambda axes: len(axes) > 1, names, is_leaf=lambda node: isinstance(node, tuple)

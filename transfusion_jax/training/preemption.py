@@ -1,4 +1,6 @@
-"""Signals: a run that is asked to stop finishes its step, saves, and says how it ended."""
+"""Signals: a run that is asked to stop finishes its step, saves, and says how it
+ended.
+"""
 
 import signal
 import types

@@ -1,8 +1,9 @@
 """The training step: a pure function (state, batch) -> (state, metrics).
 
-The batch's denominators are counted first, so that the loss is a plain sum over rows and
-the gradient of a batch is the sum of the gradients of its micro-batches. Every row draws
-its noise from a key of its own: nothing depends on how rows are grouped or sharded.
+The batch's denominators are counted first, so that the loss is a plain sum over rows
+and the gradient of a batch is the sum of the gradients of its micro-batches. Every row
+draws its noise from a key of its own: nothing depends on how rows are grouped or
+sharded.
 """
 
 from collections.abc import Callable
@@ -49,13 +50,18 @@ def make_step(
     gradient = jax.grad(part_loss, has_aux=True)
 
     def accumulate(total, part):
-      return jax.tree.map(jnp.add, total, gradient(state.params, *part, normalizers)), None
+      return jax.tree.map(
+        jnp.add, total, gradient(state.params, *part, normalizers)
+      ), None
 
     if microbatches == 1:
       grads, loss = gradient(state.params, batch, keys, normalizers)
     else:
       parts = jax.tree.map(lambda x: _divide(x, microbatches), (batch, keys))
-      first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
+      first, rest = (
+        jax.tree.map(lambda x: x[0], parts),
+        jax.tree.map(lambda x: x[1:], parts),
+      )
       start = gradient(state.params, *first, normalizers)
       (grads, loss), _ = jax.lax.scan(accumulate, start, rest)
 

@@ -66,7 +66,9 @@ class Workdir:
 
   def _compare(self, found: dict[str, Any], config: dict[str, Any]) -> None:
     lines = tree.differences(found, config)
-    free = [line for line in lines if line.startswith(FREE) and not line.startswith(FIXED)]
+    free = [
+      line for line in lines if line.startswith(FREE) and not line.startswith(FIXED)
+    ]
     fixed = [line for line in lines if line not in free]
     if fixed:
       more = f' (and {len(fixed) - 3} more)' if len(fixed) > 3 else ''
