@@ -34,6 +34,15 @@ def test_jax_may_fill_a_struct_with_placeholders():
   assert mapped.left == mapped.right == 'placeholder'
 
 
+def test_a_likeness_holds_anything_under_the_same_structure():
+  found = tree.likeness(Pair, left='here', right=None)
+  assert (found.left, found.right) == ('here', None)
+  with pytest.raises(KeyError):
+    tree.likeness(Pair, left='here')
+  with pytest.raises(AssertionError):
+    tree.likeness(Pair, left=1, right=2, middle=3)
+
+
 def test_a_struct_cannot_be_changed():
   with pytest.raises(dataclasses.FrozenInstanceError):
     pair().left = jnp.zeros(3)

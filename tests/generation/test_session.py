@@ -131,7 +131,8 @@ def test_padding_may_reach_over_the_end():
 
 def test_what_lies_beyond_the_length_is_never_seen():
   session = tiny.writer().read(prompts())
-  beyond = jnp.arange(tiny.LENGTH)[None] >= session.length[:, None]
+  positions = jnp.arange(session.cache.k.shape[3])
+  beyond = positions[None] >= session.length[:, None]
   poison = jax.tree.map(
     lambda c: jnp.where(beyond[None, :, None, :, None], 1e6, c), session.cache
   )

@@ -32,6 +32,18 @@ def struct(cls: type[T]) -> type[T]:
   return cls
 
 
+def likeness(cls: type[T], **fields: Any) -> T:
+  """A struct that holds something else than its arrays, such as their shardings.
+
+  It is made as JAX makes one: without `__init__`, which would check for arrays.
+  """
+  self = object.__new__(cls)
+  for field in dataclasses.fields(cls):
+    object.__setattr__(self, field.name, fields.pop(field.name))
+  assert not fields, fields
+  return self
+
+
 def nest(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
   """Nested dict from a flat one: `{('a', 'b'): x}` becomes `{'a': {'b': x}}`."""
   nested: dict[str, Any] = {}

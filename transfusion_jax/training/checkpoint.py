@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from transfusion_jax.core import tree
 from transfusion_jax.training import state as state_lib
 
 
@@ -100,9 +101,7 @@ def read(directory: pathlib.Path, wanted: dict[str, Any]) -> Restored:
   absent = dict.fromkeys(
     field.name for field in dataclasses.fields(state_lib.TrainState)
   )
-  state = object.__new__(state_lib.TrainState)
-  for name, value in (absent | found['state']).items():
-    object.__setattr__(state, name, value)
+  state = tree.likeness(state_lib.TrainState, **(absent | found['state']))
   return Restored(state, json.loads(found['progress']['json']))
 
 

@@ -63,6 +63,6 @@ def shardings(
     params,
     transform_non_params=lambda _: whole,
   )
-  return TrainState(
-    step=whole, params=params, ema=params, opt_state=opt_state, key=whole
+  return tree.likeness(
+    TrainState, step=whole, params=params, ema=params, opt_state=opt_state, key=whole
   )

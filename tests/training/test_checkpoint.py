@@ -1,0 +1,123 @@
+"""Checkpoints: the same bits back, on any mesh, whole or in part."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transfusion_jax.training import checkpoint, mesh, state
+
+NAMES = {'matrix': ('embed', 'mlp'), 'bias': ('mlp',)}
+TX = optax.adam(1e-2)
+PROGRESS = {'data': {'next': 7, 'carried': [3, 5]}, 'seconds': 0.1 + 0.2}
+
+
+def init(key):
+  return {'matrix': jax.random.normal(key, (64, 32)), 'bias': jnp.zeros(32)}
+
+
+def advance(now):
+  """A step that changes everything."""
+  grads = jax.tree.map(lambda p: p + 1.0, now.params)
+  with jax.numpy_dtype_promotion('standard'):
+    updates, kept = TX.update(grads, now.opt_state, now.params)
+  params = optax.apply_updates(now.params, updates)
+  ema = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, now.ema, params)
+  return state.TrainState(now.step + 1, params, ema, kept, now.key)
+
+
+ADVANCE = jax.jit(advance)
+DONATE = jax.jit(advance, donate_argnums=(0,))
+
+
+def places(sizes):
+  """Shapes and shardings of the state on a mesh."""
+  devices = mesh.make(mesh.MeshConfig(*sizes))
+  shapes = jax.eval_shape(lambda key: state.initial(init, TX, key), jax.random.key(0))
+  return checkpoint.abstract(shapes, state.shardings(shapes, NAMES, TX, devices))
+
+
+def begin(sizes=(2, 2, 2)):
+  made = ADVANCE(state.initial(init, TX, jax.random.key(3)))
+  wanted = places(sizes)
+  return jax.device_put(made, jax.tree.map(lambda leaf: leaf.sharding, wanted)), wanted
+
+
+def numbers(tree):
+  """Every leaf as NumPy, keys by their data."""
+  return [
+    np.array(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    for x in jax.tree.leaves(tree)
+  ]
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(numbers(a), numbers(b), strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize('sizes', [(2, 2, 2), (1, 8, 1)])
+def test_the_state_comes_back_to_the_last_bit_on_any_mesh(tmp_path, sizes):
+  now, _ = begin()
+  with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
+    assert kept.latest() is None
+    kept.save(now, PROGRESS)
+    assert kept.latest() == 1
+  wanted = places(sizes)
+  with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
+    found = kept.restore(kept.latest(), wanted)
+  assert_same(found.state, now)
+  assert found.progress == PROGRESS
+  for leaf, place in zip(jax.tree.leaves(found.state), jax.tree.leaves(wanted), strict=True):
+    assert leaf.sharding.is_equivalent_to(place.sharding, leaf.ndim)
+  # The key is still a typed one, and what follows is the same.
+  assert jnp.issubdtype(found.state.key.dtype, jax.dtypes.prng_key)
+  if sizes == (2, 2, 2):
+    assert_same(ADVANCE(found.state), ADVANCE(now))
+
+
+def test_a_save_is_not_disturbed_by_the_steps_that_follow(tmp_path):
+  now, wanted = begin()
+  expected = numbers(now)
+  with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
+    kept.save(now, PROGRESS)
+    for _ in range(5):
+      now = DONATE(now)  # takes over the memory that is being written
+    kept.wait()
+    found = kept.restore(1, wanted)
+  for x, y in zip(expected, numbers(found.state), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_the_newest_are_kept_and_one_step_is_saved_once(tmp_path):
+  now, wanted = begin()
+  with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
+    for _ in range(3):
+      kept.save(now, PROGRESS)
+      kept.save(now, {'other': 1})
+      now = ADVANCE(now)
+    kept.wait()
+    assert kept.latest() == 3
+    assert kept.restore(3, wanted).progress == PROGRESS
+  assert sorted(p.name for p in (tmp_path / 'c').iterdir() if p.name.isdigit()) == ['2', '3']
+
+
+def test_only_the_average_is_read(tmp_path):
+  now, wanted = begin()
+  with checkpoint.Checkpoints(tmp_path / 'c', keep=1) as kept:
+    kept.save(now, PROGRESS)
+  found = checkpoint.read(tmp_path / 'c', {'ema': wanted.ema})
+  assert_same(found.state.ema, now.ema)
+  assert found.state.params is None
+  assert found.state.opt_state is None
+  assert found.progress == PROGRESS
+
+
+def test_no_checkpoint_is_an_error_that_says_what_to_do(tmp_path):
+  for directory in (tmp_path / 'nowhere', tmp_path):
+    with pytest.raises(ValueError, match='found none; train first'):
+      checkpoint.read(directory, {'ema': {}})
+  assert not (tmp_path / 'nowhere').exists()

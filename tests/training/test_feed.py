@@ -1,0 +1,52 @@
+"""From the data iterator to the devices."""
+
+import jax
+import numpy as np
+
+from transfusion_jax.core import axes
+from transfusion_jax.training import feed, mesh
+
+
+class Counting:
+  """Batches that say which one they are."""
+
+  def __init__(self):
+    self.given = 0
+
+  def __next__(self):
+    self.given += 1
+    rows = np.arange(8, dtype=np.int32)[:, None] + 100 * self.given
+    return {'tokens': rows, 'images': np.zeros((8, 2, 2, 3), np.uint8)}
+
+  def get_state(self):
+    return {'given': self.given}
+
+
+def make():
+  devices = mesh.make(mesh.MeshConfig(data=2, fsdp=2, tensor=2))
+  return feed.Feed(
+    Counting(),
+    devices,
+    prepare=lambda rows: {**rows, 'prepared': rows['tokens'] * 2},
+    count=lambda rows: int(rows['tokens'][0, 0]),
+  )
+
+
+def test_rows_are_divided_over_data_and_fsdp_and_prepared_there():
+  batch = next(make())
+  np.testing.assert_array_equal(batch['tokens'][:, 0], np.arange(8) + 100)
+  np.testing.assert_array_equal(batch['prepared'][:, 0], 2 * np.arange(8) + 200)
+  for array in batch.values():
+    assert array.sharding.spec[0] == axes.BATCH_SPEC[0]
+    assert array.addressable_shards[0].data.shape[0] == 2
+  assert isinstance(batch['images'], jax.Array)
+  assert batch['images'].dtype == np.uint8
+
+
+def test_state_and_count_are_those_of_the_batch_given_last():
+  batches = make()
+  assert batches.tokens == 0
+  next(batches)
+  assert (batches.tokens, batches.get_state()) == (100, {'given': 1})
+  next(batches)
+  assert (batches.tokens, batches.get_state()) == (200, {'given': 2})

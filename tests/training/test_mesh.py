@@ -1,0 +1,40 @@
+"""Meshes over eight devices."""
+
+import pytest
+from jax.sharding import AxisType
+
+from transfusion_jax.core import axes
+from transfusion_jax.training import mesh
+
+
+@pytest.mark.parametrize(
+  ('config', 'expected'),
+  [
+    ((-1, 1, 1), (8, 1, 1)),
+    ((2, -1, 2), (2, 2, 2)),
+    ((1, 4, 2), (1, 4, 2)),
+    ((8, 1, -1), (8, 1, 1)),
+  ],
+)
+def test_shapes(config, expected):
+  assert mesh.shape(mesh.MeshConfig(*config), 8) == expected
+  made = mesh.make(mesh.MeshConfig(*config))
+  assert tuple(made.shape.values()) == expected
+  assert made.axis_names == axes.MESH_AXES
+  assert set(made.axis_types) == {AxisType.Auto}
+
+
+@pytest.mark.parametrize('config', [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (16, 1, 1), (-1, 16, 1)])
+def test_axes_that_do_not_multiply_to_the_devices_are_an_error(config):
+  with pytest.raises(ValueError, match='a mesh of 8 devices in all'):
+    mesh.shape(mesh.MeshConfig(*config), 8)
+
+
+@pytest.mark.parametrize('config', [(-1, -1, 1), (0, 1, 8), (-2, 1, 1)])
+def test_nonsense_axes_are_an_error(config):
+  with pytest.raises(ValueError, match='positive mesh axes, at most one of them -1'):
+    mesh.shape(mesh.MeshConfig(*config), 8)
+
+
+def test_a_mesh_of_one_device():
+  assert mesh.single().size == 1

@@ -1,0 +1,90 @@
+"""AdamW: the schedule, the clip, and decay on matrices only."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from transfusion_jax.core import tree
+from transfusion_jax.training import optimizer
+
+CONFIG = optimizer.OptimizerConfig(
+  learning_rate=3e-4,
+  final_learning_rate=1.5e-5,
+  warmup_steps=4000,
+  beta1=0.9,
+  beta2=0.95,
+  epsilon=1e-8,
+  weight_decay=0.1,
+  clip=1.0,
+  ema_decay=0.0,
+)
+
+
+def test_the_papers_schedule():
+  rate = optimizer.schedule(CONFIG, 250_000)
+  assert float(rate(2000)) == pytest.approx(1.5e-4, rel=1e-5)
+  assert float(rate(4000)) == pytest.approx(3e-4, rel=1e-5)
+  middle = (4000 + 250_000) // 2
+  assert float(rate(middle)) == pytest.approx((3e-4 + 1.5e-5) / 2, rel=1e-3)
+  assert float(rate(250_000)) == pytest.approx(1.5e-5, rel=1e-4)
+  assert float(rate(300_000)) == pytest.approx(1.5e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize('steps', [1, 2, 3000])
+def test_runs_shorter_than_the_warm_up_have_a_schedule(steps):
+  rate = optimizer.schedule(CONFIG, steps)
+  rates = [float(rate(k)) for k in range(min(steps, 5))]
+  assert np.isfinite(rates).all()
+  assert max(rates) <= 3e-4 + 1e-9
+  assert float(rate(steps)) == pytest.approx(1.5e-5, rel=1e-3)
+
+
+def test_no_warm_up_begins_at_the_peak():
+  config = dataclasses.replace(CONFIG, warmup_steps=0)
+  assert float(optimizer.schedule(config, 100)(0)) == pytest.approx(3e-4, rel=1e-6)
+
+
+def updated(config, gradient, params, names):
+  """Parameters after a step, and the first moments."""
+  tx = optimizer.make(config, names, 1000)
+
+  @jax.jit
+  def run(gradient, params):
+    with jax.numpy_dtype_promotion('standard'):
+      updates, kept = tx.update(gradient, tx.init(params), params)
+    return jax.tree.map(jnp.add, params, updates), kept[1][0].mu
+
+  return run(gradient, params)
+
+
+def test_matrices_decay_and_nothing_else_does():
+  """With no gradient only decay moves; norms and biases stay, stacked ones too."""
+  config = dataclasses.replace(CONFIG, warmup_steps=0, learning_rate=0.1)
+  plan, params = tiny.blueprint(), tiny.params()
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  after, _ = updated(config, zeros, params, plan.axes)
+  old, new = tree.flatten(params), tree.flatten(after)
+  still = {path for path in old if bool((old[path] == new[path]).all())}
+  assert still == {path for path in old if path[-1] in ('gain', 'bias')}
+  assert any('blocks' in path for path in still)
+  for path in old.keys() - still:
+    np.testing.assert_allclose(new[path], old[path] * (1 - 0.1 * 0.1), rtol=1e-5)
+
+
+def test_a_gradient_is_clipped_over_all_parameters_together():
+  """Adam's update hides the scale of its first gradient; its first moment does not."""
+  config = dataclasses.replace(CONFIG, warmup_steps=0, weight_decay=0.0)
+  names = {'a': ('embed', 'mlp'), 'b': ('norm',)}
+  params = {'a': jnp.zeros((2, 2)), 'b': jnp.zeros(2)}
+  gradient = {'a': jnp.full((2, 2), 30.0), 'b': jnp.full(2, 40.0)}
+  _, moments = updated(config, gradient, params, names)
+  norm = np.sqrt(4 * 30.0**2 + 2 * 40.0**2)
+  np.testing.assert_allclose(moments['a'], 0.1 * 30 / norm, rtol=1e-5)
+  np.testing.assert_allclose(moments['b'], 0.1 * 40 / norm, rtol=1e-5)
+  small = jax.tree.map(lambda g: g / 1000, gradient)
+  _, moments = updated(config, small, params, names)
+  np.testing.assert_allclose(moments['a'], 0.003, rtol=1e-5)
