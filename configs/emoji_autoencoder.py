@@ -4,7 +4,7 @@
     --workdir=runs/emoji_autoencoder
 
 `configs/emoji_scenes.py` trains it as its first stage, so that this command is only
-needed to change it. Two CPU cores: about a minute and a half, 33 dB PSNR.
+needed to change it. Its sizes and rates are still being tuned.
 """
 
 from ml_collections import ConfigDict

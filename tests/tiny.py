@@ -17,7 +17,6 @@ from transfusion_jax.core import tree
 from transfusion_jax.data import documents, layout, packing, tokenizers
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.generation import mixed
-from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import (
   autoencoder,
   codec,
@@ -27,6 +26,7 @@ from transfusion_jax.models import (
   transfusion,
   unet,
 )
+from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import transfusion as objective_lib
 
 SIDE, PATCH, CHANNELS, PATCHES = 4, 2, 3, 4
@@ -100,7 +100,10 @@ def model(adapter: str = 'linear', **changes) -> transfusion.Transfusion:
 
 @jax.jit
 def forward(
-  model: transfusion.Transfusion, batch: batch_lib.Batch, noised: jax.Array, t: jax.Array
+  model: transfusion.Transfusion,
+  batch: batch_lib.Batch,
+  noised: jax.Array,
+  t: jax.Array,
 ) -> transfusion.Prediction:
   """A full forward pass, compiled once for every shape."""
   return model(batch, noised, t)
@@ -160,7 +163,7 @@ def mixed_batch(rows: int = 8) -> batch_lib.Batch:
 
 
 def alone(sequences: Sequence[layout.Sequence]) -> batch_lib.Batch:
-  """One document to a row; as many rows as `mixed_batch`, so that nothing recompiles."""
+  """One document to a row; as many rows as `mixed_batch`: nothing recompiles."""
   return batch([[one] for one in sequences] + [[]] * (8 - len(sequences)))
 
 

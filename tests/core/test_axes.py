@@ -43,7 +43,9 @@ def test_two_names_on_one_mesh_axis_are_an_error():
 def test_shardings_follow_nested_names():
   devices = mesh.make(mesh.MeshConfig(data=2, fsdp=2, tensor=2))
   shapes = {'a': {'b': jnp.zeros((2, 8, 4))}, 'c': jnp.zeros((3,))}
-  found = axes.shardings(devices, {'a': {'b': ('embed', 'vocab')}, 'c': ('norm',)}, shapes)
+  found = axes.shardings(
+    devices, {'a': {'b': ('embed', 'vocab')}, 'c': ('norm',)}, shapes
+  )
   assert found['a']['b'].spec == PartitionSpec(None, 'fsdp', 'tensor')
   assert found['c'].spec == PartitionSpec(None)
   assert all(s.mesh == devices for s in jax.tree.leaves(found))

@@ -24,7 +24,9 @@ def test_levels_are_multiples_between_one_step_and_the_cap(cap):
 def test_every_level_up_to_the_cap_is_equally_likely():
   count, steps = 40_000, 20
   for cap, highest in ((1.0, 20), (0.5, 10)):
-    drawn = np.bincount(np.rint(draw(cap, count, steps) * steps).astype(int), minlength=21)
+    drawn = np.bincount(
+      np.rint(draw(cap, count, steps) * steps).astype(int), minlength=21
+    )
     assert drawn[0] == 0
     assert drawn[highest + 1 :].sum() == 0
     expected = count / highest

@@ -57,15 +57,23 @@ def test_ddim_equals_full_forwards_under_guidance(guidance):
       conditional = predicted_noise([tiny.text(caption)], x, t)
       unconditional = predicted_noise([], x, t)
       noise = unconditional + guidance * (conditional - unconditional)
-      a, g = float(tiny.PATH.alpha(jnp.asarray(t))), float(tiny.PATH.sigma(jnp.asarray(t)))
+      a, g = (
+        float(tiny.PATH.alpha(jnp.asarray(t))),
+        float(tiny.PATH.sigma(jnp.asarray(t))),
+      )
       x0 = np.clip((x - g * noise) / a, -2.0, 2.0)
-      a_s, g_s = float(tiny.PATH.alpha(jnp.asarray(s))), float(tiny.PATH.sigma(jnp.asarray(s)))
+      a_s, g_s = (
+        float(tiny.PATH.alpha(jnp.asarray(s))),
+        float(tiny.PATH.sigma(jnp.asarray(s))),
+      )
       x = a_s * x0 + g_s * (x - a * x0) / g
     np.testing.assert_allclose(images[row], x, atol=2e-3)
 
 
 def test_guidance_changes_pictures():
-  pictures = [np.asarray(write(CAPTIONS, sampling(g), keys())[1]) for g in (1.0, 0.0, 3.0)]
+  pictures = [
+    np.asarray(write(CAPTIONS, sampling(g), keys())[1]) for g in (1.0, 0.0, 3.0)
+  ]
   assert not np.allclose(pictures[0], pictures[1], atol=1e-2)
   assert not np.allclose(pictures[0], pictures[2], atol=1e-2)
 
@@ -73,7 +81,11 @@ def test_guidance_changes_pictures():
 def test_guidance_begins_as_training_without_a_caption_does():
   """A dropped caption leaves `BOS BOI patches EOI EOS`."""
   trained = tiny.document(tiny.image(1))
-  for null in (tiny.LAYOUT.null(), tiny.LAYOUT.picture_prompt(''), tiny.LAYOUT.picture_prompt(' ')):
+  for null in (
+    tiny.LAYOUT.null(),
+    tiny.LAYOUT.picture_prompt(''),
+    tiny.LAYOUT.picture_prompt(' '),
+  ):
     n = len(null)
     assert null.tokens.tolist() == [tiny.SPECIAL.bos, tiny.SPECIAL.boi]
     for name in ('tokens', 'position', 'end', 'slot'):
@@ -99,7 +111,9 @@ def test_the_finished_picture_is_entered_clean():
   after = jax.jit(session_lib.read_text)(
     tiny.model(), session, step, jnp.ones(2, jnp.int32)
   )
-  whole = tiny.alone([tiny.prompt(tiny.text(words), tiny.image(0)) for words in CAPTIONS])
+  whole = tiny.alone(
+    [tiny.prompt(tiny.text(words), tiny.image(0)) for words in CAPTIONS]
+  )
   rows = whole.images.at[:2, 0].set(images)
   found = tiny.forward(tiny.model(), whole, rows, jnp.zeros((8, tiny.SLOTS)))
   last = np.asarray(after.length) - 1

@@ -75,9 +75,13 @@ def test_a_prompt_with_just_enough_room_is_drawn():
 
 def test_free_continuations_switch_modes_within_the_context():
   writer = tiny.writer()
-  prompts = [tiny.prompt(), tiny.prompt(tiny.text('a b')), tiny.prompt(tiny.image(1))] * 2
+  prompts = [
+    tiny.prompt(),
+    tiny.prompt(tiny.text('a b')),
+    tiny.prompt(tiny.image(1)),
+  ] * 2
   rows = writer.go_on(prompts, keys(6, 1), SAMPLING, temperature=1.5, pictures=2)
-  kinds = ['' .join('t' if p.picture is None else 'p' for p in row) for row in rows]
+  kinds = [''.join('t' if p.picture is None else 'p' for p in row) for row in rows]
   assert any('pt' in kind for kind in kinds), kinds  # text went on behind a picture
   for prompt, row, kind in zip(prompts, rows, kinds, strict=True):
     assert 'tt' not in kind
@@ -87,13 +91,17 @@ def test_free_continuations_switch_modes_within_the_context():
     assert len(prompt) + words + pictures <= tiny.LENGTH
     assert all(p.picture.shape == (4, 4, 3) for p in row if p.picture is not None)
   again = writer.go_on(prompts, keys(6, 1), SAMPLING, temperature=1.5, pictures=2)
-  assert [[p.text for p in row] for row in rows] == [[p.text for p in row] for row in again]
+  assert [[p.text for p in row] for row in rows] == [
+    [p.text for p in row] for row in again
+  ]
 
 
 def test_the_picture_of_a_continuation_is_that_of_its_prefix():
   """Mode switch: what is drawn behind written text is what `draw` draws behind it."""
   writer = tiny.writer()
-  rows = writer.go_on([tiny.prompt()] * 4, keys(4, 1), SAMPLING, temperature=1.5, pictures=1)
+  rows = writer.go_on(
+    [tiny.prompt()] * 4, keys(4, 1), SAMPLING, temperature=1.5, pictures=1
+  )
   opened = [k for k, row in enumerate(rows) if any(p.picture is not None for p in row)]
   assert opened
   for k in opened:

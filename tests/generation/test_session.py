@@ -19,7 +19,11 @@ def prompts():
     tiny.prompt(tiny.text('a b c d e')),
     tiny.prompt(tiny.image(2), tiny.text('i j')),
     tiny.prompt(
-      tiny.text('m n'), tiny.image(3), tiny.text('o p a'), tiny.image(4), tiny.text('b c')
+      tiny.text('m n'),
+      tiny.image(3),
+      tiny.text('o p a'),
+      tiny.image(4),
+      tiny.text('b c'),
     ),
     tiny.prompt(tiny.text('f'), tiny.image(5)),
   ]

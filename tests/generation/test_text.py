@@ -61,7 +61,9 @@ def longer(prompt, words):
   return tiny.replaced(
     prompt,
     tokens=np.concatenate([prompt.tokens, np.array(words, np.int32)]),
-    targets=np.concatenate([prompt.targets, np.full(count, tiny.SPECIAL.pad, np.int32)]),
+    targets=np.concatenate(
+      [prompt.targets, np.full(count, tiny.SPECIAL.pad, np.int32)]
+    ),
     weight=np.concatenate([prompt.weight, np.zeros(count, np.float32)]),
     position=np.concatenate([prompt.position, tail]),
     end=np.concatenate([prompt.end, tail + 1]),
@@ -93,7 +95,9 @@ def test_rows_that_are_not_active_are_left_alone():
   assert int(after.length[1]) == int(session.length[1])
   np.testing.assert_array_equal(after.logits[1], session.logits[1])
   both, all_tokens = write(session, [True] * 3, allowed, stops=())
-  np.testing.assert_array_equal(np.asarray(tokens)[[0, 2]], np.asarray(all_tokens)[[0, 2]])
+  np.testing.assert_array_equal(
+    np.asarray(tokens)[[0, 2]], np.asarray(all_tokens)[[0, 2]]
+  )
   np.testing.assert_allclose(both.logits[0], after.logits[0], atol=1e-5)
 
 
@@ -124,7 +128,9 @@ def test_choose_follows_the_tempered_softmax():
   logits = jnp.array([0.0, 1.0, 2.0, 9.0])
   allowed = jnp.array([True, True, True, False])
   keys = jax.random.split(jax.random.key(0), 8000)
-  drawn = logits_lib.choose(keys, jnp.tile(logits[None], (8000, 1)), allowed, temperature=2.0)
+  drawn = logits_lib.choose(
+    keys, jnp.tile(logits[None], (8000, 1)), allowed, temperature=2.0
+  )
   share = np.bincount(np.asarray(drawn), minlength=4) / 8000
   expected = np.exp([0.0, 0.5, 1.0]) / np.exp([0.0, 0.5, 1.0]).sum()
   np.testing.assert_allclose(share[:3], expected, atol=0.02)

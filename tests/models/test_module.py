@@ -63,9 +63,11 @@ def test_bind_is_the_inverse_of_split():
 
 def test_bind_takes_numbers_by_name_and_not_by_order():
   definition, params = module.split(Layer(module.Rngs(0)))
-  shuffled = {name: params[name] for name in reversed(sorted(params))}
+  shuffled = {name: params[name] for name in sorted(params, reverse=True)}
   x = jnp.ones((2, 4))
-  np.testing.assert_array_equal(definition.bind(shuffled)(x), definition.bind(params)(x))
+  np.testing.assert_array_equal(
+    definition.bind(shuffled)(x), definition.bind(params)(x)
+  )
 
 
 def test_the_blueprint_foretells_what_init_makes():
@@ -74,7 +76,9 @@ def test_the_blueprint_foretells_what_init_makes():
   assert jax.tree.map(lambda x: (x.shape, x.dtype), made) == jax.tree.map(
     lambda x: (x.shape, x.dtype), plan.shapes
   )
-  assert jax.tree.all(jax.tree.map(lambda x: isinstance(x, jax.ShapeDtypeStruct), plan.shapes))
+  assert jax.tree.all(
+    jax.tree.map(lambda x: isinstance(x, jax.ShapeDtypeStruct), plan.shapes)
+  )
 
 
 def test_stacked_layers_start_with_numbers_of_their_own():

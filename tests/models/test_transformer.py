@@ -109,7 +109,10 @@ def test_the_numbers_of_one_plain_layer():
 
   y = np.asarray(x, np.float64)[0]
   z = norm(y, block['attention_norm']['gain'])
-  q, k, v = (np.einsum('te,ehd->thd', z, block['attention'][n]) for n in ('query', 'key', 'value'))
+  q, k, v = (
+    np.einsum('te,ehd->thd', z, block['attention'][n])
+    for n in ('query', 'key', 'value')
+  )
   q, k = turn(q), turn(k)
   o = np.zeros_like(q)
   for i in range(tiny.LENGTH):

@@ -1,4 +1,4 @@
-"""The whole model: what leaks, what packing changes (nothing), and `place` and `pick`."""
+"""The whole model: what leaks, what packing changes (nothing), `place` and `pick`."""
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +34,17 @@ def test_packing_is_the_identity_on_every_document(adapter):
     begin = image = 0
     for k in members:
       n, i = len(documents[k]), len(documents[k].images)
-      here, there = packed_logits[row, begin : begin + n], packed_images[row, image : image + i]
+      here, there = (
+        packed_logits[row, begin : begin + n],
+        packed_images[row, image : image + i],
+      )
       np.testing.assert_allclose(here, logits[k, :n], atol=2e-5)
       np.testing.assert_allclose(there, images[k, :i], atol=2e-5)
       begin, image = begin + n, image + i
 
 
 def changed_positions(row, change):
-  """Where logits change when something in a row does; the changed and the old logits."""
+  """Where logits change when something in a row does."""
   base = tiny.rows_of(tiny.mixed_batch(), jnp.full((8,), row))
   old, _ = predict(base)
   new, _ = predict(*change(base))
@@ -115,7 +118,7 @@ def test_what_stands_under_patches_and_padding_is_not_read():
 def test_empty_image_slots_are_not_read():
   batch = tiny.mixed_batch()
   shown = np.zeros(batch.noise_cap.shape, bool)
-  for row, patch in zip(*np.nonzero(np.asarray(batch.slot) >= 0)):
+  for row, patch in zip(*np.nonzero(np.asarray(batch.slot) >= 0), strict=True):
     shown[row, int(batch.slot[row, patch]) // tiny.PATCHES] = True
   assert not shown.all()
   poison = jnp.where(shown[..., None, None, None], batch.images, 1e3)
@@ -173,7 +176,9 @@ def test_place_and_pick_are_transposes_and_inverse_on_patches():
 @pytest.mark.parametrize('move', ['place', 'pick'])
 def test_the_custom_gradient_equals_that_of_the_dense_product(move):
   def ours(x):
-    out = transfusion.place(x, SLOT) if move == 'place' else transfusion.pick(x, SLOT, 6)
+    out = (
+      transfusion.place(x, SLOT) if move == 'place' else transfusion.pick(x, SLOT, 6)
+    )
     return jnp.sum(jnp.sin(out) * Y)
 
   def dense(x):

@@ -75,7 +75,9 @@ def test_the_error_is_zero_for_the_target_and_for_no_other(target):
   batch = tiny.mixed_batch()
   noised = corrupt(batch, keys())
   for name in ('epsilon', 'v', 'x0'):
-    found = float(ratios(getattr(noised, name), noised, batch, target)['loss_image'].sum)
+    found = float(
+      ratios(getattr(noised, name), noised, batch, target)['loss_image'].sum
+    )
     assert (found == 0.0) == (name == target)
 
 

@@ -58,7 +58,9 @@ def test_what_carries_no_weight_changes_nothing():
   )
   (old, old_gradient), (new, new_gradient) = evaluate(batch), evaluate(other)
   np.testing.assert_array_equal(old.total, new.total)
-  for a, b in zip(jax.tree.leaves(old_gradient), jax.tree.leaves(new_gradient), strict=True):
+  for a, b in zip(
+    jax.tree.leaves(old_gradient), jax.tree.leaves(new_gradient), strict=True
+  ):
     np.testing.assert_array_equal(a, b)
 
 
@@ -96,13 +98,19 @@ def test_an_empty_batch_is_zero():
 
 def test_zero_heads_give_the_losses_of_knowing_nothing():
   params = tree.flatten(tiny.params())
-  for path in (('head', 'matrix'), ('adapter', 'outward', 'matrix'), ('adapter', 'outward', 'bias')):
+  for path in (
+    ('head', 'matrix'),
+    ('adapter', 'outward', 'matrix'),
+    ('adapter', 'outward', 'bias'),
+  ):
     params[path] = jnp.zeros_like(params[path])
   params = tree.nest(params)
   images = []
   for seed in range(8):
     loss, _ = evaluate(tiny.mixed_batch(), params, seed)
-    np.testing.assert_allclose(loss.metrics['loss_text'].value, np.log(tiny.USED), rtol=1e-5)
+    np.testing.assert_allclose(
+      loss.metrics['loss_text'].value, np.log(tiny.USED), rtol=1e-5
+    )
     images.append(float(loss.metrics['loss_image'].value))
   learnt = float(tiny.mixed_batch().image_weight.sum()) * 48 * 8
   assert abs(np.mean(images) - 1.0) < 5 * np.sqrt(2 / learnt)
@@ -115,11 +123,16 @@ def test_parts_add_up_to_the_whole():
   whole, gradient = evaluate(batch)
   found = [
     measure(
-      tiny.params(), tiny.rows_of(batch, jnp.array(p)), keys()[jnp.array(p)], normalizers
+      tiny.params(),
+      tiny.rows_of(batch, jnp.array(p)),
+      keys()[jnp.array(p)],
+      normalizers,
     )
     for p in parts
   ]
-  np.testing.assert_allclose(sum(float(f[0].total) for f in found), whole.total, rtol=1e-5)
+  np.testing.assert_allclose(
+    sum(float(f[0].total) for f in found), whole.total, rtol=1e-5
+  )
   added = jax.tree.map(lambda *leaves: sum(leaves), *[f[1] for f in found])
   for a, b in zip(jax.tree.leaves(added), jax.tree.leaves(gradient), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -133,4 +146,6 @@ def test_padding_and_text_rows_leave_the_image_loss_as_it_is():
   few = tiny.batch([[b]] * 2 + [[]] * 6)
   many = tiny.batch([[b]] * 2 + [[a]] * 6)
   first, second = evaluate(few)[0].metrics, evaluate(many)[0].metrics
-  np.testing.assert_allclose(first['loss_image'].value, second['loss_image'].value, rtol=1e-5)
+  np.testing.assert_allclose(
+    first['loss_image'].value, second['loss_image'].value, rtol=1e-5
+  )

@@ -59,9 +59,9 @@ def test_queries_without_keys_are_zero_and_nothing_is_nan():
   empty = np.asarray(spans.start == spans.end)
   assert empty.any()
   assert (np.moveaxis(out, 1, 2)[empty] == 0).all()
-  gradients = jax.grad(lambda *qkv: jnp.sum(attend(*qkv, spans) ** 2), argnums=(0, 1, 2))(
-    q, k, v
-  )
+  gradients = jax.grad(
+    lambda *qkv: jnp.sum(attend(*qkv, spans) ** 2), argnums=(0, 1, 2)
+  )(q, k, v)
   assert all(bool(jnp.isfinite(g).all()) for g in (out, *gradients))
   by_query = np.moveaxis(np.asarray(gradients[0]), 1, 2)
   assert (by_query[empty] == 0).all()
@@ -90,7 +90,9 @@ def test_large_scores_do_not_overflow():
 
 def test_bfloat16_stays_bfloat16_and_close():
   q, k, v, spans = random_inputs()
-  low = attention.attend(*(x.astype(jnp.bfloat16) for x in (q, k, v)), spans, backend='xla')
+  low = attention.attend(
+    *(x.astype(jnp.bfloat16) for x in (q, k, v)), spans, backend='xla'
+  )
   assert low.dtype == jnp.bfloat16
   np.testing.assert_allclose(
     np.asarray(low, np.float32), np.asarray(attend(q, k, v, spans)), atol=0.06

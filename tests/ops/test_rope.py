@@ -36,7 +36,9 @@ def test_angles():
   x = jnp.array([1.0, 0.0, 0.0, 0.0])
   rotated = rope.rotate(x[None, None, None].repeat(3, axis=2), by)[0, 0]
   np.testing.assert_allclose(rotated[:, 0], np.cos(expected[:, 0]), rtol=1e-6)
-  np.testing.assert_allclose(rotated[:, 2], np.sin(expected[:, 0]), rtol=1e-6, atol=1e-7)
+  np.testing.assert_allclose(
+    rotated[:, 2], np.sin(expected[:, 0]), rtol=1e-6, atol=1e-7
+  )
 
 
 def test_bfloat16_is_rotated_in_float32():

@@ -47,7 +47,9 @@ def begin(sizes=(2, 2, 2)):
 def numbers(tree):
   """Every leaf as NumPy, keys by their data."""
   return [
-    np.array(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    np.array(
+      jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    )
     for x in jax.tree.leaves(tree)
   ]
 
@@ -71,7 +73,9 @@ def test_the_state_comes_back_to_the_last_bit_on_any_mesh(tmp_path, sizes):
     found = kept.restore(kept.latest(), wanted)
   assert_same(found.state, now)
   assert found.progress == PROGRESS
-  for leaf, place in zip(jax.tree.leaves(found.state), jax.tree.leaves(wanted), strict=True):
+  for leaf, place in zip(
+    jax.tree.leaves(found.state), jax.tree.leaves(wanted), strict=True
+  ):
     assert leaf.sharding.is_equivalent_to(place.sharding, leaf.ndim)
   # The key is still a typed one, and what follows is the same.
   assert jnp.issubdtype(found.state.key.dtype, jax.dtypes.prng_key)
@@ -102,7 +106,10 @@ def test_the_newest_are_kept_and_one_step_is_saved_once(tmp_path):
     kept.wait()
     assert kept.latest() == 3
     assert kept.restore(3, wanted).progress == PROGRESS
-  assert sorted(p.name for p in (tmp_path / 'c').iterdir() if p.name.isdigit()) == ['2', '3']
+  assert sorted(p.name for p in (tmp_path / 'c').iterdir() if p.name.isdigit()) == [
+    '2',
+    '3',
+  ]
 
 
 def test_only_the_average_is_read(tmp_path):

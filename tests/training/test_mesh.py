@@ -24,7 +24,9 @@ def test_shapes(config, expected):
   assert set(made.axis_types) == {AxisType.Auto}
 
 
-@pytest.mark.parametrize('config', [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (16, 1, 1), (-1, 16, 1)])
+@pytest.mark.parametrize(
+  'config', [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (16, 1, 1), (-1, 16, 1)]
+)
 def test_axes_that_do_not_multiply_to_the_devices_are_an_error(config):
   with pytest.raises(ValueError, match='a mesh of 8 devices in all'):
     mesh.shape(mesh.MeshConfig(*config), 8)

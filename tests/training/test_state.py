@@ -72,7 +72,9 @@ def test_sharded_numbers_are_those_of_one_device():
   alone = state.initial(init, tx, jax.random.key(0))
   np.testing.assert_array_equal(begin.params['matrix'], alone.params['matrix'])
   np.testing.assert_array_equal(begin.ema['matrix'], alone.params['matrix'])
-  np.testing.assert_array_equal(jax.random.key_data(begin.key), jax.random.key_data(alone.key))
+  np.testing.assert_array_equal(
+    jax.random.key_data(begin.key), jax.random.key_data(alone.key)
+  )
   assert int(begin.step) == 0
 
 

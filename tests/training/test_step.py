@@ -84,7 +84,9 @@ def assert_close(found, *, rtol=1e-4, atol=1e-5):
 @pytest.mark.parametrize('microbatches', [2, 4])
 def test_micro_batches_change_nothing(microbatches):
   """Rows hold different counts of tokens and images: a mean of means would differ."""
-  assert_close(jax.jit(make(microbatches=microbatches))(initial(SGD), tiny.mixed_batch()))
+  assert_close(
+    jax.jit(make(microbatches=microbatches))(initial(SGD), tiny.mixed_batch())
+  )
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,8 @@ class Writer:
     pieces: list[list[Piece]] = [[] for _ in prompts]
     active = jnp.ones((len(prompts),), bool)
     for turn in range(pictures + 1):
-      fresh = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, turn)))(
-        keys
-      )
+      turn_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, turn)
+      fresh = jax.vmap(jax.random.split)(turn_keys)
       room = self._room(session)
       stops = (eos, boi) if room > 0 and turn < pictures else (eos,)
       limit = max(self.context - int(jnp.max(session.length)), 0)
@@ -150,8 +149,8 @@ class Writer:
     longest = max(len(prompt.tokens) for prompt in prompts)
     if longest + room > self.context:
       raise ValueError(
-        f'expected prompts of at most {self.context - room} positions, found {longest}; '
-        'shorten the prompt, or train with a longer data.row_length'
+        f'expected prompts of at most {self.context - room} positions, found '
+        f'{longest}; shorten the prompt, or train with a longer data.row_length'
       )
     rows = [runs(prompt) for prompt in prompts]
     # A row that waits is written to as well, behind its end: there must be room.
