@@ -307,6 +307,8 @@ def check(run: config.Run, devices: int | None = None) -> None:
   if isinstance(run, config.TransfusionRun):
     checks += [lambda: latents(run), lambda: pipeline.check(run.data, patch_count(run))]
     checks += [lambda: check(run.autoencoder.run)]
+    if run.autoencoder.checkpoint:
+      checks += [lambda: autoencoder_in(pathlib.Path(run.autoencoder.checkpoint))]
   if devices is not None:
     checks += [lambda: mesh_lib.shape(run.mesh, devices)]
   for each in checks:

@@ -62,6 +62,12 @@ class Attention(module.Module):
 
   def __init__(self, rngs: module.Rngs, config: TransformerConfig):
     width, d = config.width, config.head_dim
+    if config.heads % config.kv_heads or d % 2:
+      raise ValueError(
+        'expected kv_heads that divide heads and an even head_dim, found '
+        f'heads={config.heads}, kv_heads={config.kv_heads}, head_dim={d}; change '
+        'model.transformer'
+      )
     self.config = config
     self.query = module.weight(
       rngs, scale=1.0, fan_in=width, embed=width, heads=config.heads, head_dim=d
