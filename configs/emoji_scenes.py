@@ -3,10 +3,10 @@
   python -m transfusion_jax.train --config=configs/emoji_scenes.py \
     --workdir=runs/emoji_scenes
 
-The network predicts v and is trained on v, not on the paper's epsilon: in a prototype of
-equal size 600 steps on v were worth more than 1,000 on epsilon, whose loss says little
-about what stands where. `--config.objective.target=epsilon` is the paper's choice;
-`--config.autoencoder.deviation=0.3` helped it there. Still being tuned.
+The network predicts v and is trained on v, not on the paper's epsilon: in a prototype
+of equal size 600 steps on v were worth more than 1,000 on epsilon, whose loss says
+little about what stands where. `--config.objective.target=epsilon` is the paper's
+choice; `--config.autoencoder.deviation=0.3` helped it there. Still being tuned.
 """
 
 from ml_collections import ConfigDict
