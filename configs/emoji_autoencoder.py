@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     groups=8,
     patch=4,
   )
-  run.objective.kl_weight = 1e-4
+  run.objective.kl_weight = 2e-3
   run.optimizer.update(
     learning_rate=3e-3,
     final_learning_rate=6e-5,
@@ -35,6 +35,6 @@ def get_config() -> ConfigDict:
     beta2=0.95,
     ema_decay=0.99,
   )
-  run.train.update(steps=800, log_every=10, checkpoint_every=400)
+  run.train.update(steps=900, log_every=10, checkpoint_every=450)
   run.measured = 2048
   return run

@@ -53,7 +53,7 @@ def run(arguments: list[str], environment: dict[str, str]):
 
 def losses(workdir: pathlib.Path) -> list[dict]:
   """All that two runs must share: everything but how long it took."""
-  timing = ('tokens_per_second', 'seconds')
+  timing = ('tokens_per_second', 'pictures_per_second', 'seconds')
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
   return [{k: v for k, v in record.items() if k not in timing} for record in records]
@@ -195,7 +195,8 @@ def test_sample_draws_pictures_and_keeps_old_ones(finished, tmp_path, variables)
     assert done.returncode == 0, done.stderr
     pictures = sorted(tmp_path.glob('*.png'))
     assert len(pictures) == expected
-    assert Image.open(pictures[0]).size == (32, 32)
+    with Image.open(pictures[0]) as picture:
+      assert picture.size == (32, 32)
 
 
 def test_sample_captions_a_picture_of_any_size(finished, tmp_path, variables):

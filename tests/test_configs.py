@@ -38,26 +38,22 @@ def load(name: str, *arguments: str) -> config.Run:
   return config.parse(module.get_config(*arguments))
 
 
-def shape(*sizes: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(sizes, dtype)
-
-
-def abstract_batch(run: config.Run):
+def batch_of(run: config.Run):
   b = run.data.rows
   if isinstance(run, config.AutoencoderRun):
     side = run.data.scenes.size
-    return batch_lib.Pictures(shape(b, side, side, 3, dtype=jnp.uint8))
+    return batch_lib.Pictures(jnp.zeros((b, side, side, 3), jnp.uint8))
   t, i = run.data.row_length, run.data.image_slots
   whole = {
-    name: shape(b, t, dtype=jnp.int32)
+    name: jnp.zeros((b, t), jnp.int32)
     for name in ('tokens', 'targets', 'position', 'start', 'end', 'slot')
   }
   return batch_lib.Batch(
     **whole,
-    weight=shape(b, t),
-    images=shape(b, i, *build.latents(run)),
-    noise_cap=shape(b, i),
-    image_weight=shape(b, i),
+    weight=jnp.zeros((b, t)),
+    images=jnp.zeros((b, i, *build.latents(run))),
+    noise_cap=jnp.zeros((b, i)),
+    image_weight=jnp.zeros((b, i)),
   )
 
 
@@ -77,7 +73,9 @@ def test_config_checks_and_its_step_traces(case):
     microbatches=run.train.microbatches,
     ema_decay=run.optimizer.ema_decay,
   )
-  after, metrics = jax.eval_shape(one_step, state, abstract_batch(run))
+  after, metrics = jax.eval_shape(
+    one_step, state, jax.eval_shape(lambda: batch_of(run))
+  )
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
     lambda x: (x.shape, x.dtype), state
   )

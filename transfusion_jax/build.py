@@ -261,6 +261,7 @@ def documents_feed(
     mesh,
     prepare=lambda rows: prepare(frozen, rows),
     count=lambda rows: int(np.sum(rows['end'] > rows['start'])),
+    unit='tokens',
   )
 
 
@@ -276,6 +277,7 @@ def pictures_feed(
     mesh,
     prepare=lambda rows: batch_lib.Pictures(**rows),
     count=lambda rows: len(rows['images']),
+    unit='pictures',
   )
 
 

@@ -38,9 +38,9 @@ def main() -> None:
       )
     run = config.parse(_CONFIG.value)
     build.check(run)
+    build.check(run, devices=jax.device_count())
     place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
     place.claim(config.to_dict(run))
-    build.check(run, devices=jax.device_count())
   with preemption.Stop() as stop:
     if isinstance(run, config.AutoencoderRun):
       train_autoencoder(run, place, stop)

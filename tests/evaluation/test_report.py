@@ -227,24 +227,3 @@ def test_writes_whole_files_or_none(tmp_path, monkeypatch):
     write(tmp_path, scores={'background': 1.0})
   for name, content in before.items():
     assert (tmp_path / name).read_bytes() == content
-
-
-def test_metrics_with_a_truncated_last_line(tmp_path):
-  path = tmp_path / 'metrics.jsonl'
-  whole = records(3)
-  lines = [json.dumps(record) for record in whole]
-  path.write_text('\n'.join(lines) + '\n')
-  assert report.read_metrics(path) == whole
-  path.write_text('\n'.join([*lines, lines[0][:10]]))
-  assert report.read_metrics(path) == whole
-  path.write_bytes('\n'.join([*lines, '{"stage": "é']).encode()[:-1])
-  assert report.read_metrics(path) == whole
-  path.write_text('')
-  assert report.read_metrics(path) == []
-
-
-def test_metrics_with_a_broken_line_inside(tmp_path):
-  path = tmp_path / 'metrics.jsonl'
-  path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-  with pytest.raises(ValueError, match='line 2'):
-    report.read_metrics(path)

@@ -28,6 +28,7 @@ def write(session, active, allowed, *, stops, temperature=0.0, seed=0, limit=LIM
     jnp.asarray(active),
     jnp.asarray(allowed),
     limit=limit,
+    width=limit,
     stops=stops,
     temperature=temperature,
   )

@@ -88,11 +88,28 @@ def test_pictures_do_not_see_each_other():
   assert not np.allclose(before.mean[1], after.mean[1])
 
 
+def test_windows_are_joined_by_matrices():
+  settings = config(multipliers=(1, 2), patch=2, latent_channels=3)
+  plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, settings))
+  encoder, decoder = plan.shapes['encoder'], plan.shapes['decoder']
+  assert encoder['shrink']['0']['conv']['kernel'].shape == (1, 1, 4 * 8, 16)
+  assert decoder['enlarge']['0']['conv']['kernel'].shape == (1, 1, 16, 4 * 8)
+  assert encoder['exit']['kernel'].shape == (1, 1, 16, 6)
+  assert decoder['entry']['kernel'].shape == (1, 1, 3, 16)
+
+
+def test_pixels_are_the_inverse_of_windows():
+  x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+  windows = autoencoder._windows(x, 2)
+  np.testing.assert_array_equal(windows[0, 1, 2], x[0, 2:4, 4:6].reshape(-1))
+  np.testing.assert_array_equal(autoencoder._pixels(windows, 2), x)
+
+
 def test_log_variance_is_clipped():
   model = built()
   definition, params = module.split(model)
-  bias = params['encoder']['posterior']['bias']
-  params['encoder']['posterior']['bias'] = bias.at[3:].set(jnp.array([99.0, -99.0, 0]))
+  bias = params['encoder']['exit']['bias']
+  params['encoder']['exit']['bias'] = bias.at[3:].set(jnp.array([99.0, -99.0, 0]))
   posterior, _ = both(definition.bind(params), jnp.zeros((2, 8, 8, 3)))
   logarithm = posterior.log_variance
   assert logarithm.max() == 20.0

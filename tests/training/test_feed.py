@@ -29,6 +29,7 @@ def make():
     devices,
     prepare=lambda rows: {**rows, 'prepared': rows['tokens'] * 2},
     count=lambda rows: int(rows['tokens'][0, 0]),
+    unit='tokens',
   )
 
 
@@ -45,8 +46,8 @@ def test_rows_are_divided_over_data_and_fsdp_and_prepared_there():
 
 def test_state_and_count_are_those_of_the_batch_given_last():
   batches = make()
-  assert batches.tokens == 0
+  assert batches.size == 0
   next(batches)
-  assert (batches.tokens, batches.get_state()) == (100, {'given': 1})
+  assert (batches.size, batches.get_state()) == (100, {'given': 1})
   next(batches)
-  assert (batches.tokens, batches.get_state()) == (200, {'given': 2})
+  assert (batches.size, batches.get_state()) == (200, {'given': 2})

@@ -64,3 +64,14 @@ def test_every_line_is_on_disk_when_written(path):
 
 def test_no_file_is_no_records(path):
   assert metrics.read(path) == []
+
+
+def test_a_last_line_cut_inside_a_character_is_left_out(path):
+  path.write_bytes('{"step": 1}\n{"stage": "é'.encode()[:-1])
+  assert metrics.read(path) == [{'step': 1}]
+
+
+def test_a_broken_line_inside_is_an_error(path):
+  path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+  with pytest.raises(ValueError, match='line 2'):
+    metrics.read(path)

@@ -135,27 +135,6 @@ def write(
   return workdir / 'report.html'
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Records of a `metrics.jsonl`; a last line that a kill cut short is left out.
-
-  Raises:
-    ValueError: another line is not a JSON object.
-  """
-  lines = path.read_text(errors='replace').splitlines()
-  records = []
-  for number, line in enumerate(lines, start=1):
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      if number == len(lines):
-        break
-      raise ValueError(
-        f'expected one JSON object per line, found {line[:40]!r} in line {number} of '
-        f'{path}; remove the line'
-      ) from error
-  return records
-
-
 def _measured(value: float | int | None) -> float | None:
   """The score as JSON can hold it."""
   return None if value is None or not math.isfinite(value) else float(value)

@@ -205,7 +205,8 @@ class Writer:
       keys,
       active,
       jnp.asarray(allowed),
-      limit=limit,
+      limit=jnp.asarray(limit),
+      width=self.context,
       stops=stops,
       temperature=temperature,
     )

@@ -11,7 +11,7 @@ from transfusion_jax.generation import session as session_lib
 from transfusion_jax.models import transfusion
 
 
-@functools.partial(jax.jit, static_argnames=('limit', 'stops', 'temperature'))
+@functools.partial(jax.jit, static_argnames=('width', 'stops', 'temperature'))
 def write_text(
   model: transfusion.Transfusion,
   session: session_lib.Session,
@@ -19,10 +19,11 @@ def write_text(
   active: Bool[Array, ' b'],
   allowed: Bool[Array, ' v'],
   *,
-  limit: int,
+  limit: int | Int[Array, ''],
+  width: int,
   stops: tuple[int, ...],
   temperature: float,
-) -> tuple[session_lib.Session, Int[Array, 'b limit']]:
+) -> tuple[session_lib.Session, Int[Array, 'b {width}']]:
   """Continues every active row until it chooses a stop token, or for `limit` tokens.
 
   Args:
@@ -31,18 +32,19 @@ def write_text(
     keys: one random key per row.
     active: rows to continue.
     allowed: tokens that may be chosen, the stop tokens among them.
-    limit: most tokens to write.
+    limit: most tokens to write, up to `width`.
+    width: of what is returned; the one of both that is compiled for.
     stops: tokens that end a row; they are given but not read.
     temperature: 0 takes the best token.
 
   Returns:
     The session with what was written read, and the tokens; -1 after a row's end.
   """
-  tokens = jnp.full((active.shape[0], limit), -1, jnp.int32)
+  tokens = jnp.full((active.shape[0], width), -1, jnp.int32)
 
   def going(carry):
     index, _, _, active = carry
-    return (index < limit) & jnp.any(active)
+    return (index < jnp.minimum(limit, width)) & jnp.any(active)
 
   def body(carry):
     index, session, tokens, active = carry

@@ -31,6 +31,7 @@ class Feed:
     *,
     prepare: Callable[[dict[str, jax.Array]], Any],
     count: Callable[[Mapping[str, np.ndarray]], int],
+    unit: str,
   ):
     """Sets up the feed.
 
@@ -39,15 +40,16 @@ class Feed:
       mesh: rows go over its data and fsdp axes.
       prepare: from the arrays on the devices to what the step takes, for example with
         pictures encoded as latents.
-      count: positions of a batch that hold data, for tokens per second.
+      count: how much data a batch holds, for the speed that is shown.
+      unit: what `count` counts: 'tokens' or 'pictures'.
     """
     self._source, self._prepare, self._count = source, prepare, count
     self._sharding = NamedSharding(mesh, axes.BATCH_SPEC)
-    self.tokens = 0
+    self.unit, self.size = unit, 0
 
   def __next__(self) -> Any:
     rows = next(self._source)
-    self.tokens = self._count(rows)
+    self.size = self._count(rows)
     return self._prepare(
       {
         name: jax.make_array_from_process_local_data(self._sharding, array)

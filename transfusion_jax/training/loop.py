@@ -45,8 +45,12 @@ class Batches(Protocol):
     """Where the data stands after the last batch given, as JSON."""
 
   @property
-  def tokens(self) -> int:
-    """Positions that held data in the last batch given."""
+  def size(self) -> int:
+    """How much data was in the last batch given, in units."""
+
+  @property
+  def unit(self) -> str:
+    """What data is counted in: 'tokens', say."""
 
 
 @dataclasses.dataclass
@@ -89,7 +93,7 @@ def fit(
     name: what the progress bar calls this stage.
   """
   done = int(state.step)
-  tokens, since = 0, time.monotonic()
+  seen, since = 0, time.monotonic()
   bar = tqdm.tqdm(
     total=config.steps, initial=done, desc=name, unit='step', file=sys.stderr,
     mininterval=0.5, dynamic_ncols=True,
@@ -97,18 +101,18 @@ def fit(
   with bar:
     while done < config.steps and not stop.asked:
       state, measured = step(state, next(batches))
-      done, tokens = done + 1, tokens + batches.tokens
+      done, seen = done + 1, seen + batches.size
       bar.update()
       if done % config.log_every == 0 or done == config.steps:
         values = {key: float(value) for key, value in jax.device_get(measured).items()}
-        speed = tokens / (time.monotonic() - since)
-        tokens, since = 0, time.monotonic()
+        speed = seen / (time.monotonic() - since)
+        seen, since = 0, time.monotonic()
         log.write(
           {'step': done, **values, 'learning_rate': float(schedule(done - 1)),
-           'tokens_per_second': speed, 'seconds': clock.seconds}
+           f'{batches.unit}_per_second': speed, 'seconds': clock.seconds}
         )  # fmt: skip
         _check(values, done)
-        bar.set_postfix_str(_postfix(values, speed))
+        bar.set_postfix_str(_postfix(values, f'{speed:,.0f} {batches.unit}/s'))
       if done % config.checkpoint_every == 0 and done < config.steps:
         checkpoints.save(state, _progress(batches, clock))
   checkpoints.save(state, _progress(batches, clock))
@@ -120,13 +124,13 @@ def _progress(batches: Batches, clock: Clock) -> dict[str, Any]:
   return {'data': batches.get_state(), 'seconds': clock.seconds}
 
 
-def _postfix(values: dict[str, float], speed: float) -> str:
+def _postfix(values: dict[str, float], speed: str) -> str:
   losses = [
     f'{key.removeprefix("loss_")} {value:.3f}'
     for key, value in sorted(values.items())
     if key.startswith('loss') and not key[-1].isdigit()
   ]
-  return ', '.join([*losses, f'{speed:,.0f} tokens/s'])
+  return ', '.join([*losses, speed])
 
 
 def _check(values: dict[str, float], step: int) -> None:

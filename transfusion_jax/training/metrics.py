@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 
 class MetricsLog:
@@ -24,20 +25,30 @@ class MetricsLog:
   def _truncate(self, step: int) -> None:
     kept = [record for record in read(self._path) if record['step'] <= step]
     lines = ''.join(json.dumps(record) + '\n' for record in kept)
-    if not self._path.exists() or self._path.read_text() != lines:
+    if not self._path.exists() or self._path.read_text(errors='replace') != lines:
       fresh = self._path.with_suffix('.tmp')
       fresh.write_text(lines)
       fresh.replace(self._path)
 
 
-def read(path: pathlib.Path) -> list[dict]:
-  """All records of a file; a last line that a kill cut short is left out."""
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """All records of a file; a last line that a kill cut short is left out.
+
+  Raises:
+    ValueError: another line is not a JSON object.
+  """
   if not path.exists():
     return []
+  lines = path.read_text(errors='replace').splitlines()
   records = []
-  for line in path.read_text().splitlines():
+  for number, line in enumerate(lines, start=1):
     try:
       records.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
+    except json.JSONDecodeError as error:
+      if number == len(lines):
+        break
+      raise ValueError(
+        f'expected one JSON object per line, found {line[:40]!r} in line {number} of '
+        f'{path}; remove the line'
+      ) from error
   return records
