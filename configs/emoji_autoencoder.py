@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
   """The run that the page above describes."""
   run = base.autoencoder()
   run.data.update(rows=64, row_length=128, image_slots=4)
-  run.data.scenes.story = 0.0
+  run.data.scenes.update(single=0.25, count=0.1, pair=0.55, binding=0.05, story=0.05)
   run.model.update(
     channels=64,
     multipliers=(1, 2),

@@ -164,6 +164,14 @@ def test_bad_overrides_are_one_line_and_exit_2(tmp_path, variables, name):
   assert not workdir.exists()
 
 
+@pytest.mark.parametrize('name', ['train', 'sample'])
+def test_help(variables, name):
+  done = run([sys.executable, '-m', f'transfusion_jax.{name}', '--help'], variables)
+  assert done.returncode == 0, done.stderr
+  assert f'python -m transfusion_jax.{name}' in done.stdout
+  assert '--workdir' in done.stdout
+
+
 def test_work_directory_of_another_config(finished, variables):
   before = (finished / 'config.json').read_text()
   done = run(command(finished, '--config.model.transformer.mlp=64'), variables)

@@ -8,6 +8,8 @@ goes on with a run that was stopped. A mixed run trains its autoencoder first, u
 import os
 import pathlib
 import platform
+import shlex
+import sys
 import time
 
 import jax
@@ -111,7 +113,7 @@ def train_transfusion(
   written = report.write(
     place.root,
     title='Transfusion on emoji scenes',
-    command=f'python -m transfusion_jax.train --config=... --workdir={place.root}',
+    command=f'python -m transfusion_jax.train {shlex.join(sys.argv[1:])}',
     scores=scores | {'wall_seconds': seconds},
     goals=scene_scores.GOALS,
     galleries=results.galleries,

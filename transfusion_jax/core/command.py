@@ -47,6 +47,9 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: list[str]) -> None:
+  if '--help' in argv[1:]:
+    print(sys.modules['__main__'].__doc__, flags.FLAGS.main_module_help(), sep='\n')
+    raise Exit(0)
   try:
     rest = flags.FLAGS(argv)
   except (

@@ -56,7 +56,7 @@ class Linear(module.Module):
     self.time = layers.TimeEmbedding(rngs, features=config.time_features, width=embed)
     self.outward = layers.Linear(rngs, embed, width, axes=('embed', 'patch'), scale=0.0)
     side = config.positions
-    learned = {'scale': 0.02, 'patch': side, 'embed': embed}
+    learned = {'scale': 0.3, 'patch': side, 'embed': embed}
     self.row = module.weight(rngs, **learned) if side else None
     self.column = module.weight(rngs, **learned) if side else None
 
