@@ -3,7 +3,7 @@
   python -m transfusion_jax.train --config=configs/emoji_scenes_large.py \
     --workdir=runs/emoji_scenes_large
 
-1,391 glyphs, ten colours, sprites of 32 to 64 pixels at free positions; 16 x 16 latents
+1,380 glyphs, ten colours, sprites of 32 to 64 pixels at free positions; 16 x 16 latents
 in 2 x 2 patches: 64 positions a picture. 120M parameters with the U-Net adapter.
 """
 
