@@ -119,6 +119,7 @@ def test_only_allowed_tokens_are_drawn_and_a_row_does_not_depend_on_its_batch():
     jnp.ones(1, bool),
     jnp.asarray(allowed),
     limit=LIMIT,
+    width=LIMIT,
     stops=(tiny.SPECIAL.eos,),
     temperature=5.0,
   )
