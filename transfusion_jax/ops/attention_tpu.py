@@ -34,8 +34,8 @@ from transfusion_jax.ops import schedule
 _LEAST = -1e30
 """Below every score and yet finite, so that nothing minus nothing is not NaN."""
 
-_WHOLE_HEAD = 8192 * 128
-"""Numbers of a head's `dq` that the backward pass holds in fast memory."""
+_WHOLE_HEAD = 8 * 2**20
+"""Bytes for a head's `dq` in fast memory: half of what the smallest chip (v4) has."""
 
 
 def attend(
@@ -84,7 +84,8 @@ def _attend_backward(sizes, interpret, saved, do):
   both = o.astype(jnp.float32) * do.astype(jnp.float32)
   inner = jnp.sum(both, axis=-1)[:, :, None]
   inputs = (plan.bounds, q, k, v, do, log_sum, inner)
-  if q.shape[2] * q.shape[3] <= _WHOLE_HEAD:
+  # The sum in float32 and two buffers on the way out, of at least 128 lanes.
+  if q.shape[2] * max(q.shape[3], 128) * (4 + 2 * q.dtype.itemsize) <= _WHOLE_HEAD:
     dk, dv, dq = _backward_by_key(plan.by_key, inputs, sizes, interpret, True)
   else:
     dk, dv = _backward_by_key(plan.by_key, inputs, sizes, interpret, False)
@@ -116,7 +117,7 @@ def _backward_by_key(steps, inputs, sizes, interpret, with_dq):
   n, d = q.shape[2:]
   repeated = q.shape[1] // k.shape[1] > 1
   shape = (*q.shape[:2], *k.shape[2:])
-  made = {name: (shape, jnp.float32 if repeated else k.dtype) for name in ('dk', 'dv')}
+  made = dict.fromkeys(('dk', 'dv'), (shape, jnp.float32 if repeated else k.dtype))
   sums = {'dk_sum': (sizes.k, d), 'dv_sum': (sizes.k, d)}
   if with_dq:
     made['head'] = (q.shape, q.dtype)
@@ -177,9 +178,7 @@ def _forward_kernel(
     log_sum[...] = top[...] * scale + jnp.log2(divisor)
 
 
-def _key_kernel(
-  step, sizes, bounds, q, k, v, do, log_sum, inner, dk, dv, *rest, scale
-):
+def _key_kernel(step, sizes, bounds, q, k, v, do, log_sum, inner, dk, dv, *rest, scale):
   head, dk_sum, dv_sum, dq_sum = rest if len(rest) == 4 else (None, *rest, None)
 
   if head is not None:
@@ -258,7 +257,7 @@ def _scores(q, k, bounds, step, sizes, masked):
   start, count = bounds[0:1], bounds[1:2]
   start = start - schedule.key_block(step) * sizes.k
   # Read as unsigned, what stands before the start is huge: one comparison for both.
-  after, count = ((x).astype(jnp.uint32) for x in (index - start, count))
+  after, count = (x.astype(jnp.uint32) for x in (index - start, count))
   return jnp.where(after < count, scores, -jnp.inf)
 
 
@@ -293,7 +292,7 @@ def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
   """Calls a kernel for every row, head and step.
 
   Args:
-    kernel: a function of the current step, `sizes`, and all inputs, outputs and scratch.
+    kernel: a function of the step, `sizes`, all inputs, outputs and scratch.
     steps: the schedule.
     inputs: arrays by name; the name says how they are cut into blocks.
     made: shape and type of the outputs by name.
@@ -339,7 +338,7 @@ def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
   shapes = [jax.ShapeDtypeStruct(*each) for each in made.values()]
   moved = sum(x.size * x.dtype.itemsize for x in (*inputs.values(), *shapes))
   return pl.pallas_call(
-    functools.partial(body),
+    body,
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=1,
       grid=(b, h, schedule.steps(steps)),
@@ -350,7 +349,6 @@ def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
     out_shape=shapes,
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'parallel', 'arbitrary'),
-      **_EXTRA,
     ),
     # As if half of all pairs were visible: causal text.
     cost_estimate=pl.CostEstimate(
@@ -362,7 +360,6 @@ def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
     name=kernel.func.__name__.strip('_'),
   )(steps.reshape(-1), *inputs.values())
 
-_EXTRA = {}
 
 def _sum_heads(x, like):
   """Adds up what the query heads of each key head contribute."""

@@ -69,7 +69,8 @@ def plan(span: span_lib.Span, keys: int, sizes: Blocks | None = None) -> Plan:
   rows, columns = (
     -(-length // size) for length, size in zip((queries, keys), sizes, strict=True)
   )
-  assert rows < 2**13 and columns < 2**14, 'a step has no room for so many blocks'
+  assert rows < 2**13, 'a step has no room for so many blocks of queries'
+  assert columns < 2**14, 'a step has no room for so many blocks of keys'
   start, end = jnp.clip(span.start, 0, keys), jnp.clip(span.end, 0, keys)
   more = ((0, 0), (0, rows * sizes.q - queries))
   start, end = jnp.pad(start, more), jnp.pad(end, more)
