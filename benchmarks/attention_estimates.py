@@ -5,10 +5,9 @@ with images, forward and backward. Compare them by ratio.
 
 * XLA writes an `estimated_cycles` at every instruction it schedules.
 * It writes none for a Pallas kernel. There the instruction words (bundles) of the final
-  code are counted: block products and all else, times the steps that the kernel takes.
-  Splash attention is charged its block products alone, our kernel all else too, as if
-  every step passed through all of it: the ratio errs against our kernel. Stalls are in
-  neither.
+  code are counted, times how often the kernel passes through them. Splash attention is
+  charged its block products alone, our kernel all else too, so that the ratio errs
+  against it. Stalls are in neither.
 
   python benchmarks/attention_estimates.py --generation=v5e
 """
@@ -83,7 +82,7 @@ def spanned(q, k, v, start, end, *, backend):
   return attention.attend(q, k, v, span.Span(start, end), backend=backend)
 
 
-def splash(q, k, v, start, end):
+def splash(q, k, v, start, end, *, fused):
   """Causal attention within documents: what splash attention can express of a span."""
   import jax
   from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -93,9 +92,10 @@ def splash(q, k, v, start, end):
     splash_attention_mask as masks,
   )
 
-  names = ('q', 'kv', 'kv_compute', 'q_dkv', 'kv_dkv', 'kv_dkv_compute')
+  names = ['q', 'kv', 'kv_compute', 'q_dkv', 'kv_dkv', 'kv_dkv_compute']
+  names += [] if fused else ['q_dq', 'kv_dq']
   sizes = kernel.BlockSizes(
-    **{f'block_{name}': BLOCK for name in names}, use_fused_bwd_kernel=True
+    **{f'block_{name}': BLOCK for name in names}, use_fused_bwd_kernel=fused
   )
   mask = masks.MultiHeadMask([masks.CausalMask((LENGTH, LENGTH))] * HEADS)
   call = kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes)
@@ -125,12 +125,14 @@ def segments(path):
 
 
 def kernels(directory):
-  """Segments of every kernel dumped into a directory, by name."""
+  """Segments of every kernel dumped into a directory, by name; then empties it."""
   found = {}
   for path in sorted(glob.glob(f'{directory}/*-final_bundles.txt')):
     name = re.sub(r'^\d+-|-\d+-final_bundles.txt$|\.\d+', '', os.path.basename(path))
     if 'kernel' in name or 'splash' in name:
       found[name] = segments(path)
+  for path in glob.glob(f'{directory}/*.*'):
+    os.remove(path)
   return found
 
 
@@ -147,15 +149,23 @@ def step_counts():
 
 
 def own_cycles(found):
-  """Cycles of our kernels: whole and masked products, and all else at every step."""
+  """Cycles of our kernels.
+
+  In the code stand, in this order: what every step does; in the backward kernel, the
+  clearing of a head's `dq`; the clearing of an output block; products of whole blocks;
+  of masked blocks; and the rest, counted as if every step wrote its output.
+  """
   whole, masked = step_counts()
   total = 0
-  for parts in found.values():
-    first, second = sorted(range(len(parts)), key=parts.__getitem__)[-2:]
-    in_order = sorted((first, second))  # whole blocks come first in the code
-    rest = sum(parts) - sum(parts[i] for i in in_order)
-    work = parts[in_order[0]] * whole + parts[in_order[1]] * masked
-    total += HEADS * (work + rest * (whole + masked))
+  for name, parts in found.items():
+    at, after = sorted(sorted(range(len(parts)), key=parts.__getitem__)[-2:])
+    assert after == at + 1
+    once = parts[at - 2] if 'key_kernel' in name else 0
+    cleared = parts[at - 1]
+    every = sum(parts) - parts[at] - parts[after] - cleared - once
+    products = parts[at] * whole + parts[after] * masked
+    blocks = LENGTH // BLOCK
+    total += HEADS * (once + cleared * blocks + products + every * (whole + masked))
   return total
 
 
@@ -187,26 +197,29 @@ def main():
 def report(generation, directory):
   """Prints a line of JSON for every variant."""
   variants = {
-    'xla_dense': functools.partial(spanned, backend='xla_dense'),
-    'splash, causal and segments': splash,
-    'tpu': functools.partial(spanned, backend='tpu'),
+    'xla_dense': (functools.partial(spanned, backend='xla_dense'), None),
+    'splash': (functools.partial(splash, fused=False), splash_cycles),
+    'splash, fused': (functools.partial(splash, fused=True), splash_cycles),
+    'tpu': (functools.partial(spanned, backend='tpu'), own_cycles),
   }
-  count = {'splash, causal and segments': splash_cycles, 'tpu': own_cycles}
-  known, times = {}, {}
-  for name, attend in variants.items():
+  times = {}
+  print(json.dumps({'steps of a head (whole, masked)': step_counts()}))
+  for name, (attend, count) in variants.items():
     program = compiled(generation, attend)
-    cycles = xla_cycles(program.as_text())
-    found = {k: v for k, v in kernels(directory).items() if k not in known}
-    known |= found
-    if name in count:
-      cycles += count[name](found)
-    times[name] = cycles / CLOCK[generation] / 1e6
+    found = kernels(directory)
+    cycles = {
+      'xla': xla_cycles(program.as_text()),
+      'kernels': count(found) if count else 0,
+    }
+    parts = {k: v / CLOCK[generation] / 1e6 for k, v in cycles.items()}
+    times[name] = sum(parts.values())
     line = {
       'generation': generation,
       'variant': name,
       'estimated_ms': round(times[name], 3),
+      **{f'{k}_ms': round(v, 3) for k, v in parts.items()},
       'temporary_mib': round(program.memory_analysis().temp_size_in_bytes / 2**20, 1),
-      'bundles': {k: sorted(v)[-2:] for k, v in found.items()},
+      'bundles of products': {k: sorted(v)[-2:] for k, v in found.items()},
     }
     print(json.dumps(line), flush=True)
   ours = times['tpu']
