@@ -1,0 +1,230 @@
+"""Compares span attention with dense and splash attention, compiled for a TPU.
+
+Nothing runs: the figures are what the compiler expects, for one row of packed documents
+with images, forward and backward. Compare them by ratio.
+
+* XLA writes an `estimated_cycles` at every instruction it schedules.
+* It writes none for a Pallas kernel. There the instruction words (bundles) of the final
+  code are counted, times how often the kernel passes through them. Splash attention is
+  charged its block products alone, our kernel all else too, so that the ratio errs
+  against it. Stalls are in neither.
+
+  python benchmarks/attention_estimates.py --generation=v5e
+"""
+
+import argparse
+import functools
+import glob
+import json
+import os
+import re
+import tempfile
+
+CLOCK = {'v4': 1.05, 'v5e': 1.5, 'v5p': 1.75, 'v6e': 1.75, 'tpu7x': 1.9}
+"""Gigahertz by which cycles are divided."""
+
+TOPOLOGY = {
+  'v4': 'v4:2x2x1',
+  'v5e': 'v5e:2x2',
+  'v5p': 'v5p:2x2x1',
+  'v6e': 'v6e:2x2',
+  'tpu7x': 'tpu7x:2x2x1',
+}
+LENGTH, HEADS, HEAD_DIM, BLOCK = 4096, 16, 128, 512
+DOCUMENTS = (1100, 700, 1300, 996)
+IMAGE, BETWEEN = 256, 100  # patches of an image, tokens before it
+
+
+def spans():
+  """Start and end of every query of a row of packed documents with images."""
+  import numpy as np
+
+  start, end, position = np.zeros(LENGTH, np.int32), np.arange(1, LENGTH + 1), 0
+  for length in DOCUMENTS:
+    start[position : position + length] = position
+    for image in range(position + BETWEEN, position + length, IMAGE + BETWEEN):
+      last = min(image + IMAGE, position + length)
+      end[image:last] = last
+    position += length
+  assert position == LENGTH
+  return start[None], end[None].astype(np.int32)
+
+
+def compiled(generation, attend):
+  """Compiles values and gradients of `attend(q, k, v, start, end)`."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  from jax.experimental import topologies
+  from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+  topology = topologies.get_topology_desc(
+    platform='tpu', topology_name=TOPOLOGY[generation]
+  )
+  mesh = Mesh(np.array(topology.devices[:1]), ('device',))
+  sharding = NamedSharding(mesh, PartitionSpec())
+
+  def both(q, k, v, do, start, end):
+    o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, start, end), q, k, v)
+    return o, *pull(do)
+
+  shape = (1, HEADS, LENGTH, HEAD_DIM)
+  x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
+  bound = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32, sharding=sharding)
+  with jax.set_mesh(mesh):
+    return jax.jit(both).lower(x, x, x, x, bound, bound).compile()
+
+
+def spanned(q, k, v, start, end, *, backend):
+  """Attention over spans, as a model calls it."""
+  from transfusion_jax.ops import attention, span
+
+  return attention.attend(q, k, v, span.Span(start, end), backend=backend)
+
+
+def splash(q, k, v, start, end, *, fused):
+  """Causal attention within documents: what splash attention can express of a span."""
+  import jax
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as kernel,
+  )
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as masks,
+  )
+
+  names = ['q', 'kv', 'kv_compute', 'q_dkv', 'kv_dkv', 'kv_dkv_compute']
+  names += [] if fused else ['q_dq', 'kv_dq']
+  sizes = kernel.BlockSizes(
+    **{f'block_{name}': BLOCK for name in names}, use_fused_bwd_kernel=fused
+  )
+  mask = masks.MultiHeadMask([masks.CausalMask((LENGTH, LENGTH))] * HEADS)
+  call = kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes)
+  segments = kernel.SegmentIds(start, start)
+  scaled = (q * HEAD_DIM**-0.5).astype(q.dtype)
+  return jax.vmap(call)(scaled, k, v, segments)
+
+
+def xla_cycles(text):
+  """Estimated cycles of the entry computation; loops count once, and there are none."""
+  entry = text[text.index('\nENTRY ') :]
+  return sum(int(x) for x in re.findall(r'"estimated_cycles":"(\d+)"', entry))
+
+
+def segments(path):
+  """Numbers of bundles between one branch and the next, in order."""
+  branches, last = [], 0
+  with open(path) as file:
+    for line in file:
+      found = re.match(r'\s*(0x[0-9a-f]+|0)\s*(?:[A-Z]{2})?\s*:', line)
+      if found:
+        last = int(found[1], 16)
+        if 'sbr.rel' in line:
+          branches.append(last)
+  edges = [-1, *branches, last]
+  return [after - before for before, after in zip(edges, edges[1:], strict=False)]
+
+
+def kernels(directory):
+  """Segments of every kernel dumped into a directory, by name; then empties it."""
+  found = {}
+  for path in sorted(glob.glob(f'{directory}/*-final_bundles.txt')):
+    name = re.sub(r'^\d+-|-\d+-final_bundles.txt$|\.\d+', '', os.path.basename(path))
+    if 'kernel' in name or 'splash' in name:
+      found[name] = segments(path)
+  for path in glob.glob(f'{directory}/*.*'):
+    os.remove(path)
+  return found
+
+
+def step_counts():
+  """Steps with whole blocks and with masked blocks, forward; backward has as many."""
+  import jax.numpy as jnp
+
+  from transfusion_jax.ops import schedule, span
+
+  plan = schedule.plan(span.Span(*map(jnp.asarray, spans())), LENGTH)
+  work = plan.by_query[plan.by_query & schedule.WORK != 0]
+  masked = int((work & schedule.MASK != 0).sum())
+  return len(work) - masked, masked
+
+
+def own_cycles(found):
+  """Cycles of our kernels.
+
+  In the code stand, in this order: what every step does; in the backward kernel, the
+  clearing of a head's `dq`; the clearing of an output block; products of whole blocks;
+  of masked blocks; and the rest, counted as if every step wrote its output.
+  """
+  whole, masked = step_counts()
+  total = 0
+  for name, parts in found.items():
+    at, after = sorted(sorted(range(len(parts)), key=parts.__getitem__)[-2:])
+    assert after == at + 1
+    once = parts[at - 2] if 'key_kernel' in name else 0
+    cleared = parts[at - 1]
+    every = sum(parts) - parts[at] - parts[after] - cleared - once
+    products = parts[at] * whole + parts[after] * masked
+    blocks = LENGTH // BLOCK
+    total += HEADS * (once + cleared * blocks + products + every * (whole + masked))
+  return total
+
+
+def splash_cycles(found):
+  """Cycles of splash attention: the block products of all blocks below the diagonal."""
+  side = LENGTH // BLOCK
+  return HEADS * side * (side + 1) // 2 * sum(max(parts) for parts in found.values())
+
+
+def main():
+  """Compiles all variants in this process, whose compiler dumps what it makes."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--generation', choices=sorted(CLOCK), default='v5e')
+  generation = parser.parse_args().generation
+  with tempfile.TemporaryDirectory() as directory:
+    os.environ.update(
+      JAX_PLATFORMS='cpu',
+      TPU_SKIP_MDS_QUERY='1',
+      TPU_WORKER_HOSTNAMES='localhost',
+      ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+      TPU_STDERR_LOG_LEVEL='3',
+      TPU_MIN_LOG_LEVEL='3',
+      LIBTPU_INIT_ARGS=f'--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true '
+      '--xla_jf_dump_llo_pass_label_regex=.*final.*',
+    )
+    report(generation, directory)
+
+
+def report(generation, directory):
+  """Prints a line of JSON for every variant."""
+  variants = {
+    'xla_dense': (functools.partial(spanned, backend='xla_dense'), None),
+    'splash': (functools.partial(splash, fused=False), splash_cycles),
+    'splash, fused': (functools.partial(splash, fused=True), splash_cycles),
+    'tpu': (functools.partial(spanned, backend='tpu'), own_cycles),
+  }
+  times = {}
+  print(json.dumps({'steps of a head (whole, masked)': step_counts()}))
+  for name, (attend, count) in variants.items():
+    program = compiled(generation, attend)
+    found = kernels(directory)
+    cycles = {
+      'xla': xla_cycles(program.as_text()),
+      'kernels': count(found) if count else 0,
+    }
+    parts = {k: v / CLOCK[generation] / 1e6 for k, v in cycles.items()}
+    times[name] = sum(parts.values())
+    line = {
+      'generation': generation,
+      'variant': name,
+      'estimated_ms': round(times[name], 3),
+      **{f'{k}_ms': round(v, 3) for k, v in parts.items()},
+      'temporary_mib': round(program.memory_analysis().temp_size_in_bytes / 2**20, 1),
+      'bundles of products': {k: sorted(v)[-2:] for k, v in found.items()},
+    }
+    print(json.dumps(line), flush=True)
+  ours = times['tpu']
+  print(json.dumps({f'tpu / {k}': round(ours / v, 3) for k, v in times.items()}))
+
+
+if __name__ == '__main__':
+  main()
