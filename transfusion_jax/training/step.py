@@ -36,7 +36,7 @@ def make_step(
     tx: the optimizer.
     microbatches: parts into which the rows of a batch are divided, one after the other.
     ema_decay: of the parameters' moving average, with the usual warm-up
-      `min(decay, (1 + step) / (10 + step))`.
+      `min(decay, (1 + step) / (10 + step))`; a state without an average keeps none.
   """
 
   def part_loss(params, rows, keys, normalizers):
@@ -87,6 +87,8 @@ def _divide(x: Array, parts: int) -> Array:
 
 
 def _average(ema, params, decay, step):
+  if not ema:
+    return ema
   if decay == 0:
     return params
   taken = step.astype(jnp.float32)
