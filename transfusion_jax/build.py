@@ -132,7 +132,7 @@ def trainer(run: config.Run, mesh: Mesh) -> Trainer:
   )
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
   jitted = jax.jit(
-    one_step,
+    axes.on(mesh, one_step),
     in_shardings=(shardings, rows),
     out_shardings=(shardings, axes.replicated(mesh)),
     donate_argnums=(0,),
