@@ -46,6 +46,7 @@ _TOPOLOGY = flags.DEFINE_string('topology', None, 'For example v5e:16x16 or v5p:
 _SLICES = flags.DEFINE_integer('slices', 1, 'Slices of that topology.')
 _BATCH = flags.DEFINE_integer('batch', 0, 'Rows of all hosts; 0: data.rows.')
 _JSON = flags.DEFINE_string('json', None, 'File for the numbers.')
+_HLO = flags.DEFINE_string('hlo', None, 'File for the scheduled HLO.')
 _SEARCH = flags.DEFINE_boolean('search', False, 'Try meshes, remat and micro-batches.')
 _TRIES = flags.DEFINE_integer('tries', 16, 'Compilations that --search may take.')
 
@@ -94,6 +95,8 @@ def compiled(
   program.check_state(trainer.abstract, topology.chip.hbm_bytes)
   batch = _batch(run, rows, NamedSharding(mesh, axes.BATCH_SPEC))
   made = program.build(trainer.step, (trainer.abstract, batch), mesh)
+  if _HLO.value:
+    pathlib.Path(_HLO.value).write_text(made.text)
   return summary.measure(
     made,
     topology=topology,

@@ -110,7 +110,7 @@ def lines(result: dict[str, Any], *, shown: int = 12) -> list[str]:
   return told
 
 
-def _gib(count: float) -> str:
+def _gib(count: int) -> str:
   return f'{count / 2**30:.2f} GiB'
 
 

@@ -2,7 +2,8 @@
 
 Instructions run one after the other. Each takes the cycles that the compiler estimates;
 a collective takes its bytes over the rate of its links. An asynchronous one runs beside
-what stands between its start and its end, and what is left of it then is waited for.
+what stands between its start and its end, and what is left of it then is waited for
+(as if it had the links to itself).
 
     seconds = cycles / clock + synchronous bytes / link rate + waits           (1)
 
@@ -138,7 +139,8 @@ class Reader:
       if end is not None:
         total.waiting += max(0.0, end - total.seconds)
     elif role in ('start', 'synchronous'):
-      made = self.collective(core, overlaps=role == 'start')
+      scattered = core.opcode == 'all-reduce' and self._scatters(each)
+      made = self.collective(core, overlaps=role == 'start', scattered=scattered)
       total.collectives[made] = total.collectives.get(made, 0) + 1
       if role == 'start':
         started[self._key(each, core)] = total.seconds + made.seconds
@@ -181,6 +183,18 @@ class Reader:
       return 'synchronous', core
     return 'none', each
 
+  def _scatters(self, each: hlo.Instruction) -> bool:
+    """Whether a fusion keeps a slice of an all-reduce, which makes a reduce-scatter."""
+    if each.opcode != 'fusion':
+      return False
+    if each.called[0].startswith('all-reduce-scatter'):
+      return True
+    inside = list(self._inside(each.called))
+    summed = {one.name for one in inside if one.opcode == 'all-reduce'}
+    return any(
+      one.opcode == 'dynamic-slice' and one.operands[0] in summed for one in inside
+    )
+
   def _key(self, each: hlo.Instruction, core: hlo.Instruction) -> str:
     """What an asynchronous collective's start and end have in common."""
     if each.opcode == 'fusion':
@@ -207,7 +221,9 @@ class Reader:
     }
     return found.pop() if len(found) == 1 else self.trips
 
-  def collective(self, core: hlo.Instruction, *, overlaps: bool) -> Collective:
+  def collective(
+    self, core: hlo.Instruction, *, overlaps: bool, scattered: bool = False
+  ) -> Collective:
     """Kind, bytes, mesh axes and seconds of a collective instruction."""
     kind = re.sub(r'-start$', '', core.opcode)
     groups = core.groups
@@ -219,7 +235,8 @@ class Reader:
     whole = self._bytes(kind, core, members.shape[1])
     count = members.shape[1]
     share = 1.0 if kind == 'collective-permute' else (count - 1) / count
-    moved = whole * share * (2 if kind == 'all-reduce' else 1)
+    moved = whole * share * (2 if kind == 'all-reduce' and not scattered else 1)
+    kind = 'reduce-scatter' if scattered else kind
     traced = re.search(r'op_name="([^"]*)"', core.text)
     return Collective(
       kind,
