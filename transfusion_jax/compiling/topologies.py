@@ -156,7 +156,13 @@ def devices(topology: Topology) -> list[Any]:
     raise ValueError(
       f'expected a topology that libtpu knows, found {topology.name}: {error}'
     ) from error
-  return list(described.devices)
+  found = list(described.devices)
+  if len(found) != topology.devices:  # several slices of v4: two devices to a chip
+    raise ValueError(
+      f'expected {topology.devices} devices of {topology.slices} x {topology.name}, '
+      f'libtpu describes {len(found)}; use one slice'
+    )
+  return found
 
 
 def _distance(wanted: tuple[int, ...], other: tuple[int, ...]) -> tuple[float, int]:

@@ -30,7 +30,7 @@ PARAMETER_RULES: Mapping[str, str | None] = {
   'vocab': 'tensor',
   'head_dim': None,
   'patch': None,
-  'time': None,
+  'time': 'fsdp',
   'conv': None,
   'channels_in': 'fsdp',
   'channels_out': 'tensor',
