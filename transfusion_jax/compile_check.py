@@ -65,13 +65,17 @@ def main() -> None:
     devices = topologies.devices(topology)
     rows = _BATCH.value or run.data.rows
     if _SEARCH.value:
-      results = _searched(run, topology, devices, rows)
-      written: Any = results
-    else:
-      written = _checked(run, topology, devices, rows)
-      print('\n'.join(summary.lines(written)))
-    if _JSON.value:
-      pathlib.Path(_JSON.value).write_text(json.dumps(written, indent=1) + '\n')
+      _write(_searched(run, topology, devices, rows))
+      return
+    try:
+      result = compiled(run, topology, devices, rows)
+    except program.DoesNotFit as error:
+      raise _too_large(topology, str(error)) from error
+    print('\n'.join(summary.lines(result)))
+    _write(result)
+    if not result['fits']:
+      needed = result['peak_bytes'] / 2**30
+      raise _too_large(topology, f'needs {needed:.1f} GiB')
 
 
 def compiled(
@@ -108,16 +112,18 @@ def compiled(
   )
 
 
-def _checked(run, topology, devices, rows) -> dict[str, Any]:
-  try:
-    return compiled(run, topology, devices, rows)
-  except program.DoesNotFit as error:
-    larger = topologies.larger(topology)
-    way = f', or --topology={larger.name}' if larger else ''
-    raise ValueError(
-      f'expected a step that fits on {topology.name}, found one that {error}; raise '
-      f'--config.mesh.fsdp or --config.train.microbatches, lower --batch{way}'
-    ) from error
+def _too_large(topology: topologies.Topology, found: str) -> ValueError:
+  larger = topologies.larger(topology)
+  way = f', take --topology={larger.name}' if larger else ''
+  return ValueError(
+    f'expected a step that fits on {topology.name}, found one that {found}; raise '
+    f'--config.mesh.fsdp or --config.train.microbatches, lower --batch{way}'
+  )
+
+
+def _write(found: Any) -> None:
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=1) + '\n')
 
 
 def _searched(run, topology, devices, rows) -> list[dict[str, Any]]:
