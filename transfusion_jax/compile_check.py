@@ -137,7 +137,7 @@ def _searched(run, topology, devices, rows) -> list[dict[str, Any]]:
       log.info(f'{_told(candidate)}: {error}')
       return None
     log.info(f'{_told(candidate)}: {_short(result)}')
-    return result
+    return result if result['fits'] else None
 
   heads = run.model.transformer.kv_heads
   shapes = list(search.meshes(topology, rows=rows, heads=heads))
