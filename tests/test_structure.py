@@ -42,9 +42,11 @@ BELOW = {
   'training': ('objectives', *BELOW['generation'], 'generation'),
   'evaluation': ('objectives', *BELOW['generation'], 'generation'),
 }
+BELOW = {**BELOW, 'compiling': ('training', *BELOW['training'])}
 BELOW = {**BELOW, 'config': ('training', 'evaluation', *BELOW['training'])}
 BELOW = {**BELOW, 'build': ('config', *BELOW['config'])}
 BELOW = {**BELOW, **dict.fromkeys(COMMANDS, ('build', *BELOW['build']))}
+BELOW['compile_check'] += ('compiling',)
 """What each folder, and each file at the package root, may import of ours."""
 
 FORBIDDEN = {
@@ -286,6 +288,11 @@ def test_data_works_without_jax(environment):
     ('training/a.py', 'from transfusion_jax.models import module', 0),
     ('training/step.py', 'from transfusion_jax.models import module', 1),
     ('training/loop.py', 'from transfusion_jax import config', 1),
+    ('compiling/a.py', 'from transfusion_jax.training import mesh', 0),
+    ('compiling/a.py', 'from transfusion_jax import build', 1),
+    ('training/a.py', 'from transfusion_jax.compiling import hlo', 1),
+    ('compile_check.py', 'from transfusion_jax.compiling import hlo', 0),
+    ('train.py', 'from transfusion_jax.compiling import hlo', 1),
     ('config.py', 'from transfusion_jax.training import loop', 0),
     ('config.py', 'from transfusion_jax import build', 1),
     ('build.py', 'from transfusion_jax import config', 0),

@@ -115,14 +115,14 @@ def vocabulary(run: config.TransfusionRun) -> tuple[int, int]:
 def trainer(run: config.Run, mesh: Mesh) -> Trainer:
   """The jitted, sharded step of a run and the making of its state."""
   made = parts(run)
-  abstract = jax.eval_shape(
-    lambda key: state_lib.initial(made.blueprint.init, made.tx, key), jax.random.key(0)
-  )
+  average = run.optimizer.ema_decay > 0
+
+  def initial(key):
+    return state_lib.initial(made.blueprint.init, made.tx, key, average=average)
+
+  abstract = jax.eval_shape(initial, jax.random.key(0))
   shardings = state_lib.shardings(abstract, made.blueprint.axes, made.tx, mesh)
-  init = jax.jit(
-    lambda key: state_lib.initial(made.blueprint.init, made.tx, key),
-    out_shardings=shardings,
-  )
+  init = jax.jit(initial, out_shardings=shardings)
   one_step = step.make_step(
     made.blueprint.definition.bind,
     made.objective,
@@ -132,7 +132,7 @@ def trainer(run: config.Run, mesh: Mesh) -> Trainer:
   )
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
   jitted = jax.jit(
-    one_step,
+    axes.on(mesh, one_step),
     in_shardings=(shardings, rows),
     out_shardings=(shardings, axes.replicated(mesh)),
     donate_argnums=(0,),
@@ -158,9 +158,10 @@ def codec_from(directory: pathlib.Path, mesh: Mesh, *, deviation: float) -> code
     blueprint.shapes, jax.tree.map(lambda _: whole, blueprint.shapes)
   )
   place = workdir.Workdir(directory)
-  restored = checkpoint.read(place.checkpoints, {'ema': wanted})
+  kept = state_lib.averaged_field(run.optimizer.ema_decay)
+  restored = checkpoint.read(place.checkpoints, {kept: wanted})
   return codec.Codec(
-    model=blueprint.definition.bind(restored.state.ema),
+    model=blueprint.definition.bind(restored.state.averaged),
     shift=jax.device_put(jnp.asarray(measured['shift'], jnp.float32), whole),
     scale=jax.device_put(
       jnp.asarray(measured['scale'], jnp.float32) / deviation, whole

@@ -20,7 +20,7 @@ from transfusion_jax import build, config
 from transfusion_jax.core import axes, command
 from transfusion_jax.data import images
 from transfusion_jax.generation import image, mixed
-from transfusion_jax.training import checkpoint, mesh, workdir
+from transfusion_jax.training import checkpoint, mesh, state, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a trained run.')
 _PROMPT = flags.DEFINE_string('prompt', None, 'Draw this.')
@@ -107,9 +107,10 @@ def _load(run: config.TransfusionRun, place: workdir.Workdir) -> mixed.Writer:
   frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   shapes = build.parts(run).blueprint.shapes
   whole = jax.tree.map(lambda _: axes.replicated(devices), shapes)
-  wanted = {'ema': checkpoint.abstract(shapes, whole)}
+  kept = state.averaged_field(run.optimizer.ema_decay)
+  wanted = {kept: checkpoint.abstract(shapes, whole)}
   restored = checkpoint.read(place.checkpoints, wanted)
-  return build.writer(run, restored.state.ema, frozen)
+  return build.writer(run, restored.state.averaged, frozen)
 
 
 def _write_documents(

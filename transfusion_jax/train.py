@@ -65,7 +65,7 @@ def train_autoencoder(
   _leave_if_stopped(stop)
   if not place.latents.exists():
     bind = trainer.parts.blueprint.definition.bind
-    measured = build.measure(run, bind(outcome.state.ema))
+    measured = build.measure(run, bind(outcome.state.averaged))
     workdir.write_json(place.latents, measured)
     log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
   return outcome.seconds
@@ -105,7 +105,7 @@ def train_transfusion(
     return
   began = time.monotonic()
   log.info('evaluation: drawing and captioning test scenes')
-  writer = build.writer(run, outcome.state.ema, frozen)
+  writer = build.writer(run, outcome.state.averaged, frozen)
   results = scene_scores.evaluate(writer, run.data.scenes, run.evaluation, run.sampling)
   measured = build.autoencoder_in(directory)[1]
   seconds = outcome.seconds + time.monotonic() - began

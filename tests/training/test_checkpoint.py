@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from transfusion_jax.core import tree
 from transfusion_jax.training import checkpoint, mesh, state
 
 NAMES = {'matrix': ('embed', 'mlp'), 'bias': ('mlp',)}
@@ -121,6 +122,27 @@ def test_only_the_average_is_read(tmp_path):
   assert found.state.params is None
   assert found.state.opt_state is None
   assert found.progress == PROGRESS
+
+
+def test_a_state_without_an_average_comes_back(tmp_path):
+  now, wanted = begin()
+  now, wanted = (
+    tree.likeness(
+      state.TrainState,
+      step=each.step,
+      params=each.params,
+      ema={},
+      opt_state=each.opt_state,
+      key=each.key,
+    )
+    for each in (now, wanted)
+  )
+  with checkpoint.Checkpoints(tmp_path / 'c', keep=1) as kept:
+    kept.save(now, PROGRESS)
+    kept.wait()
+    assert_same(kept.restore(1, wanted).state, now)
+  found = checkpoint.read(tmp_path / 'c', {'params': wanted.params})
+  assert_same(found.state.averaged, now.params)
 
 
 def test_no_checkpoint_is_an_error_that_says_what_to_do(tmp_path):

@@ -58,6 +58,19 @@ def test_parameters_average_and_moments_follow_the_table_of_axes():
     assert whole.sharding.is_fully_replicated
 
 
+def test_without_an_average_nothing_is_copied():
+  tx = optimizer.make(CONFIG, NAMES, 10)
+  make = functools.partial(state.initial, init, tx, average=False)
+  begin = make(jax.random.key(0))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+  places = state.shardings(begin, NAMES, tx, mesh)
+  assert jax.tree.structure(places) == jax.tree.structure(begin)
+  assert begin.ema == {}
+  assert begin.averaged is begin.params
+  assert made()[2].averaged is made()[2].ema
+  assert [state.averaged_field(decay) for decay in (0.0, 0.99)] == ['params', 'ema']
+
+
 def test_nothing_is_made_whole_on_one_device():
   _, compiled, _ = made()
   text = compiled.as_text()

@@ -98,7 +98,8 @@ def test_remat_and_unrolling_change_nothing(changes):
 
 
 @pytest.mark.parametrize(
-  ('sizes', 'microbatches'), [((8, 1, 1), 1), ((2, 2, 2), 2), ((1, 4, 2), 1)]
+  ('sizes', 'microbatches'),
+  [((8, 1, 1), 1), ((2, 2, 2), 2), ((1, 4, 2), 1), ((2, 4, 1), 1)],
 )
 def test_eight_devices_change_nothing(sizes, microbatches):
   mesh = mesh_lib.make(mesh_lib.MeshConfig(*sizes))
@@ -107,7 +108,7 @@ def test_eight_devices_change_nothing(sizes, microbatches):
   places = state.shardings(begin, plan.axes, SGD, mesh)
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
   run = jax.jit(
-    make(microbatches=microbatches),
+    axes.on(mesh, make(microbatches=microbatches)),
     in_shardings=(places, rows),
     out_shardings=(places, axes.replicated(mesh)),
   )

@@ -1,5 +1,9 @@
 """Batches as the models see them."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from transfusion_jax.core import tree
@@ -45,3 +49,36 @@ class Pictures:
   """Pixels alone, for an autoencoder: uint8 in [0, 255]."""
 
   images: Num[Array, 'b h w c']
+
+
+def shapes(
+  *, rows: int, length: int, slots: int, latents: tuple[int, int, int], sharding: Any
+) -> Batch:
+  """A `Batch` of `jax.ShapeDtypeStruct`, for tracing and compiling without data.
+
+  Args:
+    rows: of the batch, on all hosts.
+    length: positions of a row.
+    slots: images that a row can hold.
+    latents: height, width and channels of an image.
+    sharding: of every array.
+  """
+
+  def leaf(dtype, *shape):
+    return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+
+  whole = ('tokens', 'targets', 'position', 'start', 'end', 'slot')
+  return tree.likeness(
+    Batch,
+    **{name: leaf(jnp.int32, length) for name in whole},
+    weight=leaf(jnp.float32, length),
+    images=leaf(jnp.float32, slots, *latents),
+    noise_cap=leaf(jnp.float32, slots),
+    image_weight=leaf(jnp.float32, slots),
+  )
+
+
+def picture_shapes(*, rows: int, side: int, sharding: Any) -> Pictures:
+  """`Pictures` of `side` x `side` pixels as a `jax.ShapeDtypeStruct`."""
+  leaf = jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8, sharding=sharding)
+  return tree.likeness(Pictures, images=leaf)

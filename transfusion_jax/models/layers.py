@@ -44,7 +44,7 @@ class Linear(module.Module):
     self.bias = module.constant(0.0, **{axes[1]: outputs}) if bias else None
 
   def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
-    y = jnp.einsum('...i,io->...o', x, self.matrix[...].astype(x.dtype))
+    y = jnp.einsum('...i,io->...o', x, module.cast(self.matrix, x.dtype))
     return y if self.bias is None else _shift(y, self.bias)
 
 
@@ -76,7 +76,7 @@ class Conv(module.Module):
   def __call__(self, x: Float[Array, 'b h w i']) -> Float[Array, 'b y x o']:
     y = jax.lax.conv_general_dilated(
       x,
-      self.kernel[...].astype(x.dtype),
+      module.cast(self.kernel, x.dtype),
       window_strides=(self.stride, self.stride),
       padding='SAME',
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
@@ -104,7 +104,7 @@ class GroupNorm(module.Module):
 
 def _shift(y: Float[Array, '*b c'], bias: module.Weight) -> Float[Array, '*b c']:
   """Adds a bias to the last axis in `y`'s type."""
-  return y + jnp.expand_dims(bias[...].astype(y.dtype), tuple(range(y.ndim - 1)))
+  return y + jnp.expand_dims(module.cast(bias, y.dtype), tuple(range(y.ndim - 1)))
 
 
 def sinusoid(t: Float[Array, '*b'], width: int) -> Float[Array, '*b {width}']:

@@ -14,7 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
+from transfusion_jax.core import axes as axes_lib
 from transfusion_jax.core import tree
 
 Module = nnx.Module
@@ -52,6 +54,11 @@ def constant(value: float, **axes: int) -> Weight:
   """A parameter that starts at one value everywhere, as the gain of a norm does."""
   names = tuple(axis_name(name) for name in axes)
   return Weight(jnp.full(tuple(axes.values()), value, jnp.float32), axes=names)
+
+
+def cast(parameter: Weight, dtype: DTypeLike) -> jax.Array:
+  """A parameter as the activations need it: in their type, on a mesh gathered."""
+  return axes_lib.gathered(parameter[...], parameter.axes, dtype)
 
 
 def axis_name(keyword: str) -> str:

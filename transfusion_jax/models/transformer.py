@@ -13,6 +13,7 @@ import jax.ad_checkpoint
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from transfusion_jax.core import axes
 from transfusion_jax.models import cache as cache_lib
 from transfusion_jax.models import layers, module
 from transfusion_jax.ops import attention, rope
@@ -90,18 +91,19 @@ class Attention(module.Module):
     self.key_norm = norm() if config.qk_norm else None
 
   def __call__(self, x, rotation, span, cache, at):
-    q = jnp.einsum('bte,ehd->bhtd', x, self.query[...].astype(x.dtype))
-    k = jnp.einsum('bte,egd->bgtd', x, self.key[...].astype(x.dtype))
-    v = jnp.einsum('bte,egd->bgtd', x, self.value[...].astype(x.dtype))
+    q = jnp.einsum('bte,ehd->bhtd', x, module.cast(self.query, x.dtype))
+    k = jnp.einsum('bte,egd->bgtd', x, module.cast(self.key, x.dtype))
+    v = jnp.einsum('bte,egd->bgtd', x, module.cast(self.value, x.dtype))
     if self.query_norm is not None:
       q, k = self.query_norm(q), self.key_norm(k)
     q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
     if cache is not None:
       cache = cache_lib.write(cache, k, v, at)
       k, v = cache.k.astype(x.dtype), cache.v.astype(x.dtype)
-    o = attention.attend(q, k, v, span, backend=self.config.attention)
+    attend = functools.partial(attention.attend, backend=self.config.attention)
+    o = axes.own(attend, (q, k, v), span)
     o = jax.ad_checkpoint.checkpoint_name(o, 'attention')
-    return jnp.einsum('bhtd,hde->bte', o, self.out[...].astype(x.dtype)), cache
+    return jnp.einsum('bhtd,hde->bte', o, module.cast(self.out, x.dtype)), cache
 
 
 class SwiGLU(module.Module):
@@ -115,10 +117,10 @@ class SwiGLU(module.Module):
     self.down = module.weight(rngs, scale=scale, fan_in=mlp, mlp=mlp, embed=width)
 
   def __call__(self, x: Float[Array, 'b t e']) -> Float[Array, 'b t e']:
-    gate = jnp.einsum('bte,ef->btf', x, self.gate[...].astype(x.dtype))
-    up = jnp.einsum('bte,ef->btf', x, self.up[...].astype(x.dtype))
+    gate = jnp.einsum('bte,ef->btf', x, module.cast(self.gate, x.dtype))
+    up = jnp.einsum('bte,ef->btf', x, module.cast(self.up, x.dtype))
     hidden = jax.nn.silu(gate) * up
-    return jnp.einsum('btf,fe->bte', hidden, self.down[...].astype(x.dtype))
+    return jnp.einsum('btf,fe->bte', hidden, module.cast(self.down, x.dtype))
 
 
 class Block(module.Module):
@@ -169,7 +171,8 @@ class Transformer(module.Module):
     rotation = rope.rotation(position, head_dim=config.head_dim, base=config.rope_base)
 
     def layer(block, x, cache):
-      return block(x, rotation, span, cache, at)
+      x, cache = block(axes.rows(x), rotation, span, cache, at)
+      return axes.rows(x), cache
 
     layer = rematerialised(layer, config.remat)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from transfusion_jax.core import tree
+from transfusion_jax.core import axes, tree
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import cache as cache_lib
 from transfusion_jax.models import layers, module, patches, transformer, unet
@@ -102,9 +102,12 @@ class Transfusion(module.Module):
     """Vectors of text tokens, in the type of the activations.
 
     Cast after the look-up: the gradient of a token that stands often is added up in
-    float32.
+    float32. On a mesh every device looks up its share of the width for the rows of
+    its whole fsdp group, and what then goes between devices is vectors, not the table.
     """
-    return self.embedding[...][tokens].astype(self.config.transformer.dtype)
+    x = self.embedding[...][axes.rows(tokens, over=('data',))]
+    x = axes.rows(x.astype(self.config.transformer.dtype), over=('data',), last='fsdp')
+    return axes.rows(x)
 
   def read_text(
     self,

@@ -2,8 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from transfusion_jax.core import axes
@@ -49,11 +52,35 @@ def shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
   return tuple(sizes)
 
 
-def make(config: MeshConfig) -> Mesh:
-  """The mesh over all devices."""
-  sizes = shape(config, jax.device_count())
+def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+  """The mesh over all devices, or over those given.
+
+  Slices, which a slower network joins, are divided along the data axis: only the sums
+  of gradients go between them.
+
+  Raises:
+    ValueError: the axes do not multiply to the number of devices, or the data axis does
+      not divide into the slices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  sizes = shape(config, len(devices))
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if sizes[0] % slices:
+    raise ValueError(
+      f'expected a data axis that divides into {slices} slices, found {sizes[0]}; set '
+      f'--config.mesh.data={slices} or a multiple'
+    )
+  if slices > 1:
+    inner = (sizes[0] // slices, *sizes[1:])
+    arranged = mesh_utils.create_hybrid_device_mesh(
+      inner, (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
+  else:
+    arranged = mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
   types = (AxisType.Auto,) * len(sizes)
-  return jax.make_mesh(sizes, axes.MESH_AXES, axis_types=types)
+  return Mesh(arranged, axes.MESH_AXES, axis_types=types)
 
 
 def single() -> Mesh:

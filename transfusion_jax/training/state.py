@@ -18,7 +18,8 @@ class TrainState:
   Attributes:
     step: steps taken.
     params: nested dict of parameters.
-    ema: exponential moving average of `params`.
+    ema: exponential moving average of `params`; without one an empty dict, and the
+      memory of a copy is saved.
     opt_state: of the optimizer.
     key: the run's key; step `k` draws from `fold_in(key, k)`.
   """
@@ -29,15 +30,34 @@ class TrainState:
   opt_state: Any
   key: PRNGKeyArray
 
+  @property
+  def averaged(self) -> Any:
+    """The parameters to sample with."""
+    return self.ema or self.params
 
-def initial(init, tx: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
-  """The state before the first step; `init` makes parameters from a key."""
+
+def averaged_field(ema_decay: float) -> str:
+  """The field of a state that holds the parameters to sample with."""
+  return 'ema' if ema_decay else 'params'
+
+
+def initial(
+  init, tx: optax.GradientTransformation, key: PRNGKeyArray, *, average: bool = True
+) -> TrainState:
+  """The state before the first step.
+
+  Args:
+    init: makes parameters from a key.
+    tx: the optimizer.
+    key: of the run.
+    average: whether a moving average is kept.
+  """
   for_params, for_run = jax.random.split(key)
   params = init(for_params)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    ema=jax.tree.map(jnp.copy, params),
+    ema=jax.tree.map(jnp.copy, params) if average else {},
     opt_state=tx.init(params),
     key=for_run,
   )
@@ -64,5 +84,10 @@ def shardings(
     transform_non_params=lambda _: whole,
   )
   return tree.likeness(
-    TrainState, step=whole, params=params, ema=params, opt_state=opt_state, key=whole
+    TrainState,
+    step=whole,
+    params=params,
+    ema=params if abstract.ema else {},
+    opt_state=opt_state,
+    key=whole,
   )

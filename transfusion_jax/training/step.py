@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from transfusion_jax.core import axes
 from transfusion_jax.training import state as state_lib
 
 Metrics = dict[str, Array]
@@ -36,7 +37,7 @@ def make_step(
     tx: the optimizer.
     microbatches: parts into which the rows of a batch are divided, one after the other.
     ema_decay: of the parameters' moving average, with the usual warm-up
-      `min(decay, (1 + step) / (10 + step))`.
+      `min(decay, (1 + step) / (10 + step))`; a state without an average keeps none.
   """
 
   def part_loss(params, rows, keys, normalizers):
@@ -49,21 +50,20 @@ def make_step(
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), count)
     gradient = jax.grad(part_loss, has_aux=True)
 
+    def part_of(rows, keys):
+      rows, keys = jax.tree.map(axes.rows, (rows, keys))
+      return gradient(state.params, rows, keys, normalizers)
+
     def accumulate(total, part):
-      return jax.tree.map(
-        jnp.add, total, gradient(state.params, *part, normalizers)
-      ), None
+      return jax.tree.map(jnp.add, total, part_of(*part)), None
 
     if microbatches == 1:
-      grads, loss = gradient(state.params, batch, keys, normalizers)
+      grads, loss = part_of(batch, keys)
     else:
       parts = jax.tree.map(lambda x: _divide(x, microbatches), (batch, keys))
-      first, rest = (
-        jax.tree.map(lambda x: x[0], parts),
-        jax.tree.map(lambda x: x[1:], parts),
-      )
-      start = gradient(state.params, *first, normalizers)
-      (grads, loss), _ = jax.lax.scan(accumulate, start, rest)
+      shapes = jax.eval_shape(part_of, *jax.tree.map(lambda x: x[0], parts))
+      start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+      (grads, loss), _ = jax.lax.scan(accumulate, start, parts)
 
     with jax.numpy_dtype_promotion('standard'):  # optax mixes floats and counts
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -87,6 +87,8 @@ def _divide(x: Array, parts: int) -> Array:
 
 
 def _average(ema, params, decay, step):
+  if not ema:
+    return ema
   if decay == 0:
     return params
   taken = step.astype(jnp.float32)

@@ -1,0 +1,63 @@
+"""FLOPs against counts by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from transfusion_jax.compiling import flops
+
+
+def test_matrix_products_convolutions_and_loops():
+  a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
+  assert flops.count(jnp.matmul, a, b) == 2 * 3 * 4 * 5
+  batched = flops.count(
+    lambda x, y: jnp.einsum('bij,bjk->bik', x, y),
+    jnp.ones((7, 3, 4)),
+    jnp.ones((7, 4, 5)),
+  )
+  assert batched == 7 * 2 * 3 * 4 * 5
+
+  def scanned(x):
+    return jax.lax.scan(lambda c, _: (c @ jnp.ones((4, 4)), None), x, length=6)[0]
+
+  assert flops.count(jax.jit(scanned), a) == 6 * 2 * 3 * 4 * 4
+
+
+def test_convolutions():
+  x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+
+  def convolve(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+  assert flops.count(convolve, x, kernel) == 2 * (2 * 4 * 4 * 5) * 27
+
+
+def test_the_backward_pass_takes_twice_the_forward_pass():
+  a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
+  both = jax.grad(lambda a, b: jnp.sum(jnp.sin(a @ b)), argnums=(0, 1))
+  assert flops.count(both, a, b) == 3 * flops.count(jnp.matmul, a, b)
+
+
+def test_what_is_recomputed_counts():
+  a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
+  product = jax.checkpoint(lambda a, b: jnp.sum(jnp.sin(a @ b)))
+  both = jax.grad(product, argnums=(0, 1))
+  assert flops.count(both, a, b) == 4 * flops.count(jnp.matmul, a, b)
+
+
+@pytest.mark.parametrize(('images', 'patches'), [(0, 4), (2, 3)])
+def test_visible_pairs(images, patches):
+  length = 10
+  end = [i + 1 for i in range(length)]
+  for image in range(images):
+    first = 1 + image * (patches + 1)
+    end[first : first + patches] = [first + patches] * patches
+  found = flops.visible_pairs(length=length, images=images, patches=patches)
+  assert found == sum(end)
+
+
+def test_the_formula():
+  found = flops.model(weights=10, tokens=7, pairs=28, width=4, depth=3, adapter=5.0)
+  assert found == 6 * 10 * 7 + 12 * 28 * 4 * 3 + 15

@@ -1,0 +1,94 @@
+"""Programs on the simulated devices: memory adds up, whole weights are found."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from transfusion_jax.compiling import hlo, program, summary, timeline, topologies
+from transfusion_jax.core import axes, tree
+from transfusion_jax.training import mesh as mesh_lib
+from transfusion_jax.training import state
+
+
+def shaped(mesh, shape, *spec):
+  sharding = NamedSharding(mesh, PartitionSpec(*spec))
+  return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+
+def made():
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  weights, rows = shaped(mesh, (64, 64), 'fsdp'), shaped(mesh, (8, 64), 'data')
+  step = jax.jit(lambda w, x: w + x.T @ x, donate_argnums=(0,))
+  return mesh, weights, rows, program.build(step, (weights, rows), mesh)
+
+
+def test_memory_adds_up():
+  _, weights, rows, found = made()
+  assert (
+    found.arguments == program.shard_bytes((weights, rows)) == 16 * 64 * 4 + 4 * 256
+  )
+  assert found.peak_bytes == (
+    found.arguments + found.outputs + found.temporaries - found.aliases
+  )
+  assert found.flops == 2 * 64 * 64 * 8
+  assert hlo.parse(found.text).entry
+
+
+def test_the_summary_names_what_the_issue_of_a_pod_is():
+  mesh, weights, rows, found = made()
+  held = tree.likeness(
+    state.TrainState, step=(), params={'w': weights}, ema={}, opt_state=(), key=()
+  )
+  result = summary.measure(
+    found,
+    topology=topologies.find('v5e:2x4'),
+    mesh=mesh,
+    state=held,
+    batch=rows,
+    trips=1,
+    model_flops=found.flops,
+  )
+  assert result['fits']
+  assert result['hbm_bytes'] == 16 * 2**30
+  assert result['parameter_bytes'] == 16 * 64 * 4
+  assert result['average_bytes'] == 0
+  assert result['step_seconds'] >= result['synchronous_seconds'] > 0
+  assert {each['kind'] for each in result['collectives']} <= set(timeline.KINDS)
+  told = '\n'.join(summary.lines(result))
+  assert 'fits' in told
+  assert 'data 2 x fsdp 4 x tensor 1' in told
+  assert result['collectives'][0]['kind'] in told
+
+
+def test_large_weights_that_are_whole_everywhere_are_named():
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  weights = {
+    'whole': shaped(mesh, (1024, 512)),
+    'divided': shaped(mesh, (1024, 512), 'fsdp'),
+    'odd': shaped(mesh, (1023, 513)),
+    'small': shaped(mesh, (8, 8)),
+  }
+  found = program.replicated({'a': weights})
+  assert [each['name'] for each in found] == ['a.whole']
+  assert found[0]['bytes'] == 2**21
+  alone = mesh_lib.make(mesh_lib.MeshConfig(8, 1, 1))
+  assert program.replicated({'whole': shaped(alone, (1024, 512))}) == []
+
+
+def test_rows_must_divide():
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  program.rows_divide(16, 2, mesh, axes.BATCH_SPEC)
+  with pytest.raises(ValueError, match='divide by 16 .*found 8; change --batch'):
+    program.rows_divide(8, 2, mesh, axes.BATCH_SPEC)
+
+
+def test_a_state_that_is_too_large_is_found_before_compiling():
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  weights = shaped(mesh, (1024, 512), 'fsdp')
+  held = math.prod(weights.shape)
+  program.check_state(weights, held)
+  with pytest.raises(program.DoesNotFit, match='for its state alone'):
+    program.check_state(weights, held - 1)

@@ -1,0 +1,59 @@
+"""The search: which choices are tried, in which order, and how they are ranked."""
+
+from transfusion_jax.compiling import search, topologies
+
+
+def test_meshes_follow_the_torus_and_give_every_device_a_row():
+  topology = topologies.find('v5e:4x4')
+  found = list(search.meshes(topology, rows=16, heads=4))
+  assert found == [
+    (16, 1, 1),
+    (4, 4, 1),
+    (1, 16, 1),
+    (4, 1, 4),
+    (1, 4, 4),
+  ]
+  fewer = list(search.meshes(topology, rows=8, heads=3))
+  assert fewer == []  # sixteen devices, eight rows, no head to divide
+
+
+def test_slices_stand_along_the_data_axis():
+  topology = topologies.find('v5e:2x2', slices=2)
+  found = list(search.meshes(topology, rows=8, heads=1))
+  assert found == [(8, 1, 1), (4, 2, 1), (2, 4, 1)]
+
+
+def attempts(fits):
+  tried = []
+
+  def attempt(candidate):
+    tried.append(candidate)
+    if not fits(candidate):
+      return None
+    seconds = {'full': 2.0, 'save_attention': 1.0, 'minimal': 3.0}[candidate.remat]
+    return {'fits': True, 'step_seconds': seconds, 'peak_bytes': 1}
+
+  return attempt, tried
+
+
+def test_as_few_micro_batches_as_fit_and_no_policy_beyond_the_first_that_does_not():
+  def fits(candidate):
+    return candidate.microbatches >= 2 and candidate.remat != 'minimal'
+
+  attempt, tried = attempts(fits)
+  found = search.run([(2, 2, 1)], rows=16, attempt=attempt, tries=99)
+  assert [(each.microbatches, each.remat) for each in tried] == [
+    (1, 'full'),
+    (2, 'full'),
+    (2, 'save_attention'),
+    (2, 'minimal'),
+  ]
+  assert [each.remat for each, _ in found] == ['save_attention', 'full']
+
+
+def test_tries_are_limited_and_what_does_not_fit_is_not_ranked():
+  attempt, tried = attempts(lambda candidate: True)
+  search.run([(1, 1, 1)] * 5, rows=4, attempt=attempt, tries=4)
+  assert len(tried) == 4
+  large = {'fits': False, 'step_seconds': 0.1, 'peak_bytes': 1}
+  assert search.ranked([(tried[0], large)]) == []

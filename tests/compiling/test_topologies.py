@@ -1,0 +1,56 @@
+"""Which topologies exist, and what is said of those that do not."""
+
+import pytest
+
+from transfusion_jax.compiling import topologies
+
+
+@pytest.mark.parametrize(
+  ('name', 'devices'),
+  [('v5e:16x16', 256), ('v5p:8x8x8', 512), ('v4:2x2x1', 4), ('tpu7x:2x2x1', 8)],
+)
+def test_topologies_that_exist(name, devices):
+  found = topologies.find(name)
+  assert (found.name, found.devices) == (name, devices)
+  assert topologies.find(name, 2).devices == 2 * devices
+
+
+@pytest.mark.parametrize(
+  ('name', 'nearest'),
+  [
+    ('v5e:3x3', 'v5e:2x4'),
+    ('v5e:16x32', 'v5e:16x16'),
+    ('v5e:4x4x4', 'v5e:8x8'),
+    ('v5p:8x8', 'v5p:4x4x4'),
+    ('v5p:8x8x7', 'v5p:8x8x8'),
+    ('v5p:4x2x2', 'v5p:2x2x4'),
+  ],
+)
+def test_the_nearest_is_named(name, nearest):
+  with pytest.raises(ValueError, match=f'the nearest is {nearest}'):
+    topologies.find(name)
+
+
+@pytest.mark.parametrize('name', ['', 'v5p', 'v9:2x2', 'v5e:16', 'v5e:axb'])
+def test_what_is_no_topology(name):
+  with pytest.raises(ValueError, match='v5e:16x16 or v5p:8x8x8'):
+    topologies.find(name)
+
+
+def test_slices_are_positive():
+  with pytest.raises(ValueError, match='at least one slice'):
+    topologies.find('v5e:4x4', 0)
+
+
+def test_the_next_larger():
+  assert topologies.larger(topologies.find('v5e:4x4')).name == 'v5e:4x8'
+  assert topologies.larger(topologies.find('v5e:16x16')) is None
+
+
+def test_every_shape_is_within_its_chip():
+  for chip in topologies.CHIPS.values():
+    shapes = list(topologies.shapes(chip))
+    assert len(set(shapes)) == len(shapes)
+    assert max(topologies.Topology(chip, s).devices for s in shapes) <= (
+      chip.most * chip.devices
+    )

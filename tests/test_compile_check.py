@@ -1,0 +1,83 @@
+"""The command that compiles for a pod: what it refuses, and one tiny run end to end."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = [
+  '--config=configs/transfusion_160m.py',
+  '--config.model.transformer.depth=2',
+  '--config.model.vocabulary=1024',
+]
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason="libtpu compiles for TPUs and is not installed: pip install -e '.[tpu]'",
+)
+
+
+def check(environment, *arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'transfusion_jax.compile_check', *arguments],
+    cwd=ROOT,
+    env=environment(PYTHONPATH=str(ROOT)),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def refused(done, *words):
+  assert done.returncode == 2, done.stderr
+  last = done.stderr.strip().splitlines()[-1]
+  assert last.startswith('error: ')
+  for word in words:
+    assert word in last
+
+
+@pytest.mark.slow
+def test_a_topology_that_does_not_exist(environment):
+  done = check(environment, *TINY, '--topology=v5p:8x8x7')
+  refused(done, 'found v5p:8x8x7; the nearest is v5p:8x8x8')
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_run_that_cannot_fit_and_rows_that_do_not_divide(environment):
+  large = '--config=configs/transfusion_7b.py'
+  refused(
+    check(environment, large, '--topology=v5e:2x2'), 'for its state alone', 'v5e:2x4'
+  )
+  done = check(environment, *TINY, '--topology=v5e:4x4', '--batch=8')
+  refused(done, 'rows that divide by 16', 'found 8')
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_small_pod(environment, tmp_path):
+  file = tmp_path / 'found.json'
+  done = check(
+    environment,
+    *TINY,
+    '--topology=v5e:2x2',
+    '--batch=4',
+    '--config.data.row_length=512',
+    '--config.data.image_slots=2',
+    '--config.data.scenes.story=0.0',
+    '--config.data.scenes.pair=0.6',
+    f'--json={file}',
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(file.read_text())
+  assert found['fits']
+  assert found['mesh'] == {'data': 1, 'fsdp': 4, 'tensor': 1}
+  state = found['parameter_bytes'] + found['optimizer_bytes'] + found['average_bytes']
+  assert state < found['peak_bytes'] < found['hbm_bytes'] == 16 * 2**30
+  assert 0 < found['mfu'] < 1
+  assert {'fsdp'} == {axis for each in found['collectives'] for axis in each['axes']}
+  assert f'{found["devices"]} devices' in done.stdout

@@ -1,0 +1,233 @@
+"""Compiles a run's training step for TPUs that are not there, and says how it fares.
+
+  python -m transfusion_jax.compile_check --config=configs/transfusion_7b.py \
+    --topology=v5p:8x8x8
+
+Needs libtpu (`pip install -e '.[tpu]'`) and no TPU. The step is the very one that
+`train` runs, with its shardings. Memory is what the compiler allocates; times are its
+estimates. `--config.mesh.fsdp=64` and all other fields as in `train`.
+"""
+
+import os
+
+# Before jax is imported, which reads them then: no device but the CPU, no question to a
+# metadata server that is not there, no lock on libtpu, no warnings about either.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['TPU_SKIP_MDS_QUERY'] = '1'
+os.environ['TPU_WORKER_HOSTNAMES'] = 'localhost'
+os.environ['TPU_ACCELERATOR_TYPE'] = 'v5litepod-4'
+os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
+os.environ['TPU_STDERR_LOG_LEVEL'] = '3'
+os.environ['TPU_MIN_LOG_LEVEL'] = '3'
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import NamedSharding
+from ml_collections import config_flags
+
+from transfusion_jax import build, config
+from transfusion_jax.compiling import flops, program, search, summary, topologies
+from transfusion_jax.core import axes, command, log, tree
+from transfusion_jax.models import batch as batch_lib
+from transfusion_jax.training import mesh as mesh_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'Config file, for example configs/transfusion_7b.py.',
+  lock_config=True,
+)
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'For example v5e:16x16 or v5p:8x8x8.')
+_SLICES = flags.DEFINE_integer('slices', 1, 'Slices of that topology.')
+_BATCH = flags.DEFINE_integer('batch', 0, 'Rows of all hosts; 0: data.rows.')
+_JSON = flags.DEFINE_string('json', None, 'File for the numbers.')
+_HLO = flags.DEFINE_string('hlo', None, 'File for the scheduled HLO.')
+_SEARCH = flags.DEFINE_boolean('search', False, 'Try meshes, remat and micro-batches.')
+_TRIES = flags.DEFINE_integer('tries', 16, 'Compilations that --search may take.')
+
+
+def main() -> None:
+  """Compiles once, or searches."""
+  with command.user_errors():
+    if _CONFIG.value is None or not _TOPOLOGY.value:
+      raise ValueError(
+        'expected --config=FILE and --topology=NAME, found only one or none; for '
+        'example --config=configs/transfusion_7b.py --topology=v5p:8x8x8'
+      )
+    topology = topologies.find(_TOPOLOGY.value, _SLICES.value)
+    run = config.parse(_CONFIG.value)
+    build.check(run)
+    devices = topologies.devices(topology)
+    rows = _BATCH.value or run.data.rows
+    if _SEARCH.value:
+      _write(_searched(run, topology, devices, rows))
+      return
+    try:
+      result = compiled(run, topology, devices, rows)
+    except program.DoesNotFit as error:
+      raise _too_large(topology, str(error)) from error
+    print('\n'.join(summary.lines(result)))
+    _write(result)
+    if not result['fits']:
+      needed = result['peak_bytes'] / 2**30
+      raise _too_large(topology, f'needs {needed:.1f} GiB')
+
+
+def compiled(
+  run: config.Run, topology: topologies.Topology, devices: list[Any], rows: int
+) -> dict[str, Any]:
+  """Compiles the step of a run; see `summary.measure` for what is known then.
+
+  Args:
+    run: what would be trained.
+    topology: for which chips.
+    devices: those of the topology.
+    rows: of the batch on all hosts.
+
+  Raises:
+    ValueError: the mesh does not suit the devices, or the rows not the mesh.
+    program.DoesNotFit: the chips have too little memory.
+  """
+  mesh = mesh_lib.make(run.mesh, devices)
+  program.rows_divide(rows, run.train.microbatches, mesh, axes.BATCH_SPEC)
+  trainer = build.trainer(run, mesh)
+  program.check_state(trainer.abstract, topology.chip.hbm_bytes)
+  batch = _batch(run, rows, NamedSharding(mesh, axes.BATCH_SPEC))
+  made = program.build(trainer.step, (trainer.abstract, batch), mesh)
+  if _HLO.value:
+    pathlib.Path(_HLO.value).write_text(made.text)
+  return summary.measure(
+    made,
+    topology=topology,
+    mesh=mesh,
+    state=trainer.abstract,
+    batch=batch,
+    trips=_depth(run),
+    model_flops=_model_flops(run, trainer.parts, batch),
+  )
+
+
+def _too_large(topology: topologies.Topology, found: str) -> ValueError:
+  larger = topologies.larger(topology)
+  way = f', take --topology={larger.name}' if larger else ''
+  return ValueError(
+    f'expected a step that fits on {topology.name}, found one that {found}; raise '
+    f'--config.mesh.fsdp or --config.train.microbatches, lower --batch{way}'
+  )
+
+
+def _write(found: Any) -> None:
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=1) + '\n')
+
+
+def _searched(run, topology, devices, rows) -> list[dict[str, Any]]:
+  if isinstance(run, config.AutoencoderRun):
+    raise ValueError('expected a transformer to search for, found an autoencoder')
+
+  def attempt(candidate: search.Candidate) -> dict[str, Any] | None:
+    try:
+      result = compiled(_with(run, candidate), topology, devices, rows)
+    except program.DoesNotFit as error:
+      log.info(f'{_told(candidate)}: {error}')
+      return None
+    log.info(f'{_told(candidate)}: {_short(result)}')
+    return result if result['fits'] else None
+
+  heads = run.model.transformer.kv_heads
+  shapes = list(search.meshes(topology, rows=rows, heads=heads))
+  found = search.run(shapes, rows=rows, attempt=attempt, tries=_TRIES.value)
+  if not found:
+    larger = topologies.larger(topology)
+    raise ValueError(
+      f'expected a choice that fits on {topology.name}, found none; '
+      + (f'use --topology={larger.name}' if larger else 'use more slices')
+    )
+  print('fastest first:')
+  for candidate, result in found:
+    print(f'  {_told(candidate)}: {_short(result)}')
+  return [{**dataclasses.asdict(c), **result} for c, result in found]
+
+
+def _with(run: config.TransfusionRun, candidate: search.Candidate):
+  transformer = dataclasses.replace(run.model.transformer, remat=candidate.remat)
+  return dataclasses.replace(
+    run,
+    mesh=mesh_lib.MeshConfig(*candidate.mesh),
+    model=dataclasses.replace(run.model, transformer=transformer),
+    train=dataclasses.replace(run.train, microbatches=candidate.microbatches),
+  )
+
+
+def _told(candidate: search.Candidate) -> str:
+  data, fsdp, tensor = candidate.mesh
+  return (
+    f'data {data} x fsdp {fsdp} x tensor {tensor}, {candidate.microbatches} '
+    f'micro-batches, remat {candidate.remat}'
+  )
+
+
+def _short(result: dict[str, Any]) -> str:
+  return (
+    f'{1e3 * result["step_seconds"]:.0f} ms, MFU {100 * result["mfu"]:.1f} %, '
+    f'{result["peak_bytes"] / 2**30:.2f} GiB'
+  )
+
+
+def _depth(run: config.Run) -> int:
+  return run.model.transformer.depth if isinstance(run, config.TransfusionRun) else 1
+
+
+def _batch(run: config.Run, rows: int, sharding: NamedSharding) -> Any:
+  if isinstance(run, config.AutoencoderRun):
+    side = run.data.scenes.size
+    return batch_lib.picture_shapes(rows=rows, side=side, sharding=sharding)
+  return batch_lib.shapes(
+    rows=rows,
+    length=run.data.row_length,
+    slots=run.data.image_slots,
+    latents=build.latents(run),
+    sharding=sharding,
+  )
+
+
+def _model_flops(run: config.Run, parts: build.Parts, batch: Any) -> float:
+  shapes, bind = parts.blueprint.shapes, parts.blueprint.definition.bind
+  if isinstance(run, config.AutoencoderRun):
+    keys = jax.eval_shape(
+      lambda: jax.random.split(jax.random.key(0), len(batch.images))
+    )
+    return 3.0 * flops.count(
+      lambda params, batch, keys: parts.objective(
+        bind(params), batch, keys, parts.objective.normalizers(batch)
+      ),
+      *(shapes, batch, keys),
+    )
+  rows, length = batch.tokens.shape
+  slots, patches = run.data.image_slots, build.patch_count(run)
+  decoder = run.model.transformer
+
+  def adapter(params, images, t, hidden):
+    model = bind(params).adapter
+    inward, skip = model.encode(images.astype(decoder.dtype), t)
+    return inward, model.decode(hidden, t, skip)
+
+  hidden = jax.ShapeDtypeStruct((rows, slots, patches, decoder.width), decoder.dtype)
+  shown = flops.visible_pairs(length=length, images=slots, patches=patches)
+  return flops.model(
+    weights=tree.size(shapes['transformer']) + tree.size(shapes['head']),
+    tokens=rows * length,
+    pairs=rows * shown,
+    width=decoder.heads * decoder.head_dim,
+    depth=decoder.depth,
+    adapter=flops.count(adapter, shapes, batch.images, batch.noise_cap, hidden),
+  )
+
+
+if __name__ == '__main__':
+  command.run(main)

@@ -1,0 +1,232 @@
+"""Reading scheduled HLO text: computations, instructions and what they call.
+
+Only the syntax lives here; `timeline.py` says what it means.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+_BYTES = {'pred': 1, 's4': 0.5, 'u4': 0.5, 'token': 0, 'opaque': 0}
+_ARRAY = re.compile(r'\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]')
+_CALLED = re.compile(
+  r'\b(?:calls|to_apply|body|condition|true_computation|false_computation|'
+  r'branch_computations|called_computations|async_computation)='
+  r'(\{[^{}]*\}|%?[\w.\-]+)'
+)
+_CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
+_COST_FLOPS = re.compile(r'"flops":\s*"?(\d+)')
+_HEADER = re.compile(r'^(ENTRY\s+)?%?([\w.\-]+)\s*\(.*\{\s*$')
+_LINE = re.compile(r'^\s+(ROOT\s+)?%?([\w.\-]+) = (.*)$')
+_MESH = re.compile(r'mesh\[([^\]]*)\](.*?)\{([^}]*)\}')
+_IOTA = re.compile(r'\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One line of HLO.
+
+  Attributes:
+    name: unique in its computation.
+    opcode: `fusion`, `while`, `all-gather`, ...
+    shape: its text, layouts and all.
+    operands: names of what it takes.
+    called: names of the computations that it calls, in the order of the text.
+    text: everything behind the operands.
+    literal: what stands between the parentheses, for constants.
+  """
+
+  name: str
+  opcode: str
+  shape: str
+  operands: tuple[str, ...]
+  called: tuple[str, ...]
+  text: str
+  literal: str = ''
+
+  @property
+  def cycles(self) -> int | None:
+    """The compiler's estimate; None where it gives none."""
+    found = _CYCLES.search(self.text)
+    return int(found[1]) if found else None
+
+  @property
+  def trips(self) -> int | None:
+    """Rounds of a loop, where the compiler knows them."""
+    found = _TRIPS.search(self.text)
+    return int(found[1]) if found else None
+
+  @property
+  def kernel_flops(self) -> int | None:
+    """FLOPs in the cost estimate of a custom call; None where there is none."""
+    if self.opcode != 'custom-call' or 'cost_estimate' not in self.text:
+      return None
+    found = _COST_FLOPS.search(self.text.split('cost_estimate', 1)[1])
+    return int(found[1]) if found else None
+
+  @property
+  def groups(self) -> np.ndarray | None:
+    """Replica groups, [groups, members]; None where the text has none."""
+    return replica_groups(self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+  """Instructions in the order of the schedule."""
+
+  name: str
+  instructions: tuple[Instruction, ...]
+
+  @functools.cached_property
+  def by_name(self) -> Mapping[str, Instruction]:
+    """Instructions by name."""
+    return {each.name: each for each in self.instructions}
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+  """A whole program: computations by name, and the one that is entered."""
+
+  computations: Mapping[str, Computation]
+  entry: str
+
+
+def parse(text: str) -> Module:
+  """The module that HLO text describes.
+
+  Raises:
+    ValueError: the text has no entry computation.
+  """
+  computations: dict[str, Computation] = {}
+  entry, name, lines = '', '', []
+  for line in text.splitlines():
+    header = _HEADER.match(line)
+    if header:
+      name, lines = header[2], []
+      entry = name if header[1] else entry
+    elif line.startswith('}') and name:
+      computations[name] = Computation(name, tuple(lines))
+      name = ''
+    elif name:
+      found = _LINE.match(line)
+      if found:
+        lines.append(_instruction(found[2], found[3]))
+  if entry not in computations:
+    raise ValueError('expected HLO text with an ENTRY computation, found none')
+  return Module(computations, entry)
+
+
+def size(shape: str) -> int:
+  """Bytes of all arrays of a shape, without padding."""
+  return sum(sizes(shape))
+
+
+def sizes(shape: str) -> list[int]:
+  """Bytes of each array of a shape, in order."""
+  found = []
+  for kind, extents in _ARRAY.findall(shape):
+    bits = re.search(r'\d+', kind)
+    width = _BYTES.get(kind, int(bits[0]) / 8 if bits else 0)
+    count = np.prod([int(e) for e in extents.split(',') if e], dtype=np.int64)
+    found.append(int(count * width))
+  return found
+
+
+def replica_groups(text: str) -> np.ndarray | None:
+  """Replica groups, [groups, members], in any of their notations.
+
+  They are listed, {{0,1},{2,3}}; reshaped from a range, [2,2]<=[4]T(0); or axes of a
+  mesh of the compiler's own, mesh['a'=2,'b'=2] {'b'}, which may be split: 'b':(1)2.
+  """
+  start = text.find('replica_groups=')
+  if start < 0:
+    return None
+  rest = text[start + len('replica_groups=') :]
+  iota = _IOTA.match(rest)
+  if iota:
+    shape, extents = (_integers(iota[i]) for i in (1, 2))
+    numbers = np.arange(np.prod(extents)).reshape(extents)
+    if iota[3]:
+      numbers = numbers.transpose(_integers(iota[3]))
+    return numbers.reshape(shape)
+  mesh = _MESH.match(rest)
+  if mesh:
+    return _mesh_groups(mesh[1], mesh[2], mesh[3])
+  listed = re.match(r'\{((?:\{[\d,]*\},?)*)\}', rest)
+  if not listed or not listed[1]:
+    return None
+  rows = [_integers(row) for row in re.findall(r'\{([\d,]*)\}', listed[1])]
+  return np.array(rows)
+
+
+def _mesh_groups(mesh: str, order: str, axes: str) -> np.ndarray:
+  extents = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", mesh)}
+  numbers = np.arange(np.prod(list(extents.values())))
+  moved = re.search(r'\[([\d,]+)\]T\(([\d,]+)\)', order)
+  if moved:
+    numbers = numbers.reshape(_integers(moved[1])).transpose(_integers(moved[2]))
+  parts: list[int] = []
+  member: list[int] = []
+  chosen = {
+    name: (int(before or 1), int(size or extents[name]))
+    for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
+  }
+  for name, extent in extents.items():
+    before, size = chosen.get(name, (extent, 1))
+    member += [len(parts) + 1]
+    parts += [before, size, extent // before // size]
+  others = [index for index in range(len(parts)) if index not in member]
+  count = int(np.prod([parts[index] for index in member]))
+  return numbers.reshape(parts).transpose(others + member).reshape(-1, count)
+
+
+def pairs(text: str) -> np.ndarray | None:
+  """Source and target of every transfer of a collective permute, [pairs, 2]."""
+  listed = re.search(r'source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}', text)
+  if not listed:
+    return None
+  return np.array(json.loads(f'[{listed[1]}]'.replace('{', '[').replace('}', ']')))
+
+
+def _instruction(name: str, text: str) -> Instruction:
+  end = _closing(text, 0) + 1 if text.startswith('(') else text.index(' ')
+  shape, rest = text[:end], text[end:].lstrip()
+  opening = rest.index('(')
+  closing = _closing(rest, opening)
+  inside, behind = rest[opening + 1 : closing], rest[closing + 1 :]
+  called = [
+    each.strip().lstrip('%')
+    for group in _CALLED.findall(behind)
+    for each in group.strip('{}').split(',')
+  ]
+  operands = tuple(re.findall(r'%([\w.\-]+)', inside))
+  if not operands and rest[:opening] not in ('constant', 'parameter'):
+    operands = tuple(each.split()[-1] for each in inside.split(',') if each.strip())
+  return Instruction(
+    name, rest[:opening], shape, operands, tuple(called), behind, inside
+  )
+
+
+def _closing(text: str, start: int) -> int:
+  """Index of the parenthesis that closes the one at `start`; quotes are skipped."""
+  depth, quoted = 0, False
+  for index in range(start, len(text)):
+    letter = text[index]
+    if letter == '"' and text[index - 1] != '\\':
+      quoted = not quoted
+    elif not quoted and letter == '(':
+      depth += 1
+    elif not quoted and letter == ')':
+      depth -= 1
+      if depth == 0:
+        return index
+  raise ValueError(f'expected a closing parenthesis, found none in {text[:80]!r}')
+
+
+def _integers(text: str) -> list[int]:
+  return [int(each) for each in text.split(',') if each]

@@ -1,0 +1,160 @@
+"""Lowering and compiling a step for devices that are not there."""
+
+import dataclasses
+import math
+import pathlib
+import re
+import tempfile
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from transfusion_jax.compiling import flops
+
+LARGE = 2**20
+"""Bytes from which a weight that every device holds whole is worth a line."""
+
+
+class DoesNotFit(ValueError):
+  """The program needs more memory than the chip has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled step.
+
+  Attributes:
+    seconds: that lowering and compiling took.
+    arguments: bytes of what the step takes, per device, as are all of these.
+    outputs: of what it gives.
+    temporaries: of what it needs between.
+    aliases: of outputs that take over an argument's memory.
+    flops: of its matrix products and convolutions over all devices, what is computed
+      again included.
+    text: scheduled HLO.
+  """
+
+  seconds: float
+  arguments: int
+  outputs: int
+  temporaries: int
+  aliases: int
+  flops: float
+  text: str
+
+  @property
+  def peak_bytes(self) -> int:
+    """Arguments, outputs and temporaries together, what is shared counted once."""
+    return self.arguments + self.outputs + self.temporaries - self.aliases
+
+
+def build(step: Any, arguments: tuple[Any, ...], mesh: Mesh) -> Program:
+  """Compiles a jitted step for the devices of a mesh.
+
+  The scheduled HLO is dumped to a file and read back: for programs that use SparseCore,
+  `as_text` of the compiled program fails.
+
+  Args:
+    step: as `train` jits it, shardings and donation included.
+    arguments: `jax.ShapeDtypeStruct`s with shardings.
+    mesh: the context in which kernels ask which chip they are written for.
+
+  Raises:
+    DoesNotFit: the compiler runs out of memory.
+  """
+  began = time.monotonic()
+  with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
+    traced = step.trace(*arguments)
+    lowered = traced.lower()
+    options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+    try:
+      compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      raise DoesNotFit(_exhausted(str(error))) from error
+    seconds = time.monotonic() - began
+    text = _dumped(pathlib.Path(folder)) or compiled.as_text()
+  memory = compiled.memory_analysis()
+  return Program(
+    seconds=seconds,
+    arguments=memory.argument_size_in_bytes,
+    outputs=memory.output_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    aliases=memory.alias_size_in_bytes,
+    flops=flops.of_jaxpr(traced.jaxpr.jaxpr),
+    text=text,
+  )
+
+
+def shard_bytes(tree: Any) -> int:
+  """Bytes that one device holds of arrays with shardings."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def check_state(state: Any, hbm_bytes: int) -> None:
+  """Finds what cannot fit before it is compiled.
+
+  Raises:
+    DoesNotFit: the state alone is larger than the memory.
+  """
+  held = shard_bytes(state)
+  if held > hbm_bytes:
+    raise DoesNotFit(
+      f'needs {held / 2**30:.1f} GiB for its state alone, of {hbm_bytes / 2**30:.0f}'
+    )
+
+
+def replicated(params: Any) -> list[dict[str, Any]]:
+  """Large weights that every device holds whole though an axis could divide them.
+
+  Args:
+    params: nested dict of `jax.ShapeDtypeStruct`s with shardings.
+
+  Returns:
+    `name`, `shape` and `bytes` of each, largest first.
+  """
+  found = []
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    sizes = leaf.sharding.mesh.shape
+    dividing = [sizes[axis] for axis in ('fsdp', 'tensor') if sizes[axis] > 1]
+    possible = any(n % size == 0 for size in dividing for n in leaf.shape)
+    bytes_ = leaf.size * leaf.dtype.itemsize
+    if possible and bytes_ > LARGE and leaf.sharding.is_fully_replicated:
+      name = '.'.join(str(getattr(key, 'key', key)) for key in path)
+      found.append({'name': name, 'shape': list(leaf.shape), 'bytes': bytes_})
+  return sorted(found, key=lambda each: -each['bytes'])
+
+
+def rows_divide(rows: int, microbatches: int, mesh: Mesh, spec: PartitionSpec) -> None:
+  """Checks that every device gets whole rows of every micro-batch.
+
+  Raises:
+    ValueError: it does not.
+  """
+  names = spec[0] if isinstance(spec[0], tuple) else (spec[0],)
+  parts = math.prod(mesh.shape[name] for name in names) * microbatches
+  if rows % parts:
+    raise ValueError(
+      f'expected rows that divide by {parts} ({" x ".join(names)} devices times '
+      f'{microbatches} micro-batches), found {rows}; change --batch, --config.mesh or '
+      '--config.train.microbatches'
+    )
+
+
+def _dumped(folder: pathlib.Path) -> str:
+  """The program after code generation: the largest, if helpers were compiled too."""
+  files = sorted(
+    folder.glob('*after_codegen.txt'), key=lambda path: path.stat().st_size
+  )
+  return files[-1].read_text() if files else ''
+
+
+def _exhausted(message: str) -> str:
+  used = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', message)
+  return f'needs {used[1]} of {used[2]} HBM' if used else message.splitlines()[0]

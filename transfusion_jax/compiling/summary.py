@@ -1,0 +1,118 @@
+"""What is said of a compiled step: as numbers for JSON, and as lines to read."""
+
+from typing import Any
+
+from transfusion_jax.compiling import hlo, program, timeline, topologies
+
+METHOD = (
+  'estimated by the compiler, never held against hardware: a large matrix product '
+  'alone comes out at 88 % (v5e), 90 % (v5p), 70 % (v6e, tpu7x) of the peak, and the '
+  'clock of v5p and tpu7x is uncertain by 17 %; compare variants by ratio'
+)
+
+
+def measure(
+  made: program.Program,
+  *,
+  topology: topologies.Topology,
+  mesh: Any,
+  state: Any,
+  batch: Any,
+  trips: int,
+  model_flops: float,
+) -> dict[str, Any]:
+  """All that is known of a compiled step, ready for JSON.
+
+  Bytes and seconds are per device, FLOPs of the whole step over all devices.
+
+  Args:
+    made: the compiled step.
+    topology: that it is for.
+    mesh: of its devices.
+    state: its `TrainState`, shapes with shardings.
+    batch: shapes with shardings.
+    trips: rounds of a loop of unknown length: the layers.
+    model_flops: that the model needs.
+  """
+  chip = topology.chip
+  reader = timeline.Reader(hlo.parse(made.text), mesh, chip, trips)
+  estimate = reader.estimate()
+  seconds = estimate.seconds
+  return {
+    'topology': topology.name,
+    'slices': topology.slices,
+    'devices': topology.devices,
+    'mesh': dict(mesh.shape),
+    'compile_seconds': made.seconds,
+    'hbm_bytes': chip.hbm_bytes,
+    'peak_bytes': made.peak_bytes,
+    'fits': made.peak_bytes <= chip.hbm_bytes,
+    'parameter_bytes': program.shard_bytes(state.params),
+    'average_bytes': program.shard_bytes(state.ema),
+    'optimizer_bytes': program.shard_bytes(state.opt_state),
+    'batch_bytes': program.shard_bytes(batch),
+    'activation_bytes': made.temporaries,
+    'model_flops': model_flops,
+    'program_flops': made.flops,
+    'step_seconds': seconds,
+    'computing_seconds': estimate.computing,
+    'synchronous_seconds': estimate.synchronous,
+    'waiting_seconds': estimate.waiting,
+    'mfu': model_flops / (seconds * chip.peak * topology.devices) if seconds else 0.0,
+    'unknown_kernels': estimate.kernels,
+    'collectives': timeline.totals(estimate),
+    'replicated': program.replicated(state.params),
+    'method': METHOD,
+  }
+
+
+def lines(result: dict[str, Any], *, shown: int = 12) -> list[str]:
+  """The same for people; of the collectives only the slowest."""
+  mesh = ' x '.join(f'{name} {size}' for name, size in result['mesh'].items())
+  told = [
+    f'{result["topology"]} x {result["slices"]}, {result["devices"]} devices: {mesh}',
+    f'compiled in {result["compile_seconds"]:.0f} s',
+    f'memory per device: {_gib(result["peak_bytes"])} of {_gib(result["hbm_bytes"])}, '
+    + ('fits' if result['fits'] else 'DOES NOT FIT'),
+    f'  parameters {_gib(result["parameter_bytes"])}, their average '
+    f'{_gib(result["average_bytes"])}, optimizer {_gib(result["optimizer_bytes"])}, '
+    f'batch {_gib(result["batch_bytes"])}, activations '
+    f'{_gib(result["activation_bytes"])}',
+    f'FLOPs per step: model {result["model_flops"]:.4g}, program '
+    f'{result["program_flops"]:.4g}',
+    f'step {1e3 * result["step_seconds"]:.1f} ms, MFU {100 * result["mfu"]:.1f} %: '
+    f'computing {1e3 * result["computing_seconds"]:.1f} ms, synchronous collectives '
+    f'{1e3 * result["synchronous_seconds"]:.1f} ms, waiting for the others '
+    f'{1e3 * result["waiting_seconds"]:.1f} ms',
+    f'  ({result["method"]})',
+  ]
+  if result['unknown_kernels']:
+    told.append(
+      f'  {result["unknown_kernels"]} kernel calls have no cost estimate and count as '
+      'no time: the step takes longer'
+    )
+  told.append('collectives:        count      MiB       ms  mesh axes')
+  for each in result['collectives'][:shown]:
+    told.append(
+      f'  {each["kind"]:18}{each["count"]:5}{each["bytes"] / 2**20:9.2f}'
+      f'{1e3 * each["seconds"]:9.2f}  {" ".join(each["axes"]) or "none"}'
+      f'{", overlaps" if each["overlaps"] else ""}: {_tail(each["operation"])}'
+    )
+  rest = result['collectives'][shown:]
+  if rest:
+    total = 1e3 * sum(each['seconds'] for each in rest)
+    told.append(f'  and {len(rest)} other kinds, {total:.2f} ms in all')
+  for each in result['replicated']:
+    told.append(
+      f'large but whole on every device: {each["name"]} {each["shape"]}, '
+      f'{each["bytes"] / 2**20:.1f} MiB'
+    )
+  return told
+
+
+def _gib(count: int) -> str:
+  return f'{count / 2**30:.2f} GiB'
+
+
+def _tail(operation: str) -> str:
+  return '/'.join(operation.split('/')[-3:])

@@ -1,0 +1,173 @@
+"""TPU chips and their topologies: what exists, and its devices without the hardware.
+
+A topology is `chip:AxB` or `chip:AxBxC`, the chips of one slice along each side of its
+torus. libtpu describes the devices of any of them on any machine; importing this module
+needs neither libtpu nor a TPU.
+"""
+
+import dataclasses
+import importlib.util
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What is public about one kind of chip; all numbers are per JAX device.
+
+  Attributes:
+    name: as topologies are written.
+    sides: of the torus, 2 or 3.
+    most: chips in the largest slice.
+    clock: that the compiler's cycles are counted in, in Hz.
+    peak: bfloat16 FLOP/s.
+    hbm_bytes: memory.
+    hbm_rate: of memory, bytes/s.
+    link_rate: of one link in one direction, bytes/s; a ring uses both directions.
+    kernel_share: of the peak that a Pallas attention kernel reaches on a causal row of
+      4,096 at head dim 128, where the compiler counts no cycles: from counting bundles
+      by hand on v5e and v6e, taken over for the others.
+    devices: JAX devices per chip.
+  """
+
+  name: str
+  sides: int
+  most: int
+  clock: float
+  peak: float
+  hbm_bytes: int
+  hbm_rate: float
+  link_rate: float
+  kernel_share: float
+  devices: int = 1
+
+
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    Chip('v4', 3, 4096, 1.05e9, 275e12, 32 * GIB, 1228e9, 45e9, 0.8),
+    Chip('v5e', 2, 256, 1.5e9, 197e12, 16 * GIB, 819e9, 45e9, 0.85),
+    Chip('v5p', 3, 6144, 1.75e9, 459e12, 95 * GIB, 2765e9, 90e9, 0.8),
+    Chip('v6e', 2, 256, 1.75e9, 918e12, 32 * GIB, 1640e9, 90e9, 0.28),
+    Chip('tpu7x', 3, 9216, 1.9e9, 1153e12, 96 * GIB, 3690e9, 90e9, 0.28, 2),
+  )
+}
+
+SLICE_RATE = 6.25e9
+"""Bytes/s of one chip between slices: 25 GB/s for a host of four. An assumption."""
+
+_FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_SMALL_CUBES = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """A slice, or several alike that are joined by the data centre's network."""
+
+  chip: Chip
+  sides: tuple[int, ...]
+  slices: int = 1
+
+  @property
+  def name(self) -> str:
+    """`v5p:8x8x8`."""
+    return f'{self.chip.name}:{"x".join(map(str, self.sides))}'
+
+  @property
+  def devices(self) -> int:
+    """JAX devices in all slices."""
+    return math.prod(self.sides) * self.chip.devices * self.slices
+
+
+def shapes(chip: Chip) -> Iterator[tuple[int, ...]]:
+  """Sides of every slice of a chip: flat ones as sold, cubes in multiples of four."""
+  if chip.sides == 2:
+    yield from _FLAT
+    return
+  yield from _SMALL_CUBES
+  longest = 4 * round((chip.most / 16) ** (1 / 2))
+  for sides in itertools.combinations_with_replacement(range(4, longest + 1, 4), 3):
+    if math.prod(sides) <= chip.most and sides[2] <= 2 * sides[1]:
+      yield sides
+
+
+def find(name: str, slices: int = 1) -> Topology:
+  """The topology of that name.
+
+  Raises:
+    ValueError: there is none; the message names the nearest.
+  """
+  match = re.fullmatch(r'(\w+):(\d+(?:x\d+)+)', name)
+  if match is None or match[1] not in CHIPS:
+    raise ValueError(
+      f'expected a topology such as v5e:16x16 or v5p:8x8x8, of {", ".join(CHIPS)}, '
+      f'found {name!r}; change --topology'
+    )
+  if slices < 1:
+    raise ValueError(f'expected at least one slice, found {slices}; change --slices')
+  chip, sides = CHIPS[match[1]], tuple(map(int, match[2].split('x')))
+  known = tuple(shapes(chip))
+  if sides not in known:
+    near = min(known, key=lambda other: _distance(sides, other))
+    raise ValueError(
+      f'expected a topology that exists, found {name}; the nearest is '
+      f'{Topology(chip, near).name}'
+    )
+  return Topology(chip, sides, slices)
+
+
+def larger(topology: Topology) -> Topology | None:
+  """The next topology of the same chip with more chips; none beyond the largest."""
+  chips = math.prod(topology.sides)
+  more = [sides for sides in shapes(topology.chip) if math.prod(sides) > chips]
+  if not more:
+    return None
+  sides = min(more, key=lambda other: (math.prod(other), max(other)))
+  return dataclasses.replace(topology, sides=sides)
+
+
+def devices(topology: Topology) -> list[Any]:
+  """Devices that can be compiled for and nothing else.
+
+  Raises:
+    ImportError: libtpu is not installed.
+    ValueError: libtpu refuses the topology.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise ImportError(
+      "expected libtpu, which compiles for TPUs, found none; pip install -e '.[tpu]'"
+    )
+  options: dict[str, Any] = {}
+  if topology.slices > 1:
+    options['num_slices'] = topology.slices
+  if math.prod(topology.sides) == 1:
+    options['chips_per_host_bounds'] = (1, 1, 1)
+  try:
+    described = topologies.get_topology_desc(topology.name, platform='tpu', **options)
+  except jax.errors.JaxRuntimeError as error:
+    raise ValueError(
+      f'expected a topology that libtpu knows, found {topology.name}: {error}'
+    ) from error
+  found = list(described.devices)
+  if len(found) != topology.devices:  # several slices of v4: two devices to a chip
+    raise ValueError(
+      f'expected {topology.devices} devices of {topology.slices} x {topology.name}, '
+      f'libtpu describes {len(found)}; use one slice'
+    )
+  return found
+
+
+def _distance(wanted: tuple[int, ...], other: tuple[int, ...]) -> tuple[float, int]:
+  """How far two shapes are: in chips first, then in their sides."""
+  chips = abs(math.log(max(math.prod(wanted), 1) / math.prod(other)))
+  longest = max(len(wanted), len(other))
+  a, b = (sorted((*s, *(1,) * (longest - len(s)))) for s in (wanted, other))
+  return round(chips, 9), sum(abs(x - y) for x, y in zip(a, b, strict=True))
