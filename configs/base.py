@@ -82,13 +82,17 @@ def autoencoder() -> ConfigDict:
 
 
 def size(run: ConfigDict, name: str) -> ConfigDict:
-  """One of the paper's sizes, for a mixed run at 256 pixels and 4,096 positions."""
+  """One of the paper's sizes, for a mixed run at 256 pixels and 4,096 positions.
+
+  Attention is the TPU kernel; elsewhere `--config.model.transformer.attention=xla`.
+  """
   transformer = run.model.transformer
   transformer.update(SIZES[name])
   transformer.kv_heads = transformer.heads
   transformer.head_dim = transformer.width // transformer.heads
   transformer.dtype = 'bfloat16'
   transformer.remat = 'full'
+  transformer.attention = 'tpu'
   run.model.vocabulary = 32_128
   run.data.scenes.update(
     size=256, sprites=(48, 64, 96, 128), placement='free', glyphs=0

@@ -169,6 +169,8 @@ class Transformer(module.Module):
     config = self.config
     x = x.astype(config.dtype)
     rotation = rope.rotation(position, head_dim=config.head_dim, base=config.rope_base)
+    keys = x.shape[1] if cache is None else cache.k.shape[3]
+    span = attention.prepare(span, keys, backend=config.attention)
 
     def layer(block, x, cache):
       x, cache = block(axes.rows(x), rotation, span, cache, at)
