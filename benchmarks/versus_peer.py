@@ -1,0 +1,258 @@
+"""Training speed against transfusion-pytorch, both sides in one run.
+
+  pip install -e .
+  python -m venv peer
+  peer/bin/pip install transfusion-pytorch==0.20.0 torch==2.13.0
+  python benchmarks/versus_peer.py --peer=peer/bin/python --json=versus_peer.json
+
+Both train 6 layers of width 384 with 6 heads of 64 in float32 on rows of 64 text tokens,
+256 image patches of 16 channels and 64 text tokens, 8 rows a step, AdamW, on the same
+number of threads. The sides run in processes of their own that live through the whole
+run and take turns: `rounds` times some steps of ours, then some of the peer's. The
+median of the rounds' ratios is the result, so that a machine whose speed drifts does not
+favour a side.
+
+Operations are those of matrix products, counted in our step as traced and by PyTorch's
+counter in the peer's. `peak_share` is the share of the machine's rate of
+multiplying float32 matrices (2,048 x 2,048, measured in the same process).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+ROWS, TEXT, PATCHES, CHANNELS = 8, 64, 256, 16
+DEPTH, WIDTH, HEADS, HEAD_DIM, VOCABULARY = 6, 384, 6, 64, 256
+TOKENS = ROWS * (2 * TEXT + PATCHES)
+
+
+def main() -> None:
+  """Starts both sides, lets them take turns, prints and writes the result."""
+  arguments = _arguments()
+  if arguments.side:
+    {'ours': ours, 'peer': peer}[arguments.side](arguments)
+    return
+  programs = {'ours': sys.executable, 'peer': arguments.peer}
+  sides = {name: _start(name, program, arguments) for name, program in programs.items()}
+  facts = {name: json.loads(side.stdout.readline()) for name, side in sides.items()}
+  rounds = [
+    {name: _turn(side) for name, side in sides.items()} for _ in range(arguments.rounds)
+  ]
+  for side in sides.values():
+    side.stdin.close()
+    side.wait()
+  result = _summary(facts, rounds, arguments.threads)
+  print(json.dumps(result, indent=2))
+  if arguments.json:
+    pathlib.Path(arguments.json).write_text(json.dumps(result, indent=2) + '\n')
+
+
+def _arguments() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--peer', help='Python that has transfusion-pytorch')
+  parser.add_argument('--json', help='file for the result')
+  parser.add_argument('--threads', type=int, default=os.cpu_count())
+  parser.add_argument('--rounds', type=int, default=7)
+  parser.add_argument('--steps', type=int, default=2, help='of a turn')
+  parser.add_argument('--side', choices=['ours', 'peer'], help=argparse.SUPPRESS)
+  arguments = parser.parse_args()
+  if not arguments.side and not arguments.peer:
+    parser.error('expected --peer=PYTHON with transfusion-pytorch, found none')
+  return arguments
+
+
+def _start(name: str, program: str, arguments: argparse.Namespace) -> subprocess.Popen:
+  more = [f'--side={name}', f'--threads={arguments.threads}']
+  return subprocess.Popen(
+    [program, __file__, *more, f'--steps={arguments.steps}'],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, 'OMP_WAIT_POLICY': 'PASSIVE', 'JAX_PLATFORMS': 'cpu'},
+  )
+
+
+def _turn(side: subprocess.Popen) -> float:
+  """Tokens per second of one turn."""
+  side.stdin.write('go\n')
+  side.stdin.flush()
+  return json.loads(side.stdout.readline())
+
+
+def _summary(facts, rounds, threads) -> dict[str, object]:
+  ratios = [turn['ours'] / turn['peer'] for turn in rounds]
+  result: dict[str, object] = {
+    'train_ratio': statistics.median(ratios),
+    'train_ratio_range': [min(ratios), max(ratios)],
+    'threads': threads,
+  }
+  for name, fact in facts.items():
+    speed = statistics.median(turn[name] for turn in rounds)
+    result[f'{name}_tokens_per_second'] = speed
+    result[f'{name}_flops_per_token'] = fact['flops'] / TOKENS
+    result[f'{name}_peak_flops'] = fact['peak']
+    share = speed * fact['flops'] / TOKENS / fact['peak']
+    result['peak_share' if name == 'ours' else 'peer_peak_share'] = share
+    result[f'{name}_versions'] = fact['versions']
+  return result
+
+
+def _serve(step, arguments: argparse.Namespace, **facts: object) -> None:
+  """Says what is known of this side, then times `steps` steps whenever asked."""
+  step()
+  print(json.dumps(facts), flush=True)
+  for _ in sys.stdin:
+    began = time.perf_counter()
+    for _ in range(arguments.steps):
+      step()
+    seconds = time.perf_counter() - began
+    print(json.dumps(TOKENS * arguments.steps / seconds), flush=True)
+
+
+def _peak(multiply) -> float:
+  """Operations per second of a product of two 2,048 x 2,048 matrices, best of ten."""
+  multiply()
+  seconds = []
+  for _ in range(10):
+    began = time.perf_counter()
+    multiply()
+    seconds.append(time.perf_counter() - began)
+  return 2 * 2048**3 / min(seconds)
+
+
+def ours(arguments: argparse.Namespace) -> None:
+  """This package: the step that `train` runs, on one device."""
+  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+  import jax
+  import jax.numpy as jnp
+
+  from transfusion_jax.compiling import flops
+
+  step, state, batch = _our_step()
+  traced = jax.eval_shape(lambda: (state, batch))
+  compiled = jax.jit(step, donate_argnums=(0,)).lower(state, batch).compile()
+  held = [state]
+
+  def once():
+    held[0], metrics = compiled(held[0], batch)
+    jax.block_until_ready((held[0], metrics))
+
+  a = jnp.ones((2048, 2048))
+  product = jax.jit(jnp.dot)
+  counted = flops.count(step, *traced)
+  peak = _peak(lambda: product(a, a).block_until_ready())
+  _serve(once, arguments, flops=counted, peak=peak, versions={'jax': jax.__version__})
+
+
+def _our_step():
+  """Step, first state and batch."""
+  import jax
+
+  from configs import emoji_scenes
+  from transfusion_jax import build, config
+  from transfusion_jax.training import state as state_lib
+  from transfusion_jax.training import step as step_lib
+
+  page = emoji_scenes.get_config()
+  page.model.vocabulary = VOCABULARY
+  page.model.transformer.update(
+    depth=DEPTH,
+    width=WIDTH,
+    heads=HEADS,
+    kv_heads=HEADS,
+    head_dim=HEAD_DIM,
+    mlp=WIDTH * 8 // 3,
+    unroll=DEPTH,
+  )
+  page.model.adapter.linear.positions = 0
+  page.optimizer.ema_decay = 0.0
+  run = config.parse(page)
+  parts = build.parts(run)
+  state = state_lib.initial(
+    parts.blueprint.init, parts.tx, jax.random.key(0), average=False
+  )
+  step = step_lib.make_step(
+    parts.blueprint.definition.bind,
+    parts.objective,
+    parts.tx,
+    microbatches=1,
+    ema_decay=0.0,
+  )
+  return step, state, _our_batch()
+
+
+def _our_batch():
+  import jax.numpy as jnp
+  import numpy as np
+
+  from transfusion_jax.models import batch
+
+  length, side = TOKENS // ROWS, int(PATCHES**0.5)
+  place = np.arange(length)
+  patch = (place >= TEXT) & (place < TEXT + PATCHES)
+  draw = np.random.default_rng(0)
+  rows = {
+    'tokens': draw.integers(0, VOCABULARY, (ROWS, length)),
+    'targets': draw.integers(0, VOCABULARY, (ROWS, length)),
+    'position': np.tile(place, (ROWS, 1)),
+    'start': np.zeros((ROWS, length)),
+    'end': np.tile(np.where(patch, TEXT + PATCHES, place + 1), (ROWS, 1)),
+    'slot': np.tile(np.where(patch, place - TEXT, -1), (ROWS, 1)),
+  }
+  return batch.Batch(
+    **{name: jnp.asarray(value, jnp.int32) for name, value in rows.items()},
+    weight=jnp.asarray(np.tile(~patch, (ROWS, 1)), jnp.float32),
+    images=jnp.asarray(
+      draw.standard_normal((ROWS, 1, side, side, CHANNELS)), jnp.float32
+    ),
+    noise_cap=jnp.ones((ROWS, 1)),
+    image_weight=jnp.ones((ROWS, 1)),
+  )
+
+
+def peer(arguments: argparse.Namespace) -> None:
+  """transfusion-pytorch with its defaults, at the same depth and width."""
+  import torch
+  from torch.utils import flop_counter
+  from transfusion_pytorch import Transfusion
+
+  torch.set_num_threads(arguments.threads)
+  torch.manual_seed(0)
+  model = Transfusion(
+    num_text_tokens=VOCABULARY,
+    dim_latent=CHANNELS,
+    modality_num_dim=1,
+    transformer={'dim': WIDTH, 'depth': DEPTH, 'dim_head': HEAD_DIM, 'heads': HEADS},
+  )
+  optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+  rows = [
+    [
+      torch.randint(0, VOCABULARY, (TEXT,)),
+      (0, torch.randn(PATCHES, CHANNELS)),
+      torch.randint(0, VOCABULARY, (TEXT,)),
+    ]
+    for _ in range(ROWS)
+  ]
+
+  def once():
+    optimizer.zero_grad()
+    loss = model(rows)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+  with flop_counter.FlopCounterMode(display=False) as counter:
+    once()
+  a = torch.ones(2048, 2048)
+  versions = {'torch': torch.__version__, 'transfusion-pytorch': '0.20.0'}
+  counted = counter.get_total_flops()
+  _serve(once, arguments, flops=counted, peak=_peak(lambda: a @ a), versions=versions)
+
+
+if __name__ == '__main__':
+  main()
