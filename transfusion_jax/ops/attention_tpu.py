@@ -240,6 +240,9 @@ def _query_kernel(
 _BACKWARD = ('bounds', 'q', 'k', 'v', 'do', 'log_sum', 'inner')
 """What both backward kernels read."""
 
+_OF_KEYS = ('k', 'v', 'dk', 'dv')
+"""Arrays that are cut into blocks of keys; the others, of queries."""
+
 
 def _work(step, update):
   """Runs an update with or without masking, or not at all."""
@@ -310,27 +313,9 @@ def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
 
   def spec(name):
     def index(row, head, number, schedule_ref):
-      step = current(row, number, schedule_ref)
-      i, j = schedule.query_block(step), schedule.key_block(step)
-      return {
-        'bounds': (row, 0, i),
-        'k': (row, head // group, j, 0),
-        'v': (row, head // group, j, 0),
-        'dk': (row, head, j, 0),
-        'dv': (row, head, j, 0),
-        'log_sum': (row, head, 0, i),
-        'inner': (row, head, 0, i),
-        'head': (row, head, 0, 0),
-      }.get(name, (row, head, i, 0))
+      return _index(name, row, head, group, current(row, number, schedule_ref))
 
-    shape = {
-      'bounds': (None, 2, sizes.q),
-      'log_sum': (None, None, 1, sizes.q),
-      'inner': (None, None, 1, sizes.q),
-      'head': (None, None, n, d),
-      **dict.fromkeys(('k', 'v', 'dk', 'dv'), (None, None, sizes.k, d)),
-    }.get(name, (None, None, sizes.q, d))
-    return pl.BlockSpec(shape, index)
+    return pl.BlockSpec(_shape(name, n, d, sizes), index)
 
   def body(schedule_ref, *refs):
     kernel(current(pl.program_id(0), pl.program_id(2), schedule_ref), sizes, *refs)
@@ -357,8 +342,33 @@ def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
       bytes_accessed=moved,
     ),
     interpret=interpret,
-    name=kernel.func.__name__.strip('_'),
+    name=f'span{kernel.func.__name__}',
   )(steps.reshape(-1), *inputs.values())
+
+
+def _shape(name, queries, head_dim, sizes):
+  """Shape of the block of an array; None is an axis of which a step sees one entry."""
+  if name == 'bounds':
+    return None, 2, sizes.q
+  if name in ('log_sum', 'inner'):
+    return None, None, 1, sizes.q
+  if name == 'head':
+    return None, None, queries, head_dim
+  return None, None, sizes.k if name in _OF_KEYS else sizes.q, head_dim
+
+
+def _index(name, row, head, group, step):
+  """Which block of an array a step works on."""
+  i, j = schedule.query_block(step), schedule.key_block(step)
+  if name == 'bounds':
+    return row, 0, i
+  if name in ('log_sum', 'inner'):
+    return row, head, 0, i
+  if name == 'head':
+    return row, head, 0, 0
+  if name in ('k', 'v'):
+    return row, head // group, j, 0
+  return row, head, j if name in _OF_KEYS else i, 0
 
 
 def _sum_heads(x, like):
