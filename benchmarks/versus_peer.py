@@ -5,12 +5,12 @@
   peer/bin/pip install transfusion-pytorch==0.20.0 torch==2.13.0
   python benchmarks/versus_peer.py --peer=peer/bin/python --json=versus_peer.json
 
-Both train 6 layers of width 384 with 6 heads of 64 in float32 on rows of 64 text tokens,
-256 image patches of 16 channels and 64 text tokens, 8 rows a step, AdamW, on the same
-number of threads. The sides run in processes of their own that live through the whole
-run and take turns: `rounds` times some steps of ours, then some of the peer's. The
-median of the rounds' ratios is the result, so that a machine whose speed drifts does not
-favour a side.
+Both train 6 layers of width 384 with 6 heads of 64 in float32 on rows of 64 text
+tokens, 256 image patches of 16 channels and 64 text tokens, 8 rows a step, AdamW, on
+the same number of threads. The sides run in processes of their own that live through
+the whole run and take turns: `rounds` times some steps of ours, then some of the
+peer's. The median of the rounds' ratios is the result, so that a machine whose speed
+drifts does not favour a side. What stands in XLA_FLAGS counts.
 
 Operations are those of matrix products, counted in our step as traced and by PyTorch's
 counter in the peer's. `peak_share` is the share of the machine's rate of
