@@ -38,8 +38,10 @@ def main() -> None:
     {'ours': ours, 'peer': peer}[arguments.side](arguments)
     return
   programs = {'ours': sys.executable, 'peer': arguments.peer}
-  sides = {name: _start(name, program, arguments) for name, program in programs.items()}
-  facts = {name: json.loads(side.stdout.readline()) for name, side in sides.items()}
+  sides, facts = {}, {}
+  for name, program in programs.items():  # one by one: each measures its peak alone
+    sides[name] = _start(name, program, arguments)
+    facts[name] = json.loads(sides[name].stdout.readline())
   rounds = [
     {name: _turn(side) for name, side in sides.items()} for _ in range(arguments.rounds)
   ]
