@@ -9,7 +9,7 @@ with images, forward and backward. Compare them by ratio.
   charged its block products alone, our kernel all else too, so that the ratio errs
   against it. Stalls are in neither.
 
-  python benchmarks/attention_estimates.py --generation=v5e
+  python -m benchmarks.attention_estimates --generation=v5e
 """
 
 import argparse
@@ -20,8 +20,7 @@ import os
 import re
 import tempfile
 
-CLOCK = {'v4': 1.05, 'v5e': 1.5, 'v5p': 1.75, 'v6e': 1.75, 'tpu7x': 1.9}
-"""Gigahertz by which cycles are divided."""
+from transfusion_jax.compiling import environment
 
 TOPOLOGY = {
   'v4': 'v4:2x2x1',
@@ -106,8 +105,11 @@ def splash(q, k, v, start, end, *, fused):
 
 def xla_cycles(text):
   """Estimated cycles of the entry computation; loops count once, and there are none."""
-  entry = text[text.index('\nENTRY ') :]
-  return sum(int(x) for x in re.findall(r'"estimated_cycles":"(\d+)"', entry))
+  from transfusion_jax.compiling import hlo
+
+  module = hlo.parse(text)
+  entry = module.computations[module.entry]
+  return sum(each.cycles or 0 for each in entry.instructions)
 
 
 def segments(path):
@@ -178,16 +180,11 @@ def splash_cycles(found):
 def main():
   """Compiles all variants in this process, whose compiler dumps what it makes."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--generation', choices=sorted(CLOCK), default='v5e')
+  parser.add_argument('--generation', choices=sorted(TOPOLOGY), default='v5e')
   generation = parser.parse_args().generation
   with tempfile.TemporaryDirectory() as directory:
     os.environ.update(
-      JAX_PLATFORMS='cpu',
-      TPU_SKIP_MDS_QUERY='1',
-      TPU_WORKER_HOSTNAMES='localhost',
-      ALLOW_MULTIPLE_LIBTPU_LOAD='1',
-      TPU_STDERR_LOG_LEVEL='3',
-      TPU_MIN_LOG_LEVEL='3',
+      environment.VARIABLES,
       LIBTPU_INIT_ARGS=f'--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true '
       '--xla_jf_dump_llo_pass_label_regex=.*final.*',
     )
@@ -196,6 +193,9 @@ def main():
 
 def report(generation, directory):
   """Prints a line of JSON for every variant."""
+  from transfusion_jax.compiling import topologies
+
+  clock = topologies.CHIPS[generation].clock
   variants = {
     'xla_dense': (functools.partial(spanned, backend='xla_dense'), None),
     'splash': (functools.partial(splash, fused=False), splash_cycles),
@@ -211,7 +211,7 @@ def report(generation, directory):
       'xla': xla_cycles(program.as_text()),
       'kernels': count(found) if count else 0,
     }
-    parts = {k: v / CLOCK[generation] / 1e6 for k, v in cycles.items()}
+    parts = {k: 1e3 * v / clock for k, v in cycles.items()}
     times[name] = sum(parts.values())
     line = {
       'generation': generation,

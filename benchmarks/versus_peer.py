@@ -3,7 +3,7 @@
   pip install -e .
   python -m venv peer
   peer/bin/pip install transfusion-pytorch==0.20.0 torch==2.13.0
-  python benchmarks/versus_peer.py --peer=peer/bin/python --json=versus_peer.json
+  python -m benchmarks.versus_peer --peer=peer/bin/python --json=versus_peer.json
 
 Both train 6 layers of width 384 with 6 heads of 64 in float32 on rows of 64 text
 tokens, 256 image patches of 16 channels and 64 text tokens, 8 rows a step, AdamW, on
@@ -71,7 +71,7 @@ def _arguments() -> argparse.Namespace:
 def _start(name: str, program: str, arguments: argparse.Namespace) -> subprocess.Popen:
   more = [f'--side={name}', f'--threads={arguments.threads}']
   return subprocess.Popen(
-    [program, __file__, *more, f'--steps={arguments.steps}'],
+    [program, '-m', 'benchmarks.versus_peer', *more, f'--steps={arguments.steps}'],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,

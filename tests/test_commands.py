@@ -146,6 +146,10 @@ BAD = {
   'microbatches that do not divide': ('--config.train.microbatches=3', 'microbatches'),
   'patches that do not divide': ('--config.model.adapter.linear.patch=3', 'patch'),
   'a mesh of other devices': ('--config.mesh.data=3', 'mesh'),
+  'a kernel of other devices': (
+    '--config.model.transformer.attention=tpu',
+    'attention=xla',
+  ),
   'heads that do not divide': ('--config.model.transformer.kv_heads=3', 'kv_heads'),
   'an unknown solver': ('--config.sampling.solver=magic', 'solver'),
   'rows too short': ('--config.data.row_length=16', 'row_length'),

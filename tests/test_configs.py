@@ -5,14 +5,12 @@ import math
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import pytest
 
 from configs import base
-from transfusion_jax import build, config
+from transfusion_jax import build, config, preflight
 from transfusion_jax.core import tree
-from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.training import state as state_lib
 from transfusion_jax.training import step
 
@@ -38,32 +36,14 @@ def load(name: str, *arguments: str) -> config.Run:
   return config.parse(module.get_config(*arguments))
 
 
-def batch_of(run: config.Run):
-  b = run.data.rows
-  if isinstance(run, config.AutoencoderRun):
-    side = run.data.scenes.size
-    return batch_lib.Pictures(jnp.zeros((b, side, side, 3), jnp.uint8))
-  t, i = run.data.row_length, run.data.image_slots
-  whole = {
-    name: jnp.zeros((b, t), jnp.int32)
-    for name in ('tokens', 'targets', 'position', 'start', 'end', 'slot')
-  }
-  return batch_lib.Batch(
-    **whole,
-    weight=jnp.zeros((b, t)),
-    images=jnp.zeros((b, i, *build.latents(run))),
-    noise_cap=jnp.zeros((b, i)),
-    image_weight=jnp.zeros((b, i)),
-  )
-
-
 @pytest.mark.parametrize('case', _every_config(), ids='-'.join)
 def test_config_checks_and_its_step_traces(case):
   run = load(*case)
-  build.check(run)
+  preflight.check(run)
   parts = build.parts(run)
+  average = run.optimizer.ema_decay > 0
   state = jax.eval_shape(
-    lambda key: state_lib.initial(parts.blueprint.init, parts.tx, key),
+    lambda key: state_lib.initial(parts.blueprint.init, parts.tx, key, average=average),
     jax.random.key(0),
   )
   one_step = step.make_step(
@@ -73,9 +53,8 @@ def test_config_checks_and_its_step_traces(case):
     microbatches=run.train.microbatches,
     ema_decay=run.optimizer.ema_decay,
   )
-  after, metrics = jax.eval_shape(
-    one_step, state, jax.eval_shape(lambda: batch_of(run))
-  )
+  batch = build.batch_shapes(run, run.data.rows)
+  after, metrics = jax.eval_shape(one_step, state, batch)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
     lambda x: (x.shape, x.dtype), state
   )

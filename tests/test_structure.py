@@ -45,7 +45,8 @@ BELOW = {
 BELOW = {**BELOW, 'compiling': ('training', *BELOW['training'])}
 BELOW = {**BELOW, 'config': ('training', 'evaluation', *BELOW['training'])}
 BELOW = {**BELOW, 'build': ('config', *BELOW['config'])}
-BELOW = {**BELOW, **dict.fromkeys(COMMANDS, ('build', *BELOW['build']))}
+BELOW = {**BELOW, 'preflight': ('build', *BELOW['build'])}
+BELOW = {**BELOW, **dict.fromkeys(COMMANDS, ('preflight', *BELOW['preflight']))}
 BELOW['compile_check'] += ('compiling',)
 """What each folder, and each file at the package root, may import of ours."""
 
@@ -370,8 +371,9 @@ def test_names_can_fail():
 def test_machine_paths_can_fail():
   for folder in ('work', 'home', 'root', 'tmp'):
     assert machine_paths('a.md', f'see /{folder}/someone')
-  for fine in ('gs://bucket/tmp/x', 'runs/home/x', '$HOME/work/x', 'from /dev/null'):
-    assert not machine_paths('a.md', fine)
+  for before, folder in (('gs://bucket', 'tmp'), ('runs', 'home'), ('$HOME', 'work')):
+    assert not machine_paths('a.md', f'{before}/{folder}/x')
+  assert not machine_paths('a.md', 'from /dev/null')
 
 
 def _none(complaints: list[str]) -> None:

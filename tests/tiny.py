@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import base
 from transfusion_jax.core import tree
 from transfusion_jax.data import documents, layout, packing, tokenizers
 from transfusion_jax.diffusion import path as path_lib
@@ -28,6 +29,7 @@ from transfusion_jax.models import (
 )
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import transfusion as objective_lib
+from transfusion_jax.training import optimizer
 
 SIDE, PATCH, CHANNELS, PATCHES = 4, 2, 3, 4
 LENGTH, SLOTS = 40, 4
@@ -39,6 +41,15 @@ TOKENIZER = tokenizers.Words(WORDS, multiple=8)
 SPECIAL = TOKENIZER.special
 LAYOUT = layout.Layout(TOKENIZER, patches=PATCHES)
 TABLE, USED = TOKENIZER.vocab_size, TOKENIZER.used_size
+
+PAPERS_OPTIMIZER = optimizer.OptimizerConfig(**base.transfusion().optimizer)
+OPTIMIZER = dataclasses.replace(
+  PAPERS_OPTIMIZER,
+  learning_rate=1e-2,
+  final_learning_rate=1e-3,
+  warmup_steps=2,
+  ema_decay=0.99,
+)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from transfusion_jax import config
-from transfusion_jax.core import axes
+from transfusion_jax.core import axes, sharding
 from transfusion_jax.data import layout, pipeline, tokenizers
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.evaluation import reconstruction
@@ -22,7 +22,6 @@ from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import autoencoding
 from transfusion_jax.objectives import transfusion as transfusion_objective
 from transfusion_jax.training import checkpoint, feed, optimizer, step, workdir
-from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import state as state_lib
 
 
@@ -132,7 +131,7 @@ def trainer(run: config.Run, mesh: Mesh) -> Trainer:
   )
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
   jitted = jax.jit(
-    axes.on(mesh, one_step),
+    sharding.on(mesh, one_step),
     in_shardings=(shardings, rows),
     out_shardings=(shardings, axes.replicated(mesh)),
     donate_argnums=(0,),
@@ -266,6 +265,26 @@ def documents_feed(
   )
 
 
+def batch_shapes(run: config.Run, rows: int, placed: Any = None) -> Any:
+  """The batch that the step takes, as `jax.ShapeDtypeStruct`s.
+
+  Args:
+    run: what would be trained.
+    rows: of the batch, on all hosts.
+    placed: sharding of every array.
+  """
+  if isinstance(run, config.AutoencoderRun):
+    side = run.data.scenes.size
+    return batch_lib.picture_shapes(rows=rows, side=side, sharding=placed)
+  return batch_lib.shapes(
+    rows=rows,
+    length=run.data.row_length,
+    slots=run.data.image_slots,
+    latents=latents(run),
+    sharding=placed,
+  )
+
+
 def pictures_feed(
   run: config.AutoencoderRun, mesh: Mesh, data_state: dict[str, Any] | None
 ) -> feed.Feed:
@@ -297,39 +316,3 @@ def writer(
     latents=latents(run),
     context=run.data.row_length,
   )
-
-
-def check(run: config.Run, devices: int | None = None) -> None:
-  """Finds what a user can mend before any device is used.
-
-  Raises:
-    ValueError: one problem or several, each with the way out.
-  """
-  problems: list[str] = []
-  checks = [lambda: parts(run), lambda: _check_rows(run)]
-  if isinstance(run, config.TransfusionRun):
-    checks += [lambda: latents(run), lambda: pipeline.check(run.data, patch_count(run))]
-    checks += [lambda: check(run.autoencoder.run)]
-    if run.autoencoder.checkpoint:
-      checks += [lambda: autoencoder_in(pathlib.Path(run.autoencoder.checkpoint))]
-  if devices is not None:
-    checks += [lambda: mesh_lib.shape(run.mesh, devices)]
-  for each in checks:
-    try:
-      each()
-    except ValueError as error:
-      problems += [str(error)] if str(error) not in problems else []
-  if problems:
-    raise ValueError('; '.join(problems))
-
-
-def _check_rows(run: config.Run) -> None:
-  if run.data.rows % run.train.microbatches:
-    raise ValueError(
-      f'expected data.rows to divide into train.microbatches, found {run.data.rows} '
-      f'and {run.train.microbatches}; change one of them'
-    )
-  if run.train.steps < 1 or min(run.train.log_every, run.train.checkpoint_every) < 1:
-    raise ValueError(
-      f'expected positive steps and intervals, found {run.train}; change --config.train'
-    )

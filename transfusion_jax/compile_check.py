@@ -10,15 +10,9 @@ estimates. `--config.mesh.fsdp=64` and all other fields as in `train`.
 
 import os
 
-# Before jax is imported, which reads them then: no device but the CPU, no question to a
-# metadata server that is not there, no lock on libtpu, no warnings about either.
-os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['TPU_SKIP_MDS_QUERY'] = '1'
-os.environ['TPU_WORKER_HOSTNAMES'] = 'localhost'
-os.environ['TPU_ACCELERATOR_TYPE'] = 'v5litepod-4'
-os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
-os.environ['TPU_STDERR_LOG_LEVEL'] = '3'
-os.environ['TPU_MIN_LOG_LEVEL'] = '3'
+from transfusion_jax.compiling import environment
+
+os.environ.update(environment.VARIABLES)  # before jax is imported, which reads them
 
 import dataclasses
 import json
@@ -30,10 +24,9 @@ from absl import flags
 from jax.sharding import NamedSharding
 from ml_collections import config_flags
 
-from transfusion_jax import build, config
+from transfusion_jax import build, config, preflight
 from transfusion_jax.compiling import flops, program, search, summary, topologies
 from transfusion_jax.core import axes, command, log, tree
-from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.training import mesh as mesh_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -61,7 +54,7 @@ def main() -> None:
       )
     topology = topologies.find(_TOPOLOGY.value, _SLICES.value)
     run = config.parse(_CONFIG.value)
-    build.check(run)
+    preflight.check(run)
     devices = topologies.devices(topology)
     rows = _BATCH.value or run.data.rows
     if _SEARCH.value:
@@ -97,7 +90,7 @@ def compiled(
   program.rows_divide(rows, run.train.microbatches, mesh, axes.BATCH_SPEC)
   trainer = build.trainer(run, mesh)
   program.check_state(trainer.abstract, topology.chip.hbm_bytes)
-  batch = _batch(run, rows, NamedSharding(mesh, axes.BATCH_SPEC))
+  batch = build.batch_shapes(run, rows, NamedSharding(mesh, axes.BATCH_SPEC))
   made = program.build(trainer.step, (trainer.abstract, batch), mesh)
   if _HLO.value:
     pathlib.Path(_HLO.value).write_text(made.text)
@@ -181,19 +174,6 @@ def _short(result: dict[str, Any]) -> str:
 
 def _depth(run: config.Run) -> int:
   return run.model.transformer.depth if isinstance(run, config.TransfusionRun) else 1
-
-
-def _batch(run: config.Run, rows: int, sharding: NamedSharding) -> Any:
-  if isinstance(run, config.AutoencoderRun):
-    side = run.data.scenes.size
-    return batch_lib.picture_shapes(rows=rows, side=side, sharding=sharding)
-  return batch_lib.shapes(
-    rows=rows,
-    length=run.data.row_length,
-    slots=run.data.image_slots,
-    latents=build.latents(run),
-    sharding=sharding,
-  )
 
 
 def _model_flops(run: config.Run, parts: build.Parts, batch: Any) -> float:

@@ -17,7 +17,7 @@ import jax
 from absl import flags
 
 from transfusion_jax import build, config
-from transfusion_jax.core import axes, command
+from transfusion_jax.core import axes, command, log
 from transfusion_jax.data import images
 from transfusion_jax.generation import image, mixed
 from transfusion_jax.training import checkpoint, mesh, state, workdir
@@ -84,7 +84,19 @@ def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSamp
       f'expected between 1 and {run.objective.path.steps} sampling steps, found '
       f'{sampling.steps}; change --steps'
     )
-  return run, place, sampling
+  return _for_this_device(run), place, sampling
+
+
+def _for_this_device(run: config.TransfusionRun) -> config.TransfusionRun:
+  """A run trained with a kernel for TPUs samples anywhere."""
+  transformer = run.model.transformer
+  if transformer.attention != 'tpu' or jax.default_backend() == 'tpu':
+    return run
+  log.info("attention 'xla' instead of 'tpu': there is no TPU here")
+  transformer = dataclasses.replace(transformer, attention='xla')
+  return dataclasses.replace(
+    run, model=dataclasses.replace(run.model, transformer=transformer)
+  )
 
 
 def _check_prompt(run: config.TransfusionRun, layout) -> None:

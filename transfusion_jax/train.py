@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import transfusion_jax
-from transfusion_jax import build, config
+from transfusion_jax import build, config, preflight
 from transfusion_jax.core import command, log, tree
 from transfusion_jax.data import emoji_glyphs
 from transfusion_jax.evaluation import report, scene_scores
@@ -39,8 +39,8 @@ def main() -> None:
         '--config=configs/emoji_scenes.py --workdir=runs/emoji_scenes'
       )
     run = config.parse(_CONFIG.value)
-    build.check(run)
-    build.check(run, devices=jax.device_count())
+    preflight.check(run)
+    preflight.check_devices(run, jax.devices())
     place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
     place.claim(config.to_dict(run))
   with preemption.Stop() as stop:

@@ -45,7 +45,9 @@ def test_instructions_of_every_computation():
   )
   assert (fusion.cycles, root.cycles, loop.cycles) == (123, 7, None)
   assert module.computations['cond.1'].instructions[0].literal == '24'
-  assert module.computations['main'].by_name['c'].literal == '7'
+  assert [
+    i.literal for i in module.computations['main'].instructions if i.name == 'c'
+  ] == ['7']
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,6 @@ def test_instructions_of_every_computation():
 )
 def test_sizes(shape, expected):
   assert hlo.sizes(shape) == expected
-  assert hlo.size(shape) == sum(expected)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_text_of_the_real_compiler():
   assert [i.trips for i in found if i.opcode == 'while'] == [5]
   for each in found:
     assert set(each.called) <= set(module.computations)
-    assert hlo.size(each.shape) >= 0
+    assert all(size >= 0 for size in hlo.sizes(each.shape))
 
 
 def test_no_entry_is_an_error():

@@ -21,6 +21,25 @@ def cycles(count):
   return f'backend_config={{"estimated_cycles":"{count}"}}'
 
 
+def computing(name, count):
+  """A computation of that many cycles."""
+  return f"""%{name} (p: f32[256]) -> f32[256] {{
+  %p = f32[256] parameter(0)
+  ROOT %one = f32[256] fusion(%p), kind=kLoop, {cycles(count)}
+}}
+"""
+
+
+def gathering(name, part):
+  """A fusion that starts, goes on with or ends one asynchronous all-gather."""
+  return f"""%{name} (p: f32[256]) -> f32[1024] {{
+  %p = f32[256] parameter(0)
+  %g = f32[1024] all-gather(%p), channel_id=9, {GROUPS}
+  ROOT %k = f32[1024] custom-call(%g), custom_call_target="AsyncCollective{part}"
+}}
+"""
+
+
 TEXT = f"""HloModule jit_f
 
 %body (p: f32[256]) -> f32[256] {{
@@ -36,34 +55,11 @@ TEXT = f"""HloModule jit_f
   ROOT %lt = pred[] compare(%n, %n), direction=LT
 }}
 
-%cheap (p: f32[256]) -> f32[256] {{
-  %p = f32[256] parameter(0)
-  ROOT %one = f32[256] fusion(%p), kind=kLoop, {cycles(10)}
-}}
-
-%dear (p: f32[256]) -> f32[256] {{
-  %p = f32[256] parameter(0)
-  ROOT %one = f32[256] fusion(%p), kind=kLoop, {cycles(50)}
-}}
-
-%started (p: f32[256]) -> f32[1024] {{
-  %p = f32[256] parameter(0)
-  %g = f32[1024] all-gather(%p), channel_id=9, {GROUPS}
-  ROOT %k = f32[1024] custom-call(%g), custom_call_target="AsyncCollectiveStart"
-}}
-
-%async_collective_fusion (p: f32[256]) -> f32[1024] {{
-  %p = f32[256] parameter(0)
-  %g = f32[1024] all-gather(%p), channel_id=9, {GROUPS}
-  ROOT %k = f32[1024] custom-call(%g), custom_call_target="AsyncCollectiveUpdate"
-}}
-
-%ended (p: f32[256]) -> f32[1024] {{
-  %p = f32[256] parameter(0)
-  %g = f32[1024] all-gather(%p), channel_id=9, {GROUPS}
-  ROOT %k = f32[1024] custom-call(%g), custom_call_target="AsyncCollectiveDone"
-}}
-
+{computing('cheap', 10)}
+{computing('dear', 50)}
+{gathering('started', 'Start')}
+{gathering('async_collective_fusion', 'Update')}
+{gathering('ended', 'Done')}
 %scattered (p: f32[1024]) -> f32[256] {{
   %p = f32[1024] parameter(0)
   ROOT %g = f32[256] reduce-scatter(%p), channel_id=4, {GROUPS}

@@ -35,12 +35,14 @@ DONATE = jax.jit(advance, donate_argnums=(0,))
 def places(sizes):
   """Shapes and shardings of the state on a mesh."""
   devices = mesh.make(mesh.MeshConfig(*sizes))
-  shapes = jax.eval_shape(lambda key: state.initial(init, TX, key), jax.random.key(0))
+  shapes = jax.eval_shape(
+    lambda key: state.initial(init, TX, key, average=True), jax.random.key(0)
+  )
   return checkpoint.abstract(shapes, state.shardings(shapes, NAMES, TX, devices))
 
 
 def begin(sizes=(2, 2, 2)):
-  made = ADVANCE(state.initial(init, TX, jax.random.key(3)))
+  made = ADVANCE(state.initial(init, TX, jax.random.key(3), average=True))
   wanted = places(sizes)
   return jax.device_put(made, jax.tree.map(lambda leaf: leaf.sharding, wanted)), wanted
 

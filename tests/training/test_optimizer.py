@@ -11,21 +11,9 @@ from tests import tiny
 from transfusion_jax.core import tree
 from transfusion_jax.training import optimizer
 
-CONFIG = optimizer.OptimizerConfig(
-  learning_rate=3e-4,
-  final_learning_rate=1.5e-5,
-  warmup_steps=4000,
-  beta1=0.9,
-  beta2=0.95,
-  epsilon=1e-8,
-  weight_decay=0.1,
-  clip=1.0,
-  ema_decay=0.0,
-)
-
 
 def test_the_papers_schedule():
-  rate = optimizer.schedule(CONFIG, 250_000)
+  rate = optimizer.schedule(tiny.PAPERS_OPTIMIZER, 250_000)
   assert float(rate(2000)) == pytest.approx(1.5e-4, rel=1e-5)
   assert float(rate(4000)) == pytest.approx(3e-4, rel=1e-5)
   middle = (4000 + 250_000) // 2
@@ -36,7 +24,7 @@ def test_the_papers_schedule():
 
 @pytest.mark.parametrize('steps', [1, 2, 3000])
 def test_runs_shorter_than_the_warm_up_have_a_schedule(steps):
-  rate = optimizer.schedule(CONFIG, steps)
+  rate = optimizer.schedule(tiny.PAPERS_OPTIMIZER, steps)
   rates = [float(rate(k)) for k in range(min(steps, 5))]
   assert np.isfinite(rates).all()
   assert max(rates) <= 3e-4 + 1e-9
@@ -44,7 +32,7 @@ def test_runs_shorter_than_the_warm_up_have_a_schedule(steps):
 
 
 def test_no_warm_up_begins_at_the_peak():
-  config = dataclasses.replace(CONFIG, warmup_steps=0)
+  config = dataclasses.replace(tiny.PAPERS_OPTIMIZER, warmup_steps=0)
   assert float(optimizer.schedule(config, 100)(0)) == pytest.approx(3e-4, rel=1e-6)
 
 
@@ -63,7 +51,7 @@ def updated(config, gradient, params, names):
 
 def test_matrices_decay_and_nothing_else_does():
   """With no gradient only decay moves; norms and biases stay, stacked ones too."""
-  config = dataclasses.replace(CONFIG, warmup_steps=0, learning_rate=0.1)
+  config = dataclasses.replace(tiny.PAPERS_OPTIMIZER, warmup_steps=0, learning_rate=0.1)
   plan, params = tiny.blueprint(), tiny.params()
   zeros = jax.tree.map(jnp.zeros_like, params)
   after, _ = updated(config, zeros, params, plan.axes)
@@ -77,7 +65,7 @@ def test_matrices_decay_and_nothing_else_does():
 
 def test_a_gradient_is_clipped_over_all_parameters_together():
   """Adam's update hides the scale of its first gradient; its first moment does not."""
-  config = dataclasses.replace(CONFIG, warmup_steps=0, weight_decay=0.0)
+  config = dataclasses.replace(tiny.PAPERS_OPTIMIZER, warmup_steps=0, weight_decay=0.0)
   names = {'a': ('embed', 'mlp'), 'b': ('norm',)}
   params = {'a': jnp.zeros((2, 2)), 'b': jnp.zeros(2)}
   gradient = {'a': jnp.full((2, 2), 30.0), 'b': jnp.full(2, 40.0)}

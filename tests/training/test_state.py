@@ -12,17 +12,6 @@ from transfusion_jax.core import tree
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import optimizer, state
 
-CONFIG = optimizer.OptimizerConfig(
-  learning_rate=1e-2,
-  final_learning_rate=1e-3,
-  warmup_steps=2,
-  beta1=0.9,
-  beta2=0.95,
-  epsilon=1e-8,
-  weight_decay=0.1,
-  clip=1.0,
-  ema_decay=0.99,
-)
 NAMES = {'matrix': ('embed', 'mlp'), 'gain': ('norm',), 'bias': ('mlp',)}
 
 
@@ -38,8 +27,8 @@ def init(key):
 def made():
   """Mesh, shardings, the compiled making of the state, and a state."""
   mesh = mesh_lib.make(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
-  tx = optimizer.make(CONFIG, NAMES, 10)
-  make = functools.partial(state.initial, init, tx)
+  tx = optimizer.make(tiny.OPTIMIZER, NAMES, 10)
+  make = functools.partial(state.initial, init, tx, average=True)
   abstract = jax.eval_shape(make, jax.random.key(0))
   places = state.shardings(abstract, NAMES, tx, mesh)
   compiled = jax.jit(make, out_shardings=places).lower(jax.random.key(0)).compile()
@@ -59,7 +48,7 @@ def test_parameters_average_and_moments_follow_the_table_of_axes():
 
 
 def test_without_an_average_nothing_is_copied():
-  tx = optimizer.make(CONFIG, NAMES, 10)
+  tx = optimizer.make(tiny.OPTIMIZER, NAMES, 10)
   make = functools.partial(state.initial, init, tx, average=False)
   begin = make(jax.random.key(0))
   mesh = mesh_lib.make(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
@@ -81,8 +70,8 @@ def test_nothing_is_made_whole_on_one_device():
 
 def test_sharded_numbers_are_those_of_one_device():
   _, _, begin = made()
-  tx = optimizer.make(CONFIG, NAMES, 10)
-  alone = state.initial(init, tx, jax.random.key(0))
+  tx = optimizer.make(tiny.OPTIMIZER, NAMES, 10)
+  alone = state.initial(init, tx, jax.random.key(0), average=True)
   np.testing.assert_array_equal(begin.params['matrix'], alone.params['matrix'])
   np.testing.assert_array_equal(begin.ema['matrix'], alone.params['matrix'])
   np.testing.assert_array_equal(
@@ -100,9 +89,9 @@ def test_the_runs_key_is_not_that_of_the_parameters():
 def test_every_array_of_the_whole_model_has_its_place():
   plan = tiny.blueprint()
   mesh = mesh_lib.make(mesh_lib.MeshConfig(data=1, fsdp=4, tensor=2))
-  tx = optimizer.make(CONFIG, plan.axes, 10)
+  tx = optimizer.make(tiny.OPTIMIZER, plan.axes, 10)
   abstract = jax.eval_shape(
-    functools.partial(state.initial, plan.init, tx), jax.random.key(0)
+    functools.partial(state.initial, plan.init, tx, average=True), jax.random.key(0)
   )
   places = state.shardings(abstract, plan.axes, tx, mesh)
   assert jax.tree.structure(places) == jax.tree.structure(abstract)

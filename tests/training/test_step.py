@@ -15,23 +15,12 @@ import optax
 import pytest
 
 from tests import tiny
-from transfusion_jax.core import axes
+from transfusion_jax.core import axes, sharding
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import optimizer, state, step
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_losses.json'
 SGD = optax.sgd(0.05)
-ADAMW = optimizer.OptimizerConfig(
-  learning_rate=1e-2,
-  final_learning_rate=1e-3,
-  warmup_steps=2,
-  beta1=0.9,
-  beta2=0.95,
-  epsilon=1e-8,
-  weight_decay=0.1,
-  clip=1.0,
-  ema_decay=0.99,
-)
 
 
 def initial(tx, seed=0):
@@ -108,7 +97,7 @@ def test_eight_devices_change_nothing(sizes, microbatches):
   places = state.shardings(begin, plan.axes, SGD, mesh)
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
   run = jax.jit(
-    axes.on(mesh, make(microbatches=microbatches)),
+    sharding.on(mesh, make(microbatches=microbatches)),
     in_shardings=(places, rows),
     out_shardings=(places, axes.replicated(mesh)),
   )
@@ -186,7 +175,7 @@ def test_the_metrics_are_those_of_the_whole_batch():
 
 def losses():
   """Three steps of AdamW in float32, as the golden file holds them."""
-  tx = optimizer.make(ADAMW, tiny.blueprint().axes, 3)
+  tx = optimizer.make(tiny.OPTIMIZER, tiny.blueprint().axes, 3)
   run, now, found = jax.jit(make(tx, ema_decay=0.99)), initial(tx), []
   for _ in range(3):
     now, metrics = run(now, tiny.mixed_batch())

@@ -4,7 +4,6 @@ Only the syntax lives here; `timeline.py` says what it means.
 """
 
 import dataclasses
-import functools
 import json
 import re
 from collections.abc import Mapping
@@ -82,11 +81,6 @@ class Computation:
   name: str
   instructions: tuple[Instruction, ...]
 
-  @functools.cached_property
-  def by_name(self) -> Mapping[str, Instruction]:
-    """Instructions by name."""
-    return {each.name: each for each in self.instructions}
-
 
 @dataclasses.dataclass(frozen=True)
 class Module:
@@ -119,11 +113,6 @@ def parse(text: str) -> Module:
   if entry not in computations:
     raise ValueError('expected HLO text with an ENTRY computation, found none')
   return Module(computations, entry)
-
-
-def size(shape: str) -> int:
-  """Bytes of all arrays of a shape, without padding."""
-  return sum(sizes(shape))
 
 
 def sizes(shape: str) -> list[int]:

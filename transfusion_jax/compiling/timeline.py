@@ -14,7 +14,7 @@ and tpu7x; the clock of v5p and tpu7x is uncertain by 17 %. Compare variants by 
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -273,14 +273,10 @@ class Reader:
     return tuple(n for n, v in zip(self.mesh.axis_names, varies, strict=True) if v)
 
 
-def totals(
-  estimate: Estimate, keep: Callable[[Collective], bool] = lambda _: True
-) -> list[dict[str, Any]]:
+def totals(estimate: Estimate) -> list[dict[str, Any]]:
   """Collectives of one kind, size, axes and synchrony together, slowest first."""
   merged: dict[tuple, dict[str, Any]] = {}
   for each, count in estimate.collectives.items():
-    if not keep(each):
-      continue
     key = (each.kind, each.bytes, each.axes, each.overlaps)
     entry = merged.setdefault(
       key,

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from transfusion_jax.core import axes as axes_lib
-from transfusion_jax.core import tree
+from transfusion_jax.core import sharding, tree
 
 Module = nnx.Module
 List = nnx.List
@@ -58,7 +57,7 @@ def constant(value: float, **axes: int) -> Weight:
 
 def cast(parameter: Weight, dtype: DTypeLike) -> jax.Array:
   """A parameter as the activations need it: in their type, on a mesh gathered."""
-  return axes_lib.gathered(parameter[...], parameter.axes, dtype)
+  return sharding.gathered(parameter[...], parameter.axes, dtype)
 
 
 def axis_name(keyword: str) -> str:

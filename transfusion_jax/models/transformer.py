@@ -13,7 +13,7 @@ import jax.ad_checkpoint
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from transfusion_jax.core import axes
+from transfusion_jax.core import sharding
 from transfusion_jax.models import cache as cache_lib
 from transfusion_jax.models import layers, module
 from transfusion_jax.ops import attention, rope
@@ -101,7 +101,7 @@ class Attention(module.Module):
       cache = cache_lib.write(cache, k, v, at)
       k, v = cache.k.astype(x.dtype), cache.v.astype(x.dtype)
     attend = functools.partial(attention.attend, backend=self.config.attention)
-    o = axes.own(attend, (q, k, v), span)
+    o = sharding.own(attend, (q, k, v), span)
     o = jax.ad_checkpoint.checkpoint_name(o, 'attention')
     return jnp.einsum('bhtd,hde->bte', o, module.cast(self.out, x.dtype)), cache
 
@@ -173,8 +173,8 @@ class Transformer(module.Module):
     span = attention.prepare(span, keys, backend=config.attention)
 
     def layer(block, x, cache):
-      x, cache = block(axes.rows(x), rotation, span, cache, at)
-      return axes.rows(x), cache
+      x, cache = block(sharding.rows(x), rotation, span, cache, at)
+      return sharding.rows(x), cache
 
     layer = rematerialised(layer, config.remat)
 

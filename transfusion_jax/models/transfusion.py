@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from transfusion_jax.core import axes, tree
+from transfusion_jax.core import sharding, tree
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import cache as cache_lib
 from transfusion_jax.models import layers, module, patches, transformer, unet
@@ -105,9 +105,11 @@ class Transfusion(module.Module):
     float32. On a mesh every device looks up its share of the width for the rows of
     its whole fsdp group, and what then goes between devices is vectors, not the table.
     """
-    x = self.embedding[...][axes.rows(tokens, over=('data',))]
-    x = axes.rows(x.astype(self.config.transformer.dtype), over=('data',), last='fsdp')
-    return axes.rows(x)
+    x = self.embedding[...][sharding.rows(tokens, over=('data',))]
+    x = sharding.rows(
+      x.astype(self.config.transformer.dtype), over=('data',), last='fsdp'
+    )
+    return sharding.rows(x)
 
   def read_text(
     self,

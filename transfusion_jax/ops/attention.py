@@ -133,14 +133,10 @@ def _attend_chunked(q, k, v, span):
 
 def _attend_tpu(q, k, v, span):
   """The kernel, for as many queries as make it worth while."""
-  span = prepare(span, k.shape[2], backend='tpu') if _is_span(span) else span
-  if _is_span(span):
-    return _attend_xla(q, k, v, span)
-  return attention_tpu.attend(q, k, v, span)
-
-
-def _is_span(span):
-  return isinstance(span, span_lib.Span)
+  if not isinstance(span, schedule.Plan):
+    span = prepare(span, k.shape[2], backend='tpu')
+  planned = isinstance(span, schedule.Plan)
+  return (attention_tpu.attend if planned else _attend_xla)(q, k, v, span)
 
 
 _BACKENDS = {

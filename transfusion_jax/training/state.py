@@ -42,7 +42,7 @@ def averaged_field(ema_decay: float) -> str:
 
 
 def initial(
-  init, tx: optax.GradientTransformation, key: PRNGKeyArray, *, average: bool = True
+  init, tx: optax.GradientTransformation, key: PRNGKeyArray, *, average: bool
 ) -> TrainState:
   """The state before the first step.
 

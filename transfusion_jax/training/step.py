@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from transfusion_jax.core import axes
+from transfusion_jax.core import sharding
 from transfusion_jax.training import state as state_lib
 
 Metrics = dict[str, Array]
@@ -51,7 +51,7 @@ def make_step(
     gradient = jax.grad(part_loss, has_aux=True)
 
     def part_of(rows, keys):
-      rows, keys = jax.tree.map(axes.rows, (rows, keys))
+      rows, keys = jax.tree.map(sharding.rows, (rows, keys))
       return gradient(state.params, rows, keys, normalizers)
 
     def accumulate(total, part):
@@ -89,8 +89,6 @@ def _divide(x: Array, parts: int) -> Array:
 def _average(ema, params, decay, step):
   if not ema:
     return ema
-  if decay == 0:
-    return params
   taken = step.astype(jnp.float32)
   now = jnp.minimum(decay, (1.0 + taken) / (10.0 + taken))
   return jax.tree.map(lambda old, new: now * old + (1 - now) * new, ema, params)

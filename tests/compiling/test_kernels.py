@@ -13,6 +13,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from transfusion_jax.compiling import environment
 from transfusion_jax.ops import attention, span
 
 pytestmark = pytest.mark.slow
@@ -38,13 +39,7 @@ def libtpu():
   """The compiler, told not to look for a TPU."""
   pytest.importorskip('libtpu', reason="needs libtpu: pip install -e '.[tpu,test]'")
   with pytest.MonkeyPatch.context() as patch:
-    for name, value in {
-      'TPU_SKIP_MDS_QUERY': '1',
-      'TPU_WORKER_HOSTNAMES': 'localhost',
-      'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-      'TPU_STDERR_LOG_LEVEL': '3',
-      'TPU_MIN_LOG_LEVEL': '3',
-    }.items():
+    for name, value in environment.VARIABLES.items():
       patch.setitem(os.environ, name, value)
     yield
 

@@ -1,0 +1,64 @@
+"""Finds what a user can mend in a run, before any device works."""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from transfusion_jax import build, config
+from transfusion_jax.data import pipeline
+from transfusion_jax.training import mesh
+
+
+def check(run: config.Run) -> None:
+  """Checks a run by itself; no device is asked for.
+
+  Raises:
+    ValueError: one problem or several, each with the way out.
+  """
+  problems: list[str] = []
+  checks = [lambda: build.parts(run), lambda: _check_steps(run)]
+  if isinstance(run, config.TransfusionRun):
+    checks += [lambda: build.latents(run)]
+    checks += [lambda: pipeline.check(run.data, build.patch_count(run))]
+    checks += [lambda: check(run.autoencoder.run)]
+    if run.autoencoder.checkpoint:
+      directory = pathlib.Path(run.autoencoder.checkpoint)
+      checks += [lambda: build.autoencoder_in(directory)]
+  for each in checks:
+    try:
+      each()
+    except ValueError as error:
+      problems += [str(error)] if str(error) not in problems else []
+  if problems:
+    raise ValueError('; '.join(problems))
+
+
+def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
+  """Checks that a run suits the devices.
+
+  Raises:
+    ValueError: the mesh is of another size, or the attention for other devices.
+  """
+  mesh.shape(run.mesh, len(devices))
+  if isinstance(run, config.AutoencoderRun):
+    return
+  check_devices(run.autoencoder.run, devices)
+  platform = devices[0].platform
+  if run.model.transformer.attention == 'tpu' and platform != 'tpu':
+    raise ValueError(
+      f"expected TPUs for attention 'tpu', found {platform}; set "
+      '--config.model.transformer.attention=xla'
+    )
+
+
+def _check_steps(run: config.Run) -> None:
+  if run.data.rows % run.train.microbatches:
+    raise ValueError(
+      f'expected data.rows to divide into train.microbatches, found {run.data.rows} '
+      f'and {run.train.microbatches}; change one of them'
+    )
+  if run.train.steps < 1 or min(run.train.log_every, run.train.checkpoint_every) < 1:
+    raise ValueError(
+      f'expected positive steps and intervals, found {run.train}; change --config.train'
+    )
