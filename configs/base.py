@@ -48,7 +48,7 @@ def transfusion() -> ConfigDict:
   run.objective.path.update(kind='cosine', steps=1000)
   run.optimizer = _optimizer()
   run.train = _train()
-  run.mesh.update(data=1, fsdp=-1, tensor=1)
+  run.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
   run.sampling.update(solver='ddpm', steps=250, guidance=3.0, clip=4.0)
   run.evaluation.update(prompts=0, rows=64, shown=32, seed=0)
   return run
@@ -76,7 +76,7 @@ def autoencoder() -> ConfigDict:
     learning_rate=1e-4, beta2=0.99, weight_decay=0.0, ema_decay=0.999
   )
   run.train = _train()
-  run.mesh.update(data=1, fsdp=-1, tensor=1)
+  run.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
   run.measured = 10_000
   return run
 

@@ -75,7 +75,8 @@ def test_a_small_pod(environment, tmp_path):
   assert done.returncode == 0, done.stderr
   found = json.loads(file.read_text())
   assert found['fits']
-  assert found['mesh'] == {'data': 1, 'fsdp': 4, 'tensor': 1}
+  expected = {'slice': 1, 'data': 1, 'fsdp': 4, 'sequence': 1, 'tensor': 1}
+  assert found['mesh'] == expected
   state = found['parameter_bytes'] + found['optimizer_bytes'] + found['average_bytes']
   assert state < found['peak_bytes'] < found['hbm_bytes'] == 16 * 2**30
   assert 0 < found['mfu'] < 1

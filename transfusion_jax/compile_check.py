@@ -133,8 +133,15 @@ def _searched(run, topology, devices, rows) -> list[dict[str, Any]]:
     return result if result['fits'] else None
 
   heads = run.model.transformer.kv_heads
-  shapes = list(search.meshes(topology, rows=rows, heads=heads))
-  found = search.run(shapes, rows=rows, attempt=attempt, tries=_TRIES.value)
+  sequence = run.mesh.sequence
+  shapes = search.meshes(topology, rows=rows, heads=heads, sequence=sequence)
+  found = search.run(
+    list(shapes),
+    rows=rows,
+    slices=topology.slices,
+    attempt=attempt,
+    tries=_TRIES.value,
+  )
   if not found:
     larger = topologies.larger(topology)
     raise ValueError(
@@ -151,17 +158,17 @@ def _with(run: config.TransfusionRun, candidate: search.Candidate):
   transformer = dataclasses.replace(run.model.transformer, remat=candidate.remat)
   return dataclasses.replace(
     run,
-    mesh=mesh_lib.MeshConfig(*candidate.mesh),
+    mesh=candidate.mesh,
     model=dataclasses.replace(run.model, transformer=transformer),
     train=dataclasses.replace(run.train, microbatches=candidate.microbatches),
   )
 
 
 def _told(candidate: search.Candidate) -> str:
-  data, fsdp, tensor = candidate.mesh
+  sizes = dataclasses.asdict(candidate.mesh)
   return (
-    f'data {data} x fsdp {fsdp} x tensor {tensor}, {candidate.microbatches} '
-    f'micro-batches, remat {candidate.remat}'
+    ' x '.join(f'{name} {size}' for name, size in sizes.items())
+    + f', {candidate.microbatches} micro-batches, remat {candidate.remat}'
   )
 
 

@@ -38,12 +38,19 @@ def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
   """Checks that a run suits the devices.
 
   Raises:
-    ValueError: the mesh is of another size, or the attention for other devices.
+    ValueError: the mesh is of another size, the rows do not divide, or the attention
+      is for other devices.
   """
-  mesh.shape(run.mesh, len(devices))
+  mesh.shape(run.mesh, len(devices), mesh.slices(devices))
   if isinstance(run, config.AutoencoderRun):
     return
   check_devices(run.autoencoder.run, devices)
+  chunks = 2 * run.mesh.sequence
+  if run.mesh.sequence > 1 and run.data.row_length % chunks:
+    raise ValueError(
+      f'expected rows that divide into {chunks} chunks, two for every device along '
+      f'mesh.sequence, found row_length={run.data.row_length}; change one of them'
+    )
   platform = devices[0].platform
   if run.model.transformer.attention == 'tpu' and platform != 'tpu':
     raise ValueError(

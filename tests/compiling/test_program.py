@@ -19,7 +19,7 @@ def shaped(mesh, shape, *spec):
 
 
 def made():
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1, 1))
   weights, rows = shaped(mesh, (64, 64), 'fsdp'), shaped(mesh, (8, 64), 'data')
   step = jax.jit(lambda w, x: w + x.T @ x, donate_argnums=(0,))
   return mesh, weights, rows, program.build(step, (weights, rows), mesh)
@@ -64,7 +64,7 @@ def test_the_summary_names_what_the_issue_of_a_pod_is():
 
 
 def test_large_weights_that_are_whole_everywhere_are_named():
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1, 1))
   weights = {
     'whole': shaped(mesh, (1024, 512)),
     'divided': shaped(mesh, (1024, 512), 'fsdp'),
@@ -74,19 +74,19 @@ def test_large_weights_that_are_whole_everywhere_are_named():
   found = program.replicated({'a': weights})
   assert [each['name'] for each in found] == ['a.whole']
   assert found[0]['bytes'] == 2**21
-  alone = mesh_lib.make(mesh_lib.MeshConfig(8, 1, 1))
+  alone = mesh_lib.make(mesh_lib.MeshConfig(8, 1, 1, 1))
   assert program.replicated({'whole': shaped(alone, (1024, 512))}) == []
 
 
 def test_rows_must_divide():
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1, 1))
   program.rows_divide(16, 2, mesh, axes.BATCH_SPEC)
   with pytest.raises(ValueError, match='divide by 16 .*found 8; change --batch'):
     program.rows_divide(8, 2, mesh, axes.BATCH_SPEC)
 
 
 def test_a_state_that_is_too_large_is_found_before_compiling():
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1, 1))
   weights = shaped(mesh, (1024, 512), 'fsdp')
   held = math.prod(weights.shape)
   program.check_state(weights, held)

@@ -1,26 +1,34 @@
 """The search: which choices are tried, in which order, and how they are ranked."""
 
+import dataclasses
+
 from transfusion_jax.compiling import search, topologies
+from transfusion_jax.training import mesh
 
 
 def test_meshes_follow_the_torus_and_give_every_device_a_row():
   topology = topologies.find('v5e:4x4')
-  found = list(search.meshes(topology, rows=16, heads=4))
-  assert found == [
-    (16, 1, 1),
-    (4, 4, 1),
-    (1, 16, 1),
-    (4, 1, 4),
-    (1, 4, 4),
+  assert shapes(topology, rows=16, heads=4) == [
+    (16, 1, 1, 1),
+    (4, 4, 1, 1),
+    (1, 16, 1, 1),
+    (4, 1, 1, 4),
+    (1, 4, 1, 4),
   ]
-  fewer = list(search.meshes(topology, rows=8, heads=3))
-  assert fewer == []  # sixteen devices, eight rows, no head to divide
+  # sixteen devices, eight rows, no head to divide
+  assert shapes(topology, rows=8, heads=3) == []
+  assert shapes(topology, rows=8, heads=3, sequence=2) == [(8, 1, 2, 1), (2, 4, 2, 1)]
 
 
-def test_slices_stand_along_the_data_axis():
+def test_meshes_are_those_of_one_slice():
   topology = topologies.find('v5e:2x2', slices=2)
-  found = list(search.meshes(topology, rows=8, heads=1))
-  assert found == [(8, 1, 1), (4, 2, 1), (2, 4, 1)]
+  found = shapes(topology, rows=8, heads=1)
+  assert found == [(4, 1, 1, 1), (2, 2, 1, 1), (1, 4, 1, 1)]
+
+
+def shapes(topology, *, rows, heads, sequence=1):
+  found = search.meshes(topology, rows=rows, heads=heads, sequence=sequence)
+  return [dataclasses.astuple(each) for each in found]
 
 
 def attempts(fits):
@@ -41,7 +49,9 @@ def test_as_few_micro_batches_as_fit_and_no_policy_beyond_the_first_that_does_no
     return candidate.microbatches >= 2 and candidate.remat != 'minimal'
 
   attempt, tried = attempts(fits)
-  found = search.run([(2, 2, 1)], rows=16, attempt=attempt, tries=99)
+  found = search.run(
+    [mesh.MeshConfig(2, 2, 1, 1)], rows=16, slices=1, attempt=attempt, tries=99
+  )
   assert [(each.microbatches, each.remat) for each in tried] == [
     (1, 'full'),
     (2, 'full'),
@@ -53,7 +63,8 @@ def test_as_few_micro_batches_as_fit_and_no_policy_beyond_the_first_that_does_no
 
 def test_tries_are_limited_and_what_does_not_fit_is_not_ranked():
   attempt, tried = attempts(lambda candidate: True)
-  search.run([(1, 1, 1)] * 5, rows=4, attempt=attempt, tries=4)
+  one = mesh.MeshConfig(1, 1, 1, 1)
+  search.run([one] * 5, rows=4, slices=1, attempt=attempt, tries=4)
   assert len(tried) == 4
   large = {'fits': False, 'step_seconds': 0.1, 'peak_bytes': 1}
   assert search.ranked([(tried[0], large)]) == []

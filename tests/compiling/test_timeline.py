@@ -138,7 +138,7 @@ def test_a_kernel_with_an_estimate_takes_time():
 
 
 def test_collectives_of_the_real_compiler():
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1, 1))
   x = jax.ShapeDtypeStruct(
     (8, 64), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec('data', 'fsdp'))
   )

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 from transfusion_jax.core import axes
 from transfusion_jax.training import mesh
 
-SIZES = {'data': 2, 'fsdp': 2, 'tensor': 2}
+SIZES = {'slice': 1, 'data': 2, 'fsdp': 2, 'tensor': 2}
 
 
 def test_names_become_mesh_axes():
@@ -41,7 +41,7 @@ def test_two_names_on_one_mesh_axis_are_an_error():
 
 
 def test_shardings_follow_nested_names():
-  devices = mesh.make(mesh.MeshConfig(data=2, fsdp=2, tensor=2))
+  devices = mesh.make(mesh.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
   shapes = {'a': {'b': jnp.zeros((2, 8, 4))}, 'c': jnp.zeros((3,))}
   found = axes.shardings(
     devices, {'a': {'b': ('embed', 'vocab')}, 'c': ('norm',)}, shapes

@@ -11,7 +11,7 @@ from transfusion_jax.training import mesh
 
 def on_eight(function, *arguments):
   """The value and text of a function traced on a mesh of eight devices."""
-  devices = mesh.make(mesh.MeshConfig(2, 2, 2))
+  devices = mesh.make(mesh.MeshConfig(2, 2, 1, 2))
   arguments = jax.device_put(arguments, axes.replicated(devices))
   compiled = jax.jit(sharding.on(devices, function)).lower(*arguments).compile()
   return compiled(*arguments), compiled.as_text()
@@ -35,23 +35,15 @@ def test_gathering_casts_and_its_gradient_is_divided_again():
   assert 'all-' in text
 
 
-def test_every_device_works_on_its_own_rows_and_heads():
-  q = jax.random.normal(jax.random.key(0), (8, 4, 3))
-  row = jnp.arange(8.0)
-  shapes = []
+def test_axes_that_divide_are_divided():
+  x = jnp.ones((8, 6, 4))
 
-  def work(q, k, row):
-    shapes.append((q.shape, k.shape, row['a'].shape))
-    return q + k.sum(axis=1, keepdims=True) * row['a'][:, None, None]
+  def where(*over):
+    found, _ = on_eight(lambda x: sharding.divided(x + 1, *over), x)
+    return found.sharding.shard_shape(x.shape)
 
-  def divided(q, k, row):
-    return sharding.own(work, (q, k), {'a': row})
-
-  found, _ = on_eight(divided, q, q[:, :1], row)  # one key head: heads stay whole
-  assert shapes[-1] == ((2, 4, 3), (2, 1, 3), (2,))
-  np.testing.assert_allclose(found, work(q, q[:, :1], {'a': row}), rtol=1e-6)
-  on_eight(divided, q, q, row)
-  assert shapes[-1] == ((2, 2, 3), (2, 2, 3), (2,))
+  assert where(axes.ROWS, 'sequence', 'tensor') == (2, 6, 2)
+  assert where(None, axes.ROWS, 'tensor') == (8, 6, 2)  # six positions, four parts
 
 
 def test_rows_that_do_not_divide_and_no_mesh_change_nothing():

@@ -41,7 +41,7 @@ def places(sizes):
   return checkpoint.abstract(shapes, state.shardings(shapes, NAMES, TX, devices))
 
 
-def begin(sizes=(2, 2, 2)):
+def begin(sizes=(2, 2, 1, 2)):
   made = ADVANCE(state.initial(init, TX, jax.random.key(3), average=True))
   wanted = places(sizes)
   return jax.device_put(made, jax.tree.map(lambda leaf: leaf.sharding, wanted)), wanted
@@ -64,7 +64,7 @@ def assert_same(a, b):
     np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize('sizes', [(2, 2, 2), (1, 8, 1)])
+@pytest.mark.parametrize('sizes', [(2, 2, 1, 2), (1, 4, 2, 1)])
 def test_the_state_comes_back_to_the_last_bit_on_any_mesh(tmp_path, sizes):
   now, _ = begin()
   with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
@@ -82,7 +82,7 @@ def test_the_state_comes_back_to_the_last_bit_on_any_mesh(tmp_path, sizes):
     assert leaf.sharding.is_equivalent_to(place.sharding, leaf.ndim)
   # The key is still a typed one, and what follows is the same.
   assert jnp.issubdtype(found.state.key.dtype, jax.dtypes.prng_key)
-  if sizes == (2, 2, 2):
+  if sizes == (2, 2, 1, 2):
     assert_same(ADVANCE(found.state), ADVANCE(now))
 
 

@@ -23,7 +23,7 @@ class Counting:
 
 
 def make():
-  devices = mesh.make(mesh.MeshConfig(data=2, fsdp=2, tensor=2))
+  devices = mesh.make(mesh.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
   return feed.Feed(
     Counting(),
     devices,

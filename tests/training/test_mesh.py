@@ -10,10 +10,10 @@ from transfusion_jax.training import mesh
 @pytest.mark.parametrize(
   ('config', 'expected'),
   [
-    ((-1, 1, 1), (8, 1, 1)),
-    ((2, -1, 2), (2, 2, 2)),
-    ((1, 4, 2), (1, 4, 2)),
-    ((8, 1, -1), (8, 1, 1)),
+    ((-1, 1, 1, 1), (1, 8, 1, 1, 1)),
+    ((2, -1, 1, 2), (1, 2, 2, 1, 2)),
+    ((1, 2, 2, 2), (1, 1, 2, 2, 2)),
+    ((8, 1, 1, -1), (1, 8, 1, 1, 1)),
   ],
 )
 def test_shapes(config, expected):
@@ -25,14 +25,15 @@ def test_shapes(config, expected):
 
 
 @pytest.mark.parametrize(
-  'config', [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (16, 1, 1), (-1, 16, 1)]
+  'config',
+  [(3, 1, 1, 1), (-1, 3, 1, 1), (2, 2, 1, 1), (16, 1, 1, 1), (-1, 16, 1, 1)],
 )
 def test_axes_that_do_not_multiply_to_the_devices_are_an_error(config):
   with pytest.raises(ValueError, match='a mesh of 8 devices in all'):
     mesh.shape(mesh.MeshConfig(*config), 8)
 
 
-@pytest.mark.parametrize('config', [(-1, -1, 1), (0, 1, 8), (-2, 1, 1)])
+@pytest.mark.parametrize('config', [(-1, -1, 1, 1), (0, 1, 1, 8), (-2, 1, 1, 1)])
 def test_nonsense_axes_are_an_error(config):
   with pytest.raises(ValueError, match='positive mesh axes, at most one of them -1'):
     mesh.shape(mesh.MeshConfig(*config), 8)
@@ -40,3 +41,10 @@ def test_nonsense_axes_are_an_error(config):
 
 def test_a_mesh_of_one_device():
   assert mesh.single().size == 1
+
+
+def test_slices_are_an_axis_of_their_own():
+  config = mesh.MeshConfig(data=1, fsdp=-1, sequence=1, tensor=2)
+  assert mesh.shape(config, 16, slices=2) == (2, 1, 4, 1, 2)
+  with pytest.raises(ValueError, match='a mesh of 8 devices in all'):
+    mesh.shape(mesh.MeshConfig(data=16, fsdp=1, sequence=1, tensor=1), 16, slices=2)

@@ -26,7 +26,7 @@ def init(key):
 @functools.cache
 def made():
   """Mesh, shardings, the compiled making of the state, and a state."""
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
   tx = optimizer.make(tiny.OPTIMIZER, NAMES, 10)
   make = functools.partial(state.initial, init, tx, average=True)
   abstract = jax.eval_shape(make, jax.random.key(0))
@@ -51,7 +51,7 @@ def test_without_an_average_nothing_is_copied():
   tx = optimizer.make(tiny.OPTIMIZER, NAMES, 10)
   make = functools.partial(state.initial, init, tx, average=False)
   begin = make(jax.random.key(0))
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
   places = state.shardings(begin, NAMES, tx, mesh)
   assert jax.tree.structure(places) == jax.tree.structure(begin)
   assert begin.ema == {}
@@ -88,7 +88,7 @@ def test_the_runs_key_is_not_that_of_the_parameters():
 
 def test_every_array_of_the_whole_model_has_its_place():
   plan = tiny.blueprint()
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(data=1, fsdp=4, tensor=2))
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(data=1, fsdp=4, sequence=1, tensor=2))
   tx = optimizer.make(tiny.OPTIMIZER, plan.axes, 10)
   abstract = jax.eval_shape(
     functools.partial(state.initial, plan.init, tx, average=True), jax.random.key(0)

@@ -88,7 +88,14 @@ def test_remat_and_unrolling_change_nothing(changes):
 
 @pytest.mark.parametrize(
   ('sizes', 'microbatches'),
-  [((8, 1, 1), 1), ((2, 2, 2), 2), ((1, 4, 2), 1), ((2, 4, 1), 1)],
+  [
+    ((8, 1, 1, 1), 1),
+    ((2, 2, 1, 2), 2),
+    ((1, 4, 1, 2), 1),
+    ((2, 4, 1, 1), 1),
+    ((1, 2, 4, 1), 1),
+    ((1, 2, 2, 2), 2),
+  ],
 )
 def test_eight_devices_change_nothing(sizes, microbatches):
   mesh = mesh_lib.make(mesh_lib.MeshConfig(*sizes))
@@ -109,7 +116,7 @@ def test_eight_devices_change_nothing(sizes, microbatches):
     jax.tree.leaves(after.params), jax.tree.leaves(places.params), strict=True
   ):
     assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
-  if sizes[2] == 2:
+  if sizes[3] == 2:
     gate = after.params['transformer']['blocks']['mlp']['gate']
     assert gate.addressable_shards[0].data.shape == (2, 16 // sizes[1], 12)
 

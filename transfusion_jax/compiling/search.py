@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from transfusion_jax.compiling import topologies
+from transfusion_jax.training import mesh as mesh_lib
 
 REMATS = ('full', 'save_attention', 'minimal')
 """From the least memory to the most."""
@@ -17,27 +18,28 @@ class Candidate:
   """One choice.
 
   Attributes:
-    mesh: devices along data, fsdp and tensor.
+    mesh: devices of a slice along each axis.
     microbatches: parts of a batch, one after the other.
     remat: what the backward pass recomputes.
   """
 
-  mesh: tuple[int, int, int]
+  mesh: mesh_lib.MeshConfig
   microbatches: int
   remat: str
 
 
 def meshes(
-  topology: topologies.Topology, *, rows: int, heads: int
-) -> Iterator[tuple[int, int, int]]:
+  topology: topologies.Topology, *, rows: int, heads: int, sequence: int
+) -> Iterator[mesh_lib.MeshConfig]:
   """Meshes that give every device a row and whose axes follow the sides of the torus.
 
   Args:
     topology: whose devices are divided.
     rows: of the batch.
     heads: that the tensor axis must divide: key and value heads.
+    sequence: devices along the positions of a row, which stay as they are.
   """
-  total = topology.devices
+  total = topology.devices // topology.slices
   chosen = [
     math.prod(sides)
     for count in range(len(topology.sides) + 1)
@@ -45,16 +47,18 @@ def meshes(
   ]
   widths = sorted({1, *(side for side in topology.sides if heads % side == 0)})
   for tensor, fsdp in itertools.product(widths, sorted(set(chosen))):
-    data = total // (fsdp * tensor)
-    whole = data * fsdp * tensor == total
-    if whole and data % topology.slices == 0 and rows % (data * fsdp) == 0:
-      yield data, fsdp, tensor
+    data = total // (fsdp * sequence * tensor)
+    found = mesh_lib.MeshConfig(data, fsdp, sequence, tensor)
+    whole = math.prod(dataclasses.astuple(found)) == total
+    if whole and rows % (topology.slices * data * fsdp) == 0:
+      yield found
 
 
 def run(
-  shapes: list[tuple[int, int, int]],
+  shapes: list[mesh_lib.MeshConfig],
   *,
   rows: int,
+  slices: int,
   attempt: Callable[[Candidate], dict[str, Any] | None],
   tries: int,
 ) -> list[tuple[Candidate, dict[str, Any]]]:
@@ -66,12 +70,13 @@ def run(
   Args:
     shapes: of meshes.
     rows: of the batch.
+    slices: that the mesh is repeated on.
     attempt: what is known of a candidate (see `summary.measure`); None: does not fit.
     tries: compilations at most.
   """
   found: list[tuple[Candidate, dict[str, Any]]] = []
   for mesh in shapes:
-    each_row = rows // (mesh[0] * mesh[1])
+    each_row = rows // (slices * mesh.data * mesh.fsdp)
     for microbatches in (2**k for k in range(each_row.bit_length())):
       if each_row % microbatches:
         continue

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ('data', 'fsdp', 'tensor')
+MESH_AXES = ('slice', 'data', 'fsdp', 'sequence', 'tensor')
 
 PARAMETER_RULES: Mapping[str, str | None] = {
   'layers': None,
@@ -29,8 +29,11 @@ PARAMETER_RULES: Mapping[str, str | None] = {
   'norm': None,
 }
 
-BATCH_SPEC = PartitionSpec(('data', 'fsdp'))
-"""Rows of a batch, its leading axis, go over the data and the fsdp axes together."""
+ROWS = ('slice', 'data', 'fsdp')
+"""Axes that divide the rows of a batch."""
+
+BATCH_SPEC = PartitionSpec(ROWS)
+"""The rows of a batch are its leading axis."""
 
 
 def spec(

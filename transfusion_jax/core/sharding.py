@@ -1,9 +1,9 @@
 """What a traced function tells the compiler of its sharding.
 
-Inside a function traced `on` a mesh, `rows` and `gathered` say that activations are
-divided by rows and weights gathered for them. Left alone, the compiler divides
-activations by width and moves them between devices instead of the weights. `own` is for
-what it cannot divide at all. Without a mesh all of them do nothing.
+Inside a function traced `on` a mesh, `rows`, `positions` and `gathered` say that
+activations are divided by rows and positions, and weights gathered for them. Left
+alone, the compiler divides activations by width and moves them between devices instead
+of the weights. Without a mesh all of them do nothing.
 """
 
 import functools
@@ -19,7 +19,7 @@ from transfusion_jax.core import axes
 
 
 def on(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-  """The function, traced with a mesh that `rows` and `gathered` find."""
+  """The function, traced with a mesh that the others find."""
 
   @functools.wraps(function)
   def traced(*arguments):
@@ -29,23 +29,48 @@ def on(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
   return traced
 
 
-def rows(
-  x: jax.Array, *, over: tuple[str, ...] = axes.BATCH_SPEC[0], last: str | None = None
-) -> jax.Array:
-  """Divides the leading axis as batches are; the others are as the compiler likes.
+def current() -> AbstractMesh | None:
+  """The mesh that the function being traced is `on`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh if set(axes.MESH_AXES) <= set(mesh.axis_names) else None
+
+
+def rows(x: jax.Array) -> jax.Array:
+  """Divides the leading axis as batches are; the others are as the compiler likes."""
+  return divided(x, axes.ROWS)
+
+
+def positions(x: jax.Array) -> jax.Array:
+  """Divides rows and positions, the two leading axes."""
+  return divided(x, axes.ROWS, 'sequence')
+
+
+def divided(x: jax.Array, *over: str | tuple[str, ...] | None) -> jax.Array:
+  """Divides the leading axes of an array.
 
   Args:
-    x: an array by rows.
-    over: axes of the mesh that divide the rows.
-    last: axis of the mesh that divides the last axis.
+    x: any array.
+    over: for each of its leading axes the axis or the axes of the mesh that divide it;
+      None, and one that does not divide, is as the compiler likes.
   """
-  mesh = _mesh()
-  if mesh is None or x.shape[0] % math.prod(mesh.shape[name] for name in over):
+  mesh = current()
+  if mesh is None:
     return x
-  entries: list[Any] = [over, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)]
-  if last is not None and x.shape[-1] % mesh.shape[last] == 0:
-    entries[-1] = last
+  free = PartitionSpec.UNCONSTRAINED
+  entries: list[Any] = [free] * x.ndim
+  for place, names in enumerate(over):
+    parts = ways(mesh, names)
+    if parts > 1 and x.shape[place] % parts == 0:
+      entries[place] = names
+  if all(entry is free for entry in entries):
+    return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+
+
+def ways(mesh: AbstractMesh | Mesh, names: str | tuple[str, ...] | None) -> int:
+  """Into how many parts axes of a mesh divide."""
+  names = (names,) if isinstance(names, str) else names or ()
+  return math.prod(mesh.shape[name] for name in names)
 
 
 def gathered(x: jax.Array, names: Sequence[str], dtype: DTypeLike) -> jax.Array:
@@ -55,61 +80,27 @@ def gathered(x: jax.Array, names: Sequence[str], dtype: DTypeLike) -> jax.Array:
   cast back: half the bytes go between devices, and a sum whose parts stay where they
   belong is a reduce-scatter.
   """
-  mesh = _mesh()
+  mesh = current()
   if mesh is None:
     return x.astype(dtype)
-  divided = axes.spec(names, x.shape, mesh.shape)
-  whole = PartitionSpec(*(None if axis == 'fsdp' else axis for axis in divided))
-  return _gather(x, dtype, x.dtype, divided, whole)
+  split = axes.spec(names, x.shape, mesh.shape)
+  whole = PartitionSpec(*(None if axis == 'fsdp' else axis for axis in split))
+  return _gather(x, dtype, x.dtype, split, whole)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _gather(x, dtype, stored, divided, whole):
-  del stored, divided
+def _gather(x, dtype, stored, split, whole):
+  del stored, split
   return jax.lax.with_sharding_constraint(x.astype(dtype), whole)
 
 
-def _gather_forward(x, dtype, stored, divided, whole):
-  return _gather(x, dtype, stored, divided, whole), None
+def _gather_forward(x, dtype, stored, split, whole):
+  return _gather(x, dtype, stored, split, whole), None
 
 
-def _gather_backward(dtype, stored, divided, whole, _, gradient):
+def _gather_backward(dtype, stored, split, whole, _, gradient):
   del dtype, whole
-  return (jax.lax.with_sharding_constraint(gradient, divided).astype(stored),)
+  return (jax.lax.with_sharding_constraint(gradient, split).astype(stored),)
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
-
-
-def own(
-  function: Callable[..., jax.Array], by_head: Sequence[jax.Array], by_row: Any
-) -> jax.Array:
-  """`function(*by_head, by_row)` on every device for its own rows and heads.
-
-  For what the compiler cannot divide by itself, such as kernels. Rows that do not
-  divide are left to the compiler; heads that do not are whole on every device.
-
-  Args:
-    function: gives an array [b, h, ...].
-    by_head: arrays [b, h, ...].
-    by_row: arrays [b, ...], in any tree.
-  """
-  mesh = _mesh()
-  parts = 0 if mesh is None else mesh.shape['data'] * mesh.shape['fsdp']
-  if mesh is None or by_head[0].shape[0] % parts:
-    return function(*by_head, by_row)
-  whole = any(each.shape[1] % mesh.shape['tensor'] for each in by_head)
-  heads = PartitionSpec(axes.BATCH_SPEC[0], None if whole else 'tensor')
-  return jax.shard_map(
-    function,
-    mesh=mesh,
-    in_specs=(*(heads for _ in by_head), axes.BATCH_SPEC),
-    out_specs=heads,
-    check_vma=False,
-  )(*by_head, by_row)
-
-
-def _mesh() -> AbstractMesh | None:
-  """The mesh that the function being traced is `on`."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return mesh if set(axes.MESH_AXES) <= set(mesh.axis_names) else None

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from transfusion_jax.core import sharding
 from transfusion_jax.models import cache as cache_lib
 from transfusion_jax.models import layers, module
-from transfusion_jax.ops import attention, rope
+from transfusion_jax.ops import attention, context, rope
 from transfusion_jax.ops import span as span_lib
 
 Remat = Literal['none', 'full', 'minimal', 'save_attention']
@@ -100,8 +100,7 @@ class Attention(module.Module):
     if cache is not None:
       cache = cache_lib.write(cache, k, v, at)
       k, v = cache.k.astype(x.dtype), cache.v.astype(x.dtype)
-    attend = functools.partial(attention.attend, backend=self.config.attention)
-    o = sharding.own(attend, (q, k, v), span)
+    o = context.attend(q, k, v, span, backend=self.config.attention)
     o = jax.ad_checkpoint.checkpoint_name(o, 'attention')
     return jnp.einsum('bhtd,hde->bte', o, module.cast(self.out, x.dtype)), cache
 
@@ -167,14 +166,14 @@ class Transformer(module.Module):
       Normalised hidden states, and the cache with the new entries.
     """
     config = self.config
-    x = x.astype(config.dtype)
-    rotation = rope.rotation(position, head_dim=config.head_dim, base=config.rope_base)
     keys = x.shape[1] if cache is None else cache.k.shape[3]
-    span = attention.prepare(span, keys, backend=config.attention)
+    x, position, span = context.deal((x.astype(config.dtype), position, span))
+    rotation = rope.rotation(position, head_dim=config.head_dim, base=config.rope_base)
+    span = context.prepare(span, keys, backend=config.attention)
 
     def layer(block, x, cache):
-      x, cache = block(sharding.rows(x), rotation, span, cache, at)
-      return sharding.rows(x), cache
+      x, cache = block(sharding.positions(x), rotation, span, cache, at)
+      return sharding.positions(x), cache
 
     layer = rematerialised(layer, config.remat)
 
@@ -183,7 +182,7 @@ class Transformer(module.Module):
       return layer(block, x, cache)
 
     x, cache = jax.lax.scan(body, x, (self.blocks, cache), unroll=config.unroll)
-    return self.norm(x), cache
+    return context.collect(self.norm(x)), cache
 
 
 def rematerialised(layer, policy: Remat):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from transfusion_jax.core import sharding, tree
+from transfusion_jax.core import axes, sharding, tree
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import cache as cache_lib
 from transfusion_jax.models import layers, module, patches, transformer, unet
@@ -89,6 +89,7 @@ class Transfusion(module.Module):
   ) -> Prediction:
     """Reads whole rows; `noised` are the rows' images at the noise levels `t`."""
     dtype = self.config.transformer.dtype
+    noised, t = sharding.positions(noised), sharding.positions(t)
     inward, skip = self.adapter.encode(noised.astype(dtype), t)
     b, i, n, e = inward.shape
     x = place(inward.reshape(b, i * n, e), batch.slot)
@@ -105,11 +106,10 @@ class Transfusion(module.Module):
     float32. On a mesh every device looks up its share of the width for the rows of
     its whole fsdp group, and what then goes between devices is vectors, not the table.
     """
-    x = self.embedding[...][sharding.rows(tokens, over=('data',))]
-    x = sharding.rows(
-      x.astype(self.config.transformer.dtype), over=('data',), last='fsdp'
-    )
-    return sharding.rows(x)
+    outer = axes.ROWS[:-1]
+    x = self.embedding[...][sharding.divided(tokens, outer, 'sequence')]
+    x = x.astype(self.config.transformer.dtype)
+    return sharding.positions(sharding.divided(x, outer, 'sequence', 'fsdp'))
 
   def read_text(
     self,

@@ -14,26 +14,32 @@ from transfusion_jax.core import axes
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; -1 on one axis takes all that are left.
+  """Devices of a slice along each axis; -1 on one axis takes all that are left.
+
+  Slices, which a slower network joins, are an axis before these that nobody has to set:
+  rows are divided over them, and only sums of gradients go between them.
 
   Attributes:
     data: rows are divided, parameters copied.
     fsdp: rows are divided, parameters too.
+    sequence: positions are divided (`ops/context.py`), parameters copied.
     tensor: heads, hidden widths and the vocabulary are divided.
   """
 
   data: int
   fsdp: int
+  sequence: int
   tensor: int
 
 
-def shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
-  """The mesh's shape on a number of devices.
+def shape(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, ...]:
+  """Sizes of `axes.MESH_AXES` for a number of devices in so many slices.
 
   Raises:
-    ValueError: the axes do not multiply to the number of devices.
+    ValueError: the axes do not multiply to the devices of a slice.
   """
-  sizes = [config.data, config.fsdp, config.tensor]
+  devices //= slices
+  sizes = list(dataclasses.astuple(config))
   open_axes = [index for index, size in enumerate(sizes) if size == -1]
   known = math.prod(size for size in sizes if size != -1)
   if len(open_axes) > 1 or known < 1 or any(s == 0 or s < -1 for s in sizes):
@@ -46,34 +52,29 @@ def shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
   if math.prod(sizes) != devices or -1 in sizes:
     raise ValueError(
       f'expected a mesh of {devices} devices in all, found data={config.data} '
-      f'fsdp={config.fsdp} tensor={config.tensor}; set one axis of --config.mesh to -1 '
-      'to let it take what is left'
+      f'fsdp={config.fsdp} sequence={config.sequence} tensor={config.tensor}; set one '
+      'axis of --config.mesh to -1 to let it take what is left'
     )
-  return tuple(sizes)
+  return slices, *sizes
+
+
+def slices(devices: Sequence[Any]) -> int:
+  """Slices that the devices belong to."""
+  return len({getattr(device, 'slice_index', 0) for device in devices})
 
 
 def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   """The mesh over all devices, or over those given.
 
-  Slices, which a slower network joins, are divided along the data axis: only the sums
-  of gradients go between them.
-
   Raises:
-    ValueError: the axes do not multiply to the number of devices, or the data axis does
-      not divide into the slices.
+    ValueError: the axes do not multiply to the devices of a slice.
   """
   devices = jax.devices() if devices is None else list(devices)
-  sizes = shape(config, len(devices))
-  slices = len({getattr(device, 'slice_index', 0) for device in devices})
-  if sizes[0] % slices:
-    raise ValueError(
-      f'expected a data axis that divides into {slices} slices, found {sizes[0]}; set '
-      f'--config.mesh.data={slices} or a multiple'
-    )
-  if slices > 1:
-    inner = (sizes[0] // slices, *sizes[1:])
+  sizes = shape(config, len(devices), slices(devices))
+  if sizes[0] > 1:
+    between = (sizes[0], *(1,) * (len(sizes) - 1))
     arranged = mesh_utils.create_hybrid_device_mesh(
-      inner, (slices, 1, 1), devices, allow_split_physical_axes=True
+      (1, *sizes[1:]), between, devices, allow_split_physical_axes=True
     )
   else:
     arranged = mesh_utils.create_device_mesh(

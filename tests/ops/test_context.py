@@ -1,0 +1,122 @@
+"""Context parallelism: the same attention, whatever device has which positions."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from tests.ops import test_attention_backends as layouts
+from transfusion_jax.core import axes, sharding
+from transfusion_jax.ops import attention, context, schedule, span
+from transfusion_jax.training import mesh as mesh_lib
+
+ROWS, LENGTH, HEADS, KEY_HEADS, HEAD_DIM = 4, 96, 4, 2, 8
+
+
+def random_case(length=LENGTH):
+  """Rows of packed documents with images, of anything, of padding, of one image."""
+  rng = np.random.default_rng(0)
+  made = [layouts.packed(rng, length, length) for _ in range(ROWS)]
+  made[1] = layouts.scattered(rng, length, length)
+  made[2] = (np.zeros(length, int), np.full(length, length))
+  start, end = (jnp.asarray(x, jnp.int32) for x in np.array(made).transpose(1, 0, 2))
+  keys = jax.random.split(jax.random.key(0), 4)
+  heads = (HEADS, KEY_HEADS, KEY_HEADS, HEADS)
+  arrays = [
+    jax.random.normal(key, (ROWS, h, length, HEAD_DIM))
+    for key, h in zip(keys, heads, strict=True)
+  ]
+  return arrays, span.Span(start, end)
+
+
+def values_and_gradients(q, k, v, do, spans, *, backend='xla'):
+  """As the transformer calls it: dealt, prepared, attended, collected."""
+
+  def attend(q, k, v):
+    by_position = [jnp.moveaxis(x, 2, 1) for x in (q, k, v)]
+    *dealt, own = context.deal((*by_position, spans))
+    q, k, v = (jnp.moveaxis(x, 1, 2) for x in dealt)
+    prepared = context.prepare(own, k.shape[2], backend=backend)
+    o = context.attend(q, k, v, prepared, backend=backend)
+    return jnp.moveaxis(context.collect(jnp.moveaxis(o, 2, 1)), 1, 2)
+
+  o, pull = jax.vjp(attend, q, k, v)
+  return o, *pull(do)
+
+
+def on(sizes, function, *arguments):
+  """What a function gives on a mesh, and what it was compiled to."""
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(*sizes))
+  whole = jax.device_put(arguments, axes.replicated(mesh))
+  compiled = jax.jit(sharding.on(mesh, function)).lower(*whole).compile()
+  return compiled(*whole), compiled.as_text()
+
+
+@pytest.mark.parametrize(
+  'sizes', [(1, 1, 8, 1), (1, 2, 2, 2), (2, 2, 2, 1), (1, 1, 4, 2), (8, 1, 1, 1)]
+)
+def test_equals_one_device_in_values_and_gradients(sizes):
+  arrays, spans = random_case()
+  expected = values_and_gradients(*arrays, spans)
+  found, _ = on(sizes, values_and_gradients, *arrays, spans)
+  for x, y in zip(found, expected, strict=True):
+    np.testing.assert_allclose(x, y, atol=3e-6)
+
+
+def test_keys_are_gathered_and_their_gradients_come_back():
+  arrays, spans = random_case()
+  _, text = on((1, 2, 4, 1), values_and_gradients, *arrays, spans)
+  row = 1 / 2 * ROWS
+  gathered = rf'f32\[{row:.0f},{KEY_HEADS},{LENGTH},{HEAD_DIM}\]\S* all-gather'
+  assert re.search(gathered, text)
+  assert 'reduce-scatter' in text
+
+
+def test_the_kernel_takes_the_queries_of_a_device():
+  arrays, spans = random_case(length=512)
+  expected = values_and_gradients(*arrays, spans)
+  with pltpu.force_tpu_interpret_mode():
+    attend = functools.partial(values_and_gradients, backend='tpu')
+    found, _ = on((4, 1, 2, 1), attend, *arrays, spans)
+  for x, y in zip(found, expected, strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_a_schedule_of_every_device():
+  _, spans = random_case(length=1024)
+  prepare = functools.partial(context.prepare, keys=1024, backend='tpu')
+  plan, _ = on((4, 1, 2, 1), prepare, spans)
+  assert plan.by_query.shape == (ROWS, 2 * (512 // 512) * (1024 // 512))
+  assert plan.bounds.shape == (ROWS, 2, 1024)
+  half = attention.prepare(
+    jax.tree.map(lambda x: x[:, 512:], spans), 1024, backend='tpu'
+  )
+  np.testing.assert_array_equal(plan.by_query[:, 2:], half.by_query)
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+def test_devices_share_a_causal_row_evenly(parts):
+  length = 64 * parts
+  end = jnp.arange(1, length + 1)[None]
+  dealt, _ = on((8 // parts, 1, parts, 1), context.deal, end)
+  seen = np.asarray(dealt).reshape(parts, -1).sum(axis=1)
+  assert (seen == seen[0]).all()
+  back, _ = on(
+    (8 // parts, 1, parts, 1), lambda x: context.collect(context.deal(x)), end
+  )
+  np.testing.assert_array_equal(back, end)
+
+
+def test_without_a_mesh_nothing_is_moved():
+  x = jnp.arange(6)[None]
+  assert context.deal(x) is x
+  assert context.collect(x) is x
+  _, spans = random_case()
+  assert context.prepare(spans, LENGTH, backend='xla_dense') is spans
+  assert isinstance(
+    context.prepare(random_case(length=256)[1], 256, backend='tpu'), schedule.Plan
+  )
