@@ -167,7 +167,7 @@ class Transformer(module.Module):
     """
     config = self.config
     keys = x.shape[1] if cache is None else cache.k.shape[3]
-    x, position, span = context.deal((x.astype(config.dtype), position, span))
+    x = x.astype(config.dtype)
     rotation = rope.rotation(position, head_dim=config.head_dim, base=config.rope_base)
     span = context.prepare(span, keys, backend=config.attention)
 
@@ -182,7 +182,7 @@ class Transformer(module.Module):
       return layer(block, x, cache)
 
     x, cache = jax.lax.scan(body, x, (self.blocks, cache), unroll=config.unroll)
-    return context.collect(self.norm(x)), cache
+    return self.norm(x), cache
 
 
 def rematerialised(layer, policy: Remat):

@@ -10,8 +10,8 @@ out the same.
     o_s = attend(q_s, gather(k), gather(v), span_s)                           (1)
 
 Later queries of a causal row see more keys. Of 2 S chunks of a row, device s of S
-therefore has the chunks s and 2 S - 1 - s, which together see as many as any other two
-(`deal`, `collect`); the keys are put back in order once they are gathered.
+therefore attends for the chunks s and 2 S - 1 - s, which together see as many as any
+other two. Queries go there and outputs come back, a chunk in each of two permutations.
 """
 
 import functools
@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -30,34 +29,28 @@ from transfusion_jax.ops import span as span_lib
 _AXIS = 'sequence'
 
 
-def deal(x: Any) -> Any:
-  """Puts positions, axis 1 of every array, in the order in which devices share them."""
-  parts = _parts()
-  return jax.tree.map(lambda leaf: _ordered(leaf, 1, _dealt(parts)), x)
-
-
-def collect(x: Any) -> Any:
-  """The inverse of `deal`."""
-  parts = _parts()
-  return jax.tree.map(lambda leaf: _ordered(leaf, 1, np.argsort(_dealt(parts))), x)
-
-
 def prepare(
   span: span_lib.Span, keys: int, *, backend: attention.Backend
 ) -> span_lib.Span | schedule.Plan:
-  """`attention.prepare` of every device's own queries.
+  """`attention.prepare` of the queries that every device attends for.
 
   Args:
-    span: start and end of each query's keys [b, q], the queries as they were dealt.
+    span: start and end of each query's keys, [b, q].
     keys: number of keys of the whole row.
     backend: that `attend` will be given.
   """
   make = functools.partial(attention.prepare, keys=keys, backend=backend)
-  if not _divides(span.start.shape[0]):
+  mesh = _mesh(span.start.shape[0])
+  if mesh is None:
     return make(span)
+  parts = mesh.shape[_AXIS]
+
+  def own(span):
+    return make(jax.tree.map(lambda x: _deal(x, parts), span))
+
   return jax.shard_map(
-    make,
-    mesh=sharding.current(),
+    own,
+    mesh=mesh,
     in_specs=PartitionSpec(axes.ROWS, _AXIS),
     out_specs=_by_query(jax.eval_shape(make, span)),
     check_vma=False,
@@ -72,20 +65,23 @@ def attend(
   *,
   backend: attention.Backend,
 ) -> Float[Array, 'b h q d']:
-  """`attention.attend`, (1), positions as they were dealt.
+  """`attention.attend`, (1), with what `prepare` made of the spans.
 
   Rows that do not divide are left to the compiler; heads that do not are whole on every
   device.
   """
   one = functools.partial(attention.attend, backend=backend)
-  if not _divides(q.shape[0]):
-    return one(q, _ordered(k, 2, _back()), _ordered(v, 2, _back()), span)
-  mesh, parts = sharding.current(), _parts()
+  mesh = _mesh(q.shape[0])
+  if mesh is None:
+    return one(q, k, v, span)
+  parts = mesh.shape[_AXIS]
   whole = any(each.shape[1] % mesh.shape['tensor'] for each in (q, k))
   by_head = PartitionSpec(axes.ROWS, None if whole else 'tensor', _AXIS)
 
   def own(q, k, v, span):
-    return one(q, _gather(k, parts), _gather(v, parts), span)
+    dealt = _deal(q, parts, axis=2)
+    o = one(dealt, _gather(k, parts), _gather(v, parts), span)
+    return _collect(o, parts, axis=2)
 
   return jax.shard_map(
     own,
@@ -96,27 +92,11 @@ def attend(
   )(q, k, v, span)
 
 
-def _gather(x, parts):
-  """Keys or values of the whole row, in their natural order."""
-  if parts == 1:
-    return x
-  x = jax.lax.all_gather(x, _AXIS, axis=2, tiled=True)
-  return _ordered(x, 2, np.argsort(_dealt(parts)))
-
-
-def _parts() -> int:
+def _mesh(rows: int) -> jax.sharding.AbstractMesh | None:
+  """The mesh, if there is one and every device gets whole rows."""
   mesh = sharding.current()
-  return 1 if mesh is None else mesh.shape[_AXIS]
-
-
-def _back() -> np.ndarray:
-  return np.argsort(_dealt(_parts()))
-
-
-def _divides(rows: int) -> bool:
-  """Whether there is a mesh, and every device gets whole rows."""
-  mesh = sharding.current()
-  return mesh is not None and rows % sharding.ways(mesh, axes.ROWS) == 0
+  divides = mesh is not None and rows % sharding.ways(mesh, axes.ROWS) == 0
+  return mesh if divides else None
 
 
 def _by_query(tree: Any) -> Any:
@@ -126,16 +106,31 @@ def _by_query(tree: Any) -> Any:
   )
 
 
-def _dealt(parts: int) -> np.ndarray:
-  """Chunks in the order of the devices that have them: 0, last, 1, last but one, ..."""
-  first = np.arange(parts)
-  return np.stack([first, 2 * parts - 1 - first], axis=1).reshape(-1)
+def _gather(x: Array, parts: int) -> Array:
+  """Keys or values of the whole row."""
+  return x if parts == 1 else jax.lax.all_gather(x, _AXIS, axis=2, tiled=True)
 
 
-def _ordered(x: Array, axis: int, order: np.ndarray) -> Array:
-  """The chunks of an axis in another order."""
-  if len(order) == 2:
+def _deal(x: Array, parts: int, axis: int = 1) -> Array:
+  """A device's two chunks for the two that it attends for."""
+  return _exchange(x, axis, [_ways(parts, half) for half in (0, 1)])
+
+
+def _collect(x: Array, parts: int, axis: int = 1) -> Array:
+  """The inverse of `_deal`."""
+  back = [[(b, a) for a, b in _ways(parts, half)] for half in (0, 1)]
+  return _exchange(x, axis, back)
+
+
+def _exchange(x: Array, axis: int, ways: list[list[tuple[int, int]]]) -> Array:
+  if len(ways[0]) == 1:
     return x
-  shape = x.shape
-  x = x.reshape(*shape[:axis], len(order), -1, *shape[axis + 1 :])
-  return jnp.take(x, order, axis=axis).reshape(shape)
+  halves = jnp.split(x, 2, axis=axis)
+  moved = [jax.lax.ppermute(h, _AXIS, w) for h, w in zip(halves, ways, strict=True)]
+  return jnp.concatenate(moved, axis=axis)
+
+
+def _ways(parts: int, half: int) -> list[tuple[int, int]]:
+  """From the device that has chunk `2 s + half` to the one that attends for it."""
+  chunks = range(half, 2 * parts, 2)
+  return [(c // 2, c if c < parts else 2 * parts - 1 - c) for c in chunks]
