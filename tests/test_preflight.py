@@ -1,0 +1,31 @@
+"""What is found before any device works; commands say it in `test_commands`."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from configs import emoji_scenes
+from transfusion_jax import config, preflight
+from transfusion_jax.training import mesh
+
+
+def emoji_run(*, row_length: int, **axes: int) -> config.TransfusionRun:
+  run = config.parse(emoji_scenes.get_config())
+  sizes = mesh.MeshConfig(**{'data': 1, 'fsdp': -1, 'sequence': 1, 'tensor': 1, **axes})
+  return dataclasses.replace(
+    run, mesh=sizes, data=dataclasses.replace(run.data, row_length=row_length)
+  )
+
+
+def test_rows_divide_into_two_chunks_for_every_device_along_them():
+  devices = jax.devices()
+  preflight.check_devices(emoji_run(row_length=160, sequence=4), devices)
+  preflight.check_devices(emoji_run(row_length=164), devices)
+  with pytest.raises(ValueError, match='8 chunks.*row_length=164'):
+    preflight.check_devices(emoji_run(row_length=164, sequence=4), devices)
+
+
+def test_a_mesh_of_another_size_is_found():
+  with pytest.raises(ValueError, match='a mesh of 8 devices'):
+    preflight.check_devices(emoji_run(row_length=160, data=3), jax.devices())
