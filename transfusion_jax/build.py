@@ -113,7 +113,11 @@ def vocabulary(run: config.TransfusionRun) -> tuple[int, int]:
 
 def trainer(run: config.Run, mesh: Mesh) -> Trainer:
   """The jitted, sharded step of a run and the making of its state."""
-  made = parts(run)
+  return trainer_of(parts(run), run, mesh)
+
+
+def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
+  """The same of any parts, trained as a run says."""
   average = run.optimizer.ema_decay > 0
 
   def initial(key):

@@ -8,11 +8,27 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
+from transfusion_jax.core import axes, sharding
 from transfusion_jax.models import module
 from transfusion_jax.ops import attention, norm
 from transfusion_jax.ops import span as span_lib
+
+
+def look_up(
+  table: module.Weight, tokens: Int[Array, 'b t'], dtype: DTypeLike
+) -> Float[Array, 'b t e']:
+  """Rows of a table [v, e], in the type of the activations.
+
+  Cast after the look-up: the gradient of a token that stands often is added up in
+  float32. On a mesh every device looks up its share of the width for the rows of
+  its whole fsdp group, and what then goes between devices is vectors, not the table.
+  """
+  outer = axes.ROWS[:-1]
+  x = table[...][sharding.divided(tokens, outer, 'sequence')].astype(dtype)
+  return sharding.positions(sharding.divided(x, outer, 'sequence', 'fsdp'))
 
 
 class RMSNorm(module.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from transfusion_jax.core import axes, sharding, tree
+from transfusion_jax.core import sharding, tree
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import cache as cache_lib
 from transfusion_jax.models import layers, module, patches, transformer, unet
@@ -100,16 +100,8 @@ class Transfusion(module.Module):
     return Prediction(self._logits(hidden), images)
 
   def embed(self, tokens: Int[Array, 'b t']) -> Float[Array, 'b t e']:
-    """Vectors of text tokens, in the type of the activations.
-
-    Cast after the look-up: the gradient of a token that stands often is added up in
-    float32. On a mesh every device looks up its share of the width for the rows of
-    its whole fsdp group, and what then goes between devices is vectors, not the table.
-    """
-    outer = axes.ROWS[:-1]
-    x = self.embedding[...][sharding.divided(tokens, outer, 'sequence')]
-    x = x.astype(self.config.transformer.dtype)
-    return sharding.positions(sharding.divided(x, outer, 'sequence', 'fsdp'))
+    """Vectors of text tokens, in the type of the activations."""
+    return layers.look_up(self.embedding, tokens, self.config.transformer.dtype)
 
   def read_text(
     self,

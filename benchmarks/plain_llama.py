@@ -1,0 +1,165 @@
+"""What reading images costs: a Transfusion step against a Llama step, as compiled.
+
+  pip install -e '.[tpu]'
+  python -m benchmarks.plain_llama --config=configs/transfusion_7b.py \
+    --topology=v5p:8x8x8 --config.mesh.data=64 --config.mesh.fsdp=8
+
+compiles three steps for the same mesh, rows and optimizer, and compares them:
+
+* `transfusion`: every row with its images, noise, adapter and both losses;
+* `text`: the same model and objective, `data.image_slots=0`;
+* `llama`: a decoder that has never heard of images: token table, transformer, head.
+
+The first two are compiled by `transfusion_jax.compile_check` itself, the third here, by
+the same method. Nothing runs; times are the compiler's estimates.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from transfusion_jax.compiling import environment
+
+if __name__ == '__main__':
+  os.environ.update(environment.VARIABLES)  # before jax is imported, which reads them
+
+from absl import app, flags
+from jax.sharding import NamedSharding
+from ml_collections import config_flags
+
+from transfusion_jax import build, config
+from transfusion_jax.compiling import flops, program, summary, topologies
+from transfusion_jax.core import axes, tree
+from transfusion_jax.models import layers, module, transformer
+from transfusion_jax.objectives import language, loss
+from transfusion_jax.ops import cross_entropy
+from transfusion_jax.training import mesh as mesh_lib
+from transfusion_jax.training import optimizer
+
+
+class Llama(module.Module):
+  """A token table, the decoder, a head."""
+
+  def __init__(self, rngs, settings: transformer.TransformerConfig, table: int):
+    width = settings.width
+    self.embedding = module.weight(rngs, scale=1.0, vocab=table, embed=width)
+    self.transformer = transformer.Transformer(rngs, settings)
+    self.head = layers.Linear(
+      rngs, width, table, axes=('embed', 'vocab'), scale=0.5, bias=False
+    )
+
+  def __call__(self, batch):
+    """Hidden states."""
+    x = layers.look_up(self.embedding, batch.tokens, self.transformer.config.dtype)
+    return self.transformer(x, batch.position, batch.span)[0]
+
+  def nats(self, hidden, targets):
+    """Cross-entropy of each next token."""
+    matrix = module.cast(self.head.matrix, hidden.dtype)
+    return cross_entropy.cross_entropy(hidden, matrix, targets, matrix.shape[1])
+
+
+class NextToken:
+  """The objective of a language model."""
+
+  def normalizers(self, batch):
+    """Learnt tokens of the whole batch."""
+    return {'text': batch.weight.sum()}
+
+  def __call__(self, model, batch, keys, normalizers):
+    """The loss of some rows."""
+    text = language.next_token(model, model(batch), batch)
+    return loss.Loss(text.sum / normalizers['text'], {'loss_text': text})
+
+
+def llama(run: config.TransfusionRun) -> build.Parts:
+  """A Llama of a run's size, trained as the run says."""
+  table = build.vocabulary(run)[0]
+  blueprint = module.blueprint(lambda rngs: Llama(rngs, run.model.transformer, table))
+  steps = run.train.steps
+  tx = optimizer.make(run.optimizer, blueprint.axes, steps)
+  schedule = optimizer.schedule(run.optimizer, steps)
+  return build.Parts(blueprint, NextToken(), tx, schedule)
+
+
+def compiled_llama(
+  run: config.TransfusionRun, topology: topologies.Topology
+) -> dict[str, Any]:
+  """What `compile_check` would say of the Llama's step."""
+  mesh = mesh_lib.make(run.mesh, topologies.devices(topology))
+  trainer = build.trainer_of(llama(run), run, mesh)
+  batch = build.batch_shapes(run, run.data.rows, NamedSharding(mesh, axes.BATCH_SPEC))
+  made = program.build(trainer.step, (trainer.abstract, batch), mesh)
+  shapes, decoder = trainer.parts.blueprint.shapes, run.model.transformer
+  rows, length = batch.tokens.shape
+  return summary.measure(
+    made,
+    topology=topology,
+    mesh=mesh,
+    state=trainer.abstract,
+    batch=batch,
+    trips=decoder.depth,
+    model_flops=flops.model(
+      weights=tree.size(shapes['transformer']) + tree.size(shapes['head']),
+      tokens=rows * length,
+      pairs=rows * flops.visible_pairs(length=length, images=0, patches=0),
+      width=decoder.heads * decoder.head_dim,
+      depth=decoder.depth,
+      adapter=0.0,
+    ),
+  )
+
+
+def compiled(arguments: list[str]) -> dict[str, Any]:
+  """What `compile_check` says of a run."""
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / 'found.json'
+    command = [sys.executable, '-m', 'transfusion_jax.compile_check', *arguments]
+    subprocess.run([*command, f'--json={file}'], check=True, capture_output=True)
+    return json.loads(file.read_text())
+
+
+def told(found: dict[str, Any]) -> dict[str, float]:
+  """What is compared."""
+  collectives = found['collectives']
+  return {
+    'model_flops': found['model_flops'],
+    'program_flops': found['program_flops'],
+    'collective_bytes': sum(each['count'] * each['bytes'] for each in collectives),
+    'collective_seconds': sum(each['seconds'] for each in collectives),
+    'step_seconds': found['step_seconds'],
+    'mfu': found['mfu'],
+    'peak_gib': found['peak_bytes'] / 2**30,
+  }
+
+
+def main(_) -> None:
+  """Compiles all three and prints them with their ratios to the Llama."""
+  chosen = [each for each in sys.argv[1:] if not each.startswith('--output')]
+  found = {
+    'transfusion': compiled(chosen),
+    'text': compiled([*chosen, '--config.data.image_slots=0']),
+    'llama': compiled_llama(
+      config.parse(_CONFIG.value), topologies.find(_TOPOLOGY.value)
+    ),
+  }
+  found = {name: told(each) for name, each in found.items()}
+  ratios = {
+    f'{name} / llama': {k: v / found['llama'][k] for k, v in found[name].items()}
+    for name in ('transfusion', 'text')
+  }
+  text = json.dumps({**found, **ratios}, indent=1)
+  print(text)
+  if _OUTPUT.value:
+    pathlib.Path(_OUTPUT.value).write_text(text + '\n')
+
+
+if __name__ == '__main__':
+  _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
+  _TOPOLOGY = flags.DEFINE_string('topology', None, 'For example v5e:16x16.')
+  _OUTPUT = flags.DEFINE_string('output', None, 'File for the result.')
+  app.run(main)
