@@ -42,7 +42,7 @@ setuptools.setup(
   ],
   extras_require={
     'tpu': ['jax[tpu]>=0.10.2'],
-    'gpu': ['jax[cuda12]>=0.10.2'],
+    'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12'],
     'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14'],
   },
 )

@@ -116,7 +116,7 @@ def _serve(step, arguments: argparse.Namespace, **facts: object) -> None:
     print(json.dumps(TOKENS * arguments.steps / seconds), flush=True)
 
 
-def _peak(multiply) -> float:
+def peak_of(multiply) -> float:
   """Operations per second of a product of two 2,048 x 2,048 matrices, best of ten."""
   multiply()
   seconds = []
@@ -135,7 +135,8 @@ def ours(arguments: argparse.Namespace) -> None:
 
   from transfusion_jax.compiling import flops
 
-  step, state, batch = _our_step()
+  step, state, _ = make_step(width=WIDTH, depth=DEPTH, heads=HEADS)
+  batch = make_batch(rows=ROWS, documents=1, text=TEXT)
   traced = jax.eval_shape(lambda: (state, batch))
   compiled = jax.jit(step, donate_argnums=(0,)).lower(state, batch).compile()
   held = [state]
@@ -147,12 +148,12 @@ def ours(arguments: argparse.Namespace) -> None:
   a = jnp.ones((2048, 2048))
   product = jax.jit(jnp.dot)
   counted = flops.count(step, *traced)
-  peak = _peak(lambda: product(a, a).block_until_ready())
+  peak = peak_of(lambda: product(a, a).block_until_ready())
   _serve(once, arguments, flops=counted, peak=peak, versions={'jax': jax.__version__})
 
 
-def _our_step():
-  """Step, first state and batch."""
+def make_step(*, width: int, depth: int, heads: int):
+  """The step of a small model on these documents, its first state, the run's parts."""
   import jax
 
   from configs import emoji_scenes
@@ -163,13 +164,13 @@ def _our_step():
   page = emoji_scenes.get_config()
   page.model.vocabulary = VOCABULARY
   page.model.transformer.update(
-    depth=DEPTH,
-    width=WIDTH,
-    heads=HEADS,
-    kv_heads=HEADS,
+    depth=depth,
+    width=width,
+    heads=heads,
+    kv_heads=heads,
     head_dim=HEAD_DIM,
-    mlp=WIDTH * 8 // 3,
-    unroll=DEPTH,
+    mlp=width * 8 // 3,
+    unroll=depth,
   )
   page.model.adapter.linear.positions = 0
   page.optimizer.ema_decay = 0.0
@@ -185,35 +186,37 @@ def _our_step():
     microbatches=1,
     ema_decay=0.0,
   )
-  return step, state, _our_batch()
+  return step, state, parts
 
 
-def _our_batch():
+def make_batch(*, rows: int, documents: int, text: int):
+  """Rows of documents alike: text, the patches of an image, as much text again."""
   import jax.numpy as jnp
   import numpy as np
 
   from transfusion_jax.models import batch
 
-  length, side = TOKENS // ROWS, int(PATCHES**0.5)
-  place = np.arange(length)
-  patch = (place >= TEXT) & (place < TEXT + PATCHES)
+  size, side = 2 * text + PATCHES, int(PATCHES**0.5)
+  length = documents * size
+  document, position = np.divmod(np.arange(length), size)
+  patch = (position >= text) & (position < text + PATCHES)
+  start, number = document * size, document * PATCHES + position - text
   draw = np.random.default_rng(0)
-  rows = {
-    'tokens': draw.integers(0, VOCABULARY, (ROWS, length)),
-    'targets': draw.integers(0, VOCABULARY, (ROWS, length)),
-    'position': np.tile(place, (ROWS, 1)),
-    'start': np.zeros((ROWS, length)),
-    'end': np.tile(np.where(patch, TEXT + PATCHES, place + 1), (ROWS, 1)),
-    'slot': np.tile(np.where(patch, place - TEXT, -1), (ROWS, 1)),
+  fields = {
+    'tokens': draw.integers(0, VOCABULARY, (rows, length)),
+    'targets': draw.integers(0, VOCABULARY, (rows, length)),
+    'position': np.tile(position, (rows, 1)),
+    'start': np.tile(start, (rows, 1)),
+    'end': np.tile(start + np.where(patch, text + PATCHES, position + 1), (rows, 1)),
+    'slot': np.tile(np.where(patch, number, -1), (rows, 1)),
   }
+  images = draw.standard_normal((rows, documents, side, side, CHANNELS))
   return batch.Batch(
-    **{name: jnp.asarray(value, jnp.int32) for name, value in rows.items()},
-    weight=jnp.asarray(np.tile(~patch, (ROWS, 1)), jnp.float32),
-    images=jnp.asarray(
-      draw.standard_normal((ROWS, 1, side, side, CHANNELS)), jnp.float32
-    ),
-    noise_cap=jnp.ones((ROWS, 1)),
-    image_weight=jnp.ones((ROWS, 1)),
+    **{name: jnp.asarray(value, jnp.int32) for name, value in fields.items()},
+    weight=jnp.asarray(np.tile(~patch, (rows, 1)), jnp.float32),
+    images=jnp.asarray(images, jnp.float32),
+    noise_cap=jnp.ones((rows, documents)),
+    image_weight=jnp.ones((rows, documents)),
   )
 
 
@@ -253,7 +256,7 @@ def peer(arguments: argparse.Namespace) -> None:
   a = torch.ones(2048, 2048)
   versions = {'torch': torch.__version__, 'transfusion-pytorch': '0.20.0'}
   counted = counter.get_total_flops()
-  _serve(once, arguments, flops=counted, peak=_peak(lambda: a @ a), versions=versions)
+  _serve(once, arguments, flops=counted, peak=peak_of(lambda: a @ a), versions=versions)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Every backend of span attention keeps one contract: the dense one, in float32.
 
-The kernel runs interpreted, with blocks of 128, so that short rows hold several blocks.
+Blocks are of 128, so that short rows hold several; the TPU's kernel runs interpreted.
 """
 
 import functools
@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from transfusion_jax.ops import attention, attention_tpu, schedule, span
+from transfusion_jax.ops import (
+  attention,
+  attention_tpu,
+  attention_xla,
+  schedule,
+  span,
+)
 
 LAYOUTS, BATCH = 50, 5  # of every case, and how many at a time
 BLOCKS = schedule.Blocks(128, 128)
@@ -20,6 +26,7 @@ CASES = {
   'float32-64': (jnp.float32, 2, 1, 64, 256, 256),
   'float32-128': (jnp.float32, 1, 1, 128, 256, 384),
   'float32-256': (jnp.float32, 1, 1, 256, 200, 300),
+  'float32-24': (jnp.float32, 6, 2, 24, 300, 200),
   'bfloat16-64': (jnp.bfloat16, 3, 1, 64, 384, 256),
   'bfloat16-128': (jnp.bfloat16, 4, 2, 128, 256, 256),
 }
@@ -97,12 +104,18 @@ def two_walks(q, k, v, spans):
     return interpreted(q, k, v, spans)
 
 
+def in_blocks(q, k, v, spans):
+  plan = schedule.plan(spans, k.shape[2], BLOCKS)
+  return attention_xla.attend(q, k, v, plan, sizes=BLOCKS)
+
+
 def through_xla(q, k, v, spans, *, backend):
   return attention.attend(q, k, v, spans, backend=backend)
 
 
 BACKENDS = {
   'xla_chunked': functools.partial(through_xla, backend='xla_chunked'),
+  'xla_blocks': in_blocks,
   'tpu': interpreted,
 }
 
@@ -163,16 +176,39 @@ def test_the_backend_pads_and_writes_all_of_its_output():
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_prepared_spans_change_nothing():
+@pytest.mark.parametrize('backend', ['xla', 'xla_blocks', 'tpu', 'gpu'])
+def test_prepared_spans_change_nothing(backend):
   (q, k, v, _), spans, _ = random_case('float32-64')
-  prepared = attention.prepare(spans, k.shape[2], backend='tpu')
+  prepared = attention.prepare(spans, k.shape[2], backend=backend)
   assert isinstance(prepared, schedule.Plan)
-  same = jax.eval_shape(
-    functools.partial(through_xla, backend='tpu'), q, k, v, prepared
-  )
-  assert same.shape == q.shape
-  for backend in ('xla', 'xla_dense', 'xla_chunked'):
-    assert attention.prepare(spans, k.shape[2], backend=backend) is spans
+  attend = functools.partial(through_xla, backend=backend)
+  if backend == 'tpu':  # does not run here
+    assert jax.eval_shape(attend, q, k, v, prepared).shape == q.shape
+  else:
+    np.testing.assert_array_equal(attend(q, k, v, prepared), attend(q, k, v, spans))
+
+
+@pytest.mark.parametrize(
+  ('backend', 'queries', 'same'),
+  [
+    ('xla', 256, 'xla_blocks'),
+    ('xla', 160, 'xla_dense'),
+    ('xla_blocks', 9, 'xla_blocks'),
+  ],
+)
+def test_the_choice_is_by_shape(backend, queries, same):
+  (q, k, v, _), spans, _ = random_case('float32-64')
+  q, spans = q[:, :, :queries], jax.tree.map(lambda x: x[:, :queries], spans)
+  found, expected = (through_xla(q, k, v, spans, backend=x) for x in (backend, same))
+  np.testing.assert_array_equal(found, expected)
+  prepared = attention.prepare(spans, k.shape[2], backend=backend)
+  assert isinstance(prepared, schedule.Plan) == (same == 'xla_blocks')
+
+
+@pytest.mark.parametrize('backend', ['xla_dense', 'xla_chunked'])
+def test_what_does_not_skip_takes_spans(backend):
+  _, spans, _ = random_case('float32-64')
+  assert attention.prepare(spans, 256, backend=backend) is spans
 
 
 def test_few_queries_go_to_xla():
@@ -193,8 +229,8 @@ def test_the_kernel_says_that_a_cpu_cannot_run_it():
 
 def test_an_unknown_backend_is_an_error():
   (q, k, v, _), spans, _ = random_case('float32-64')
-  with pytest.raises(ValueError, match='xla_chunked'):
-    attention.attend.__wrapped__(q, k, v, spans, backend='gpu')
+  with pytest.raises(ValueError, match='xla_blocks'):
+    attention.attend.__wrapped__(q, k, v, spans, backend='cuda')
 
 
 @pytest.mark.parametrize('kind', [packed, scattered, striped, cached])

@@ -16,6 +16,9 @@ from transfusion_jax.models import module
 from transfusion_jax.ops import attention, norm
 from transfusion_jax.ops import span as span_lib
 
+_LARGE = 1024
+"""Pixels of a picture from which attention takes them a few at a time."""
+
 
 def look_up(
   table: module.Weight, tokens: Int[Array, 'b t'], dtype: DTypeLike
@@ -205,7 +208,8 @@ class ImageAttention(module.Module):
     span = span_lib.Span(start, start + h * w)
     y = self.norm(x).reshape(b, h * w, c)
     q, k, v = (self._heads(of(y)) for of in (self.query, self.key, self.value))
-    y = attention.attend(q, k, v, span, backend='xla')
+    backend = 'xla_chunked' if h * w >= _LARGE else 'xla_dense'
+    y = attention.attend(q, k, v, span, backend=backend)
     return x + self.out(jnp.swapaxes(y, 1, 2).reshape(b, h * w, c)).reshape(x.shape)
 
   def _heads(self, y: Float[Array, 'b n c']) -> Float[Array, 'b h n d']:

@@ -9,32 +9,37 @@ TPU.
 Backends:
   xla_dense: the reference; all scores at once, memory that grows with q k.
   xla_chunked: the same a few queries at a time, computed again for the gradient; memory
-    that grows with k.
-  xla: the first for short rows, the second for long ones.
-  tpu: a kernel that skips what no query of a block sees (`ops/attention_tpu.py`); few
-    queries, as in decoding, go to `xla`. It compiles for TPUs only; under a mesh it
-    belongs inside `jax.shard_map`, with rows and heads split.
+    that grows with k. For pictures, all of which is visible: the compiler divides it
+    between devices like anything else.
+  xla_blocks: skips what no query of a block sees (`ops/attention_xla.py`); work that
+    grows with what is visible, memory with the length.
+  xla: dense for short rows, else blocks.
+  tpu: a kernel that skips likewise (`ops/attention_tpu.py`); few queries, as in
+    decoding, go to `xla`. It compiles for TPUs only.
+  gpu: a library's kernel (`ops/attention_gpu.py`) where there is one, else `xla`.
+
+On a mesh, `xla_blocks` and `tpu` belong inside `jax.shard_map`, with rows and heads
+split.
 """
 
+import functools
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transfusion_jax.ops import attention_tpu, schedule
+from transfusion_jax.ops import attention_gpu, attention_tpu, attention_xla, schedule
 from transfusion_jax.ops import span as span_lib
 
-Backend = Literal['xla', 'xla_dense', 'xla_chunked', 'tpu']
+Backend = Literal['xla', 'xla_dense', 'xla_chunked', 'xla_blocks', 'tpu', 'gpu']
 
 _CHUNK = 256
 """Queries that `xla_chunked` takes at a time."""
 
-_LONG = 1024 * 1024
-"""Scores of a head from which `xla` works in chunks."""
-
-_FEW = 128
-"""Queries below which `tpu` leaves the work to `xla`."""
+_SKIPS_FROM = {'xla': 256, 'xla_blocks': 1, 'tpu': 128, 'gpu': 256}
+"""Queries, and keys, from which a backend skips; below, what it does is dense."""
 
 
 def prepare(
@@ -42,19 +47,20 @@ def prepare(
 ) -> span_lib.Span | schedule.Plan:
   """What `attend` takes in place of the spans when it is called many times with them.
 
-  The kernel needs to know which blocks of keys its blocks of queries see. `attend`
+  What skips needs to know which blocks of keys its blocks of queries see. `attend`
   finds out from the spans at every call; in a scan over layers that would be once per
   layer, and again in the backward pass. A model prepares the spans once, before the
-  scan. Other backends take the spans as they are.
+  scan. What does not skip takes the spans as they are.
 
   Args:
     span: start and end of each query's keys, [b, q].
     keys: number of keys, for example the length of the cache.
     backend: the backend that `attend` will be given.
   """
-  if backend == 'tpu' and span.start.shape[1] >= _FEW:
-    return schedule.plan(span, keys)
-  return span
+  if backend == 'gpu' and attention_gpu.kernel() is not None:
+    return span
+  skips = min(span.start.shape[1], keys) >= _SKIPS_FROM.get(backend, math.inf)
+  return schedule.plan(span, keys) if skips else span
 
 
 def attend(
@@ -91,10 +97,14 @@ def attend(
   return _BACKENDS[backend](q, k, v, span)
 
 
-def _attend_xla(q, k, v, span):
-  """Dense where that is faster, which is also where it fits."""
-  short = q.shape[2] <= _CHUNK or q.shape[2] * k.shape[2] < _LONG
-  return (_attend_dense if short else _attend_chunked)(q, k, v, span)
+def _attend_planned(q, k, v, span, *, backend):
+  """What skips, where `prepare` finds it worth while, else the dense reference."""
+  if not isinstance(span, schedule.Plan):
+    span = prepare(span, k.shape[2], backend=backend)
+  if not isinstance(span, schedule.Plan):
+    return _attend_dense(q, k, v, span)
+  skipping = attention_tpu if backend == 'tpu' else attention_xla
+  return skipping.attend(q, k, v, span)
 
 
 def _attend_dense(q, k, v, span):
@@ -131,17 +141,19 @@ def _attend_chunked(q, k, v, span):
   return out.reshape(b, h, n + missing, d)[:, :, :n]
 
 
-def _attend_tpu(q, k, v, span):
-  """The kernel, for as many queries as make it worth while."""
-  if not isinstance(span, schedule.Plan):
-    span = prepare(span, k.shape[2], backend='tpu')
-  planned = isinstance(span, schedule.Plan)
-  return (attention_tpu.attend if planned else _attend_xla)(q, k, v, span)
+def _attend_gpu(q, k, v, span):
+  """The library's kernel for what it takes."""
+  if isinstance(span, span_lib.Span) and attention_gpu.takes(q):
+    return attention_gpu.attend(q, k, v, span)
+  return _attend_planned(q, k, v, span, backend='xla')
 
 
 _BACKENDS = {
-  'xla': _attend_xla,
   'xla_dense': _attend_dense,
   'xla_chunked': _attend_chunked,
-  'tpu': _attend_tpu,
+  'gpu': _attend_gpu,
+  **{
+    name: functools.partial(_attend_planned, backend=name)
+    for name in ('xla', 'xla_blocks', 'tpu')
+  },
 }

@@ -1,0 +1,92 @@
+"""Span attention on a GPU: the kernel of tokamax, which takes spans as they are.
+
+Its flash attention for Hopper and Blackwell (Pallas on Mosaic) reads the first key and
+the end of every query, skips blocks on the way forward, and keeps O(L) numbers for the
+way back. The package's public function has no argument for spans, so that the operation
+and its mask are imported from where they are defined (0.0.12 to 0.0.17 agree).
+
+This file has not run on a GPU. What is called, and with what, was checked against the
+package's reference implementation of the same operation, on a CPU.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from transfusion_jax.core import log
+from transfusion_jax.ops import span as span_lib
+
+_BLOCK = 128
+"""Lengths are padded to a multiple; the kernel's own blocks are no larger."""
+
+_HEAD_DIM = 128
+"""The widest head whose gradient the package tests."""
+
+_CAPABILITIES = (9,)
+"""Generations of GPUs that have both passes: Hopper and Blackwell."""
+
+
+def kernel() -> tuple[Any, Any] | None:
+  """The operation and the type of its mask; None, said once, where there is none."""
+  if jax.default_backend() != 'gpu':
+    return _without('there is no GPU')
+  capability = jax.local_devices()[0].compute_capability
+  if int(float(capability)) not in _CAPABILITIES:
+    return _without(f'the kernel is not for GPUs of compute capability {capability}')
+  try:
+    from tokamax._src.ops.attention import api, base
+
+    return api.IMPLEMENTATIONS['mosaic_gpu'], base.Mask
+  except (ImportError, AttributeError, KeyError) as error:
+    return _without(f'tokamax does not offer its kernel ({error!r})')
+
+
+def takes(q: Float[Array, 'b h q d']) -> bool:
+  """Whether the kernel is there and suits the type and the width of the heads."""
+  if kernel() is None:
+    return False
+  if q.dtype == jnp.bfloat16 and q.shape[3] <= _HEAD_DIM:
+    return True
+  _without(f'the kernel is not for {q.dtype} heads of {q.shape[3]}')
+  return False
+
+
+def attend(
+  q: Float[Array, 'b h q d'],
+  k: Float[Array, 'b g k d'],
+  v: Float[Array, 'b g k d'],
+  span: span_lib.Span,
+) -> Float[Array, 'b h q d']:
+  """Attention over spans; see `attention.attend`.
+
+  The operation takes positions before heads. A query that sees nothing is given one
+  key and its output is dropped, since what a softmax of nothing is was left open.
+
+  Args:
+    q: queries, as `takes` them.
+    k: keys.
+    v: values.
+    span: start and end of each query's keys, [b, q].
+  """
+  operation, mask = kernel()
+  queries, keys = q.shape[2], k.shape[2]
+  start, end = jnp.clip(span.start, 0, keys), jnp.clip(span.end, 0, keys)
+  empty = end <= start
+  start = jnp.minimum(start, keys - 1)
+  bounds = start, jnp.where(empty, start + 1, end)
+  more = -queries % _BLOCK
+  start, end = (jnp.pad(x, ((0, 0), (0, more)), mode='edge')[:, None] for x in bounds)
+  q, k, v = (jnp.swapaxes(_pad(x), 1, 2) for x in (q, k, v))
+  o = operation(q, k, v, mask=mask(k_start=start, k_end=end))
+  o = jnp.swapaxes(o, 1, 2)[:, :, :queries]
+  return jnp.where(empty[:, None, :, None], jnp.zeros_like(o), o)
+
+
+def _without(reason):
+  log.once(f"attention 'xla' instead of 'gpu': {reason}")
+
+
+def _pad(x):
+  return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % _BLOCK), (0, 0)))

@@ -1,0 +1,241 @@
+"""Span attention for any device: XLA alone, over the blocks that the spans show.
+
+Blocks of queries come one after the other; each walks over its steps in the schedule
+(`ops/schedule.py`): the blocks of keys of which it may see anything. For packed
+documents their number grows with the length of a row and not with its square. Softmax
+is the online one (Milakov and Gimelshein, 2018; FlashAttention, Dao et al., 2022):
+against running maxima `m` and sums `l`, for a block of scores `s`,
+
+    m' = max(m, max s)   p = exp(s - m')   l' = l exp(m - m') + sum p                (1)
+    o' = o exp(m - m') + p v
+
+The backward pass walks the same way and computes probabilities again from the saved
+logarithm of the sum; with `c_i = do_i . o_i`,
+
+    dv = p' do   dp = do v'   ds = p (dp - c)   dk = ds' q   dq = ds k               (2)
+
+There scores stand transposed, keys by queries, and keys are turned once for all: then
+no product contracts the first axis of its left factor, for which a CPU takes up to
+three times as long. Query heads that share a key head stand in one block, as if they
+were more queries. How many steps there are is known only when they are taken; autodiff
+cannot go back through that, hence the rule of our own. Memory grows with the length.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.ad_checkpoint
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from transfusion_jax.ops import schedule
+
+_LEAST = -1e30
+"""Below every score and yet finite, so that nothing minus nothing is not NaN."""
+
+
+def attend(
+  q: Float[Array, 'b h q d'],
+  k: Float[Array, 'b g k d'],
+  v: Float[Array, 'b g k d'],
+  plan: schedule.Plan,
+  *,
+  sizes: schedule.Blocks | None = None,
+) -> Float[Array, 'b h q d']:
+  """Attention over the spans of a plan; see `attention.attend`.
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    plan: schedules, made for these lengths and sizes.
+    sizes: sizes of the blocks; by default those of `schedule.blocks`.
+  """
+  b, h, queries, d = q.shape
+  groups = k.shape[1]
+  group = h // groups
+  sizes = sizes or schedule.blocks(queries, k.shape[2])
+  q, k, v = _cut(q, sizes.q), _cut(k, sizes.k), _cut(v, sizes.k)
+  q = q.reshape(b, groups, group, -1, sizes.q, d)
+  q = jnp.swapaxes(q, 2, 3).reshape(b, groups, -1, group * sizes.q, d)
+  bounds = plan.bounds.reshape(b, 2, -1, sizes.q)
+  o = _attend(q, k, v, plan.by_query, jnp.tile(bounds, group))
+  o = jnp.swapaxes(o.reshape(b, groups, -1, group, sizes.q, d), 2, 3)
+  return o.reshape(b, h, -1, d)[:, :, :queries]
+
+
+@jax.custom_vjp
+def _attend(q, k, v, steps, bounds):
+  """Attention over blocks: q [b, g, i, r, d], k and v [b, g, j, k, d].
+
+  `r` are the queries of block `i`, head by head; bounds are [b, 2, i, r].
+  """
+  return _forward(q, k, v, steps, bounds)[0]
+
+
+def _attend_forward(q, k, v, steps, bounds):
+  o, log_sum = _forward(q, k, v, steps, bounds)
+  # Under the name that a remat policy may save: then this loop is not run again.
+  o = jax.ad_checkpoint.checkpoint_name(o, 'attention')
+  log_sum = jax.ad_checkpoint.checkpoint_name(log_sum, 'attention')
+  return o, (q, k, v, steps, bounds, o, log_sum)
+
+
+def _attend_backward(saved, do):
+  return *_backward(*saved, do), None, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _forward(q, k, v, steps, bounds):
+  """Outputs, and of every query the logarithm of its sum, [b, g, i, r]."""
+  scale = q.shape[-1] ** -0.5
+
+  def block(at, walk, made):
+    queries, seen = _take(q, at), _take(bounds, at)
+
+    def step(key_block, sums):
+      out, total, top = sums
+      keys, values = _take(k, key_block), _take(v, key_block)
+      index = key_block[1] * k.shape[3] + jnp.arange(k.shape[3], dtype=jnp.int32)
+      scores = _dot('grd,gkd->grk', queries, keys)
+      visible = _visible(index[None], seen[..., None])
+      scores = jnp.where(visible[None], scores, -jnp.inf)
+      highest = jnp.maximum(top, jnp.max(scores, axis=-1))
+      shrink = jnp.exp((top - highest) * scale)
+      weights = jnp.exp((scores - highest[..., None]) * scale)
+      total = total * shrink + jnp.sum(weights, axis=-1)
+      more = _dot('grk,gkd->grd', weights.astype(v.dtype), values)
+      return out * shrink[..., None] + more, total, highest
+
+    nothing = jnp.zeros(queries.shape[:2], jnp.float32)
+    sums = jnp.zeros(queries.shape, jnp.float32), nothing, nothing + _LEAST
+    out, total, top = walk(step, sums)
+    divisor = jnp.where(total > 0, total, 1.0)
+    o, log_sum = made
+    o = _put(o, at, (out / divisor[..., None]).astype(o.dtype))
+    return o, _put(log_sum, at, top * scale + jnp.log(divisor))
+
+  made = jnp.zeros(q.shape, v.dtype), jnp.zeros(q.shape[:-1], jnp.float32)
+  return _each_block(block, made, steps, q.shape[2])
+
+
+def _backward(q, k, v, steps, bounds, o, log_sum, do):
+  """`dq`, `dk` and `dv`."""
+  scale = q.shape[-1] ** -0.5
+  turned = jnp.swapaxes(k, -1, -2)
+
+  def block(at, walk, made):
+    queries, slopes_out, seen = (_take(x, at) for x in (q, do, bounds))
+    both = slopes_out.astype(jnp.float32) * _take(o, at).astype(jnp.float32)
+    inner, total = jnp.sum(both, axis=-1)[:, None], _take(log_sum, at)[:, None]
+
+    def step(key_block, sums):
+      dq, dk, dv = sums
+      keys, values = _take(k, key_block), _take(v, key_block)
+      index = key_block[1] * k.shape[3] + jnp.arange(k.shape[3], dtype=jnp.int32)
+      visible = _visible(index[:, None], seen[:, None])
+      scores = _dot('gkd,grd->gkr', keys, queries)
+      scores = jnp.where(visible[None], scores * scale - total, -jnp.inf)
+      weights = jnp.exp(scores)
+      slopes = weights * (_dot('gkd,grd->gkr', values, slopes_out) - inner)
+      slopes = slopes.astype(q.dtype)
+      dv = _add(
+        dv, key_block, _dot('gkr,grd->gkd', weights.astype(v.dtype), slopes_out)
+      )
+      dk = _add(dk, key_block, _dot('gkr,grd->gkd', slopes, queries))
+      return dq + _dot('gdk,gkr->gdr', _take(turned, key_block), slopes), dk, dv
+
+    dq, dk, dv = made
+    groups, rows, d = queries.shape
+    sums = jnp.zeros((groups, d, rows), jnp.float32), dk, dv
+    sum_dq, dk, dv = walk(step, sums)
+    sum_dq = jnp.swapaxes(sum_dq, -1, -2) * scale
+    return _put(dq, at, sum_dq.astype(dq.dtype)), dk, dv
+
+  sums = (jnp.zeros(x.shape, jnp.float32) for x in (k, v))
+  made = jnp.zeros(q.shape, q.dtype), *sums
+  dq, dk, dv = _each_block(block, made, steps, q.shape[2])
+  return dq, (dk * scale).astype(k.dtype), dv.astype(v.dtype)
+
+
+def _each_block(
+  block: Callable[..., Any], made: Any, steps: jax.Array, count: int
+) -> Any:
+  """Builds something up over all blocks of queries of all rows.
+
+  Args:
+    block: `made = block(at, walk, made)` for the block of queries `at`, a row and a
+      number; it calls `sums = walk(step, sums)`, which calls
+      `sums = step(key_block, sums)` for the blocks of keys that it sees.
+    made: what to begin with.
+    steps: the schedule, ordered by query.
+    count: blocks of queries of a row.
+  """
+  rows, length = steps.shape
+  steps = steps.reshape(-1)
+
+  def visit(index, carry):
+    number, made = carry
+    row, i = index // count, index % count
+    number = jnp.where(i == 0, row * length, number)
+    after = []
+
+    def walk(step, sums):
+      def once(state):
+        number, _, sums = state
+        sums = step((row, schedule.key_block(steps[number])), sums)
+        return number + 1, steps[number] & schedule.LAST == 0, sums
+
+      any_work = steps[number] & schedule.WORK != 0
+      end, _, sums = jax.lax.while_loop(
+        lambda state: state[1], once, (number, any_work, sums)
+      )
+      after.append(jnp.where(any_work, end, number + 1))
+      return sums
+
+    made = block((row, i), walk, made)
+    return after[0], made
+
+  total = jnp.int32(rows * count)
+  return jax.lax.fori_loop(jnp.int32(0), total, visit, (jnp.int32(0), made))[1]
+
+
+def _visible(index, seen):
+  """Whether a query sees a key: what stands before the start is huge if unsigned."""
+  after, count = (x.astype(jnp.uint32) for x in (index - seen[0], seen[1]))
+  return after < count
+
+
+def _dot(spec, x, y):
+  return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+
+def _cut(x, size):
+  """[b, h, n, d] as [b, h, i, size, d]."""
+  x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % size), (0, 0)))
+  return x.reshape(*x.shape[:2], -1, size, x.shape[3])
+
+
+def _place(x, at):
+  """Where block `at` of an array begins, and how large it is."""
+  row, i = at
+  zero = jnp.zeros_like(row)
+  behind = x.ndim - 3
+  return (row, zero, i, *[zero] * behind), (1, x.shape[1], 1, *x.shape[3:])
+
+
+def _take(x, at):
+  begin, size = _place(x, at)
+  return jax.lax.dynamic_slice(x, begin, size).reshape(x.shape[1], *x.shape[3:])
+
+
+def _put(x, at, block):
+  begin, size = _place(x, at)
+  return jax.lax.dynamic_update_slice(x, block.reshape(size), begin)
+
+
+def _add(x, at, block):
+  return _put(x, at, _take(x, at) + block)
