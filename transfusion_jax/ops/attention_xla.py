@@ -183,8 +183,7 @@ def _each_block(
     number = jnp.where(i == 0, 0, number)
     return block((row, i), functools.partial(_walk, steps[row], number, row), made)
 
-  first, after = jnp.int32(0), jnp.int32(rows * count)
-  return jax.lax.fori_loop(first, after, visit, (first, made))[1]
+  return jax.lax.fori_loop(0, rows * count, visit, (jnp.int32(0), made))[1]
 
 
 def _walk(steps, number, row, step, sums):
