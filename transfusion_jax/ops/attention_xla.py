@@ -21,6 +21,7 @@ were more queries. How many steps there are is known only when they are taken; a
 cannot go back through that, hence the rule of our own. Memory grows with the length.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -112,11 +113,11 @@ def _forward(q, k, v, steps, bounds):
 
     nothing = jnp.zeros(queries.shape[:2], jnp.float32)
     sums = jnp.zeros(queries.shape, jnp.float32), nothing, nothing + _LEAST
-    out, total, top = walk(step, sums)
+    number, (out, total, top) = walk(step, sums)
     divisor = jnp.where(total > 0, total, 1.0)
     o, log_sum = made
     o = _put(o, at, (out / divisor[..., None]).astype(o.dtype))
-    return o, _put(log_sum, at, top * scale + jnp.log(divisor))
+    return number, (o, _put(log_sum, at, top * scale + jnp.log(divisor)))
 
   made = jnp.zeros(q.shape, v.dtype), jnp.zeros(q.shape[:-1], jnp.float32)
   return _each_block(block, made, steps, q.shape[2])
@@ -151,9 +152,9 @@ def _backward(q, k, v, steps, bounds, o, log_sum, do):
     dq, dk, dv = made
     groups, rows, d = queries.shape
     sums = jnp.zeros((groups, d, rows), jnp.float32), dk, dv
-    sum_dq, dk, dv = walk(step, sums)
+    number, (sum_dq, dk, dv) = walk(step, sums)
     sum_dq = jnp.swapaxes(sum_dq, -1, -2) * scale
-    return _put(dq, at, sum_dq.astype(dq.dtype)), dk, dv
+    return number, (_put(dq, at, sum_dq.astype(dq.dtype)), dk, dv)
 
   sums = (jnp.zeros(x.shape, jnp.float32) for x in (k, v))
   made = jnp.zeros(q.shape, q.dtype), *sums
@@ -167,40 +168,39 @@ def _each_block(
   """Builds something up over all blocks of queries of all rows.
 
   Args:
-    block: `made = block(at, walk, made)` for the block of queries `at`, a row and a
-      number; it calls `sums = walk(step, sums)`, which calls
+    block: `number, made = block(at, walk, made)` for the block of queries `at`, a row
+      and a number. It calls `number, sums = walk(step, sums)`, which calls
       `sums = step(key_block, sums)` for the blocks of keys that it sees.
     made: what to begin with.
     steps: the schedule, ordered by query.
     count: blocks of queries of a row.
   """
   rows, length = steps.shape
-  steps = steps.reshape(-1)
 
   def visit(index, carry):
     number, made = carry
     row, i = index // count, index % count
-    number = jnp.where(i == 0, row * length, number)
-    after = []
+    number = jnp.where(i == 0, 0, number)
+    return block((row, i), functools.partial(_walk, steps[row], number, row), made)
 
-    def walk(step, sums):
-      def once(state):
-        number, _, sums = state
-        sums = step((row, schedule.key_block(steps[number])), sums)
-        return number + 1, steps[number] & schedule.LAST == 0, sums
+  return jax.lax.fori_loop(0, rows * count, visit, (jnp.int32(0), made))[1]
 
-      any_work = steps[number] & schedule.WORK != 0
-      end, _, sums = jax.lax.while_loop(
-        lambda state: state[1], once, (number, any_work, sums)
-      )
-      after.append(jnp.where(any_work, end, number + 1))
-      return sums
 
-    made = block((row, i), walk, made)
-    return after[0], made
+def _walk(steps, number, row, step, sums):
+  """Takes the steps of a row from `number` to the last of its block of queries.
 
-  total = jnp.int32(rows * count)
-  return jax.lax.fori_loop(jnp.int32(0), total, visit, (jnp.int32(0), made))[1]
+  A block that sees nothing has one step without work, which is passed over.
+  """
+
+  def once(state):
+    number, _, sums = state
+    sums = step((row, schedule.key_block(steps[number])), sums)
+    return number + 1, steps[number] & schedule.LAST == 0, sums
+
+  some = steps[number] & schedule.WORK != 0
+  state = number, some, sums
+  after, _, sums = jax.lax.while_loop(lambda state: state[1], once, state)
+  return jnp.where(some, after, number + 1), sums
 
 
 def _visible(index, seen):
