@@ -3,7 +3,8 @@
 Inside a function traced `on` a mesh, `rows` and `gathered` say that activations are
 divided by rows and weights gathered for them. Left alone, the compiler divides
 activations by width and moves them between devices instead of the weights. `own` is for
-what it cannot divide at all. Without a mesh all of them do nothing.
+what it cannot divide at all, `own_columns` for loops in which it would add up over
+devices in every round. Without a mesh all of them do nothing.
 """
 
 import functools
@@ -107,6 +108,53 @@ def own(
     out_specs=heads,
     check_vma=False,
   )(*by_head, by_row)
+
+
+def own_columns(
+  function: Callable[[Any, jax.Array, tuple[str, ...]], tuple[Any, Any]],
+  by_row: Any,
+  matrix: jax.Array,
+) -> tuple[Any, Any]:
+  """`function(by_row, matrix, over)` on every device for its own rows and columns.
+
+  Rows that do not divide are left to the compiler; columns that do not are whole on
+  every device.
+
+  Args:
+    function: gives arrays [b, ...] and sums over its rows of the shape of `matrix`,
+      both in any tree. What it needs of all columns it adds up over the axes `over` of
+      the mesh. The sums are added up over rows here, once.
+    by_row: arrays [b, ...], in any tree.
+    matrix: as `gathered` gives it.
+  """
+  mesh = _mesh()
+  over = axes.BATCH_SPEC[0]
+  count = jax.tree.leaves(by_row)[0].shape[0]
+  if mesh is None or count % math.prod(mesh.shape[name] for name in over):
+    return function(by_row, matrix, ())
+  columns = 'tensor' if matrix.shape[1] % mesh.shape['tensor'] == 0 else None
+  scattered = matrix.shape[0] % mesh.shape['fsdp'] == 0
+
+  def add_up(x):
+    if scattered:
+      x = jax.lax.psum_scatter(x, 'fsdp', scatter_dimension=0, tiled=True)
+      return jax.lax.psum(x, 'data')
+    return jax.lax.psum(x, over)
+
+  def local(by_row, matrix):
+    rows, sums = function(by_row, matrix, () if columns is None else (columns,))
+    return rows, jax.tree.map(add_up, sums)
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(axes.BATCH_SPEC, PartitionSpec(None, columns)),
+    out_specs=(
+      axes.BATCH_SPEC,
+      PartitionSpec('fsdp' if scattered else None, columns),
+    ),
+    check_vma=False,
+  )(by_row, matrix)
 
 
 def _mesh() -> AbstractMesh | None:
