@@ -148,6 +148,7 @@ def _optimizer() -> ConfigDict:
     beta2=0.95,
     epsilon=1e-8,
     weight_decay=0.1,
+    moments='float32',
     clip=1.0,
     ema_decay=0.0,
   )

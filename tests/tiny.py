@@ -115,9 +115,10 @@ def forward(
   batch: batch_lib.Batch,
   noised: jax.Array,
   t: jax.Array,
-) -> transfusion.Prediction:
-  """A full forward pass, compiled once for every shape."""
-  return model(batch, noised, t)
+) -> tuple[jax.Array, jax.Array]:
+  """Logits and images of a full forward pass, compiled once for every shape."""
+  found = model(batch, noised, t)
+  return model.logits(found.hidden), found.images
 
 
 def picture(seed: int) -> np.ndarray:
@@ -236,7 +237,7 @@ def read_whole(
   """
   rows = alone(prompts)
   clean = jnp.zeros(rows.noise_cap.shape)
-  found = forward(model(), rows, rows.images, clean if t is None else t)
+  logits, images = forward(model(), rows, rows.images, clean if t is None else t)
   last = [len(one) - 1 for one in prompts]
-  logits = np.asarray(found.logits)[np.arange(len(prompts)), last]
-  return logits, np.asarray(found.images)[: len(prompts)]
+  logits = np.asarray(logits)[np.arange(len(prompts)), last]
+  return logits, np.asarray(images)[: len(prompts)]

@@ -114,6 +114,8 @@ def test_check_finds_short_rows(data):
     pipeline.check(dataclasses.replace(data, row_length=120), PATCHES)
   with pytest.raises(ValueError, match='image_slots=3'):
     pipeline.check(dataclasses.replace(data, image_slots=3), PATCHES)
+  with pytest.raises(ValueError, match='image_slots=0'):
+    pipeline.check(dataclasses.replace(data, image_slots=0), PATCHES)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,7 @@ def test_check_finds_short_rows(data):
     ({'rows': 0}, 'rows of at least 1, found 0'),
     ({'window': 0}, 'window of at least 1'),
     ({'prefetch': -1}, 'prefetch >= 0'),
+    ({'image_slots': -1}, 'image_slots >= 0'),
     ({'directory': 'x'}, "directory='x'"),
     ({'kind': 'stored_emoji_scenes'}, 'expected a directory'),
   ],

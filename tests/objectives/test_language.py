@@ -8,15 +8,14 @@ from tests import tiny
 from transfusion_jax.objectives import language
 
 
-def logits(batch):
-  shape = (*batch.tokens.shape, tiny.TABLE)
-  return jax.random.normal(jax.random.key(0), shape)
+def hidden(batch):
+  return jax.random.normal(jax.random.key(0), (*batch.tokens.shape, 16))
 
 
 def test_sum_and_count_of_the_learnt_tokens():
   batch = tiny.mixed_batch()
-  found = language.next_token(logits(batch), batch)
-  p = np.asarray(jax.nn.log_softmax(logits(batch)))
+  found = language.next_token(tiny.model(), hidden(batch), batch)
+  p = np.asarray(jax.nn.log_softmax(tiny.model().logits(hidden(batch))))
   nats = -np.take_along_axis(p, np.asarray(batch.targets)[..., None], -1)[..., 0]
   learnt = np.asarray(batch.weight) == 1
   np.testing.assert_allclose(found.sum, nats[learnt].sum(), rtol=1e-5)
@@ -41,15 +40,15 @@ def test_what_is_learnt_follows_the_paper():
   assert learnt[starts & np.asarray(batch.end > batch.start)].any()
 
 
-def test_logits_that_are_not_learnt_from_may_be_anything():
+def test_hidden_states_that_are_not_learnt_from_may_be_anything():
   batch = tiny.mixed_batch()
   unlearnt = (batch.weight == 0)[..., None]
 
   def total(x):
-    return language.next_token(x, batch).sum
+    return language.next_token(tiny.model(), x, batch).sum
 
-  wild = jnp.where(unlearnt, 1e9, logits(batch))
-  np.testing.assert_array_equal(total(wild), total(logits(batch)))
+  wild = jnp.where(unlearnt, 1e9, hidden(batch))
+  np.testing.assert_array_equal(total(wild), total(hidden(batch)))
   gradient = np.asarray(jax.grad(total)(wild))
   assert np.isfinite(gradient).all()
   assert not gradient[np.asarray(batch.weight) == 0].any()
@@ -59,6 +58,8 @@ def test_logits_that_are_not_learnt_from_may_be_anything():
 def test_nothing_to_learn_is_zero_and_not_nan():
   batch = tiny.mixed_batch()
   found = language.next_token(
-    logits(batch), tiny.replaced(batch, weight=jnp.zeros_like(batch.weight))
+    tiny.model(),
+    hidden(batch),
+    tiny.replaced(batch, weight=jnp.zeros_like(batch.weight)),
   )
   assert (float(found.sum), float(found.count), float(found.value)) == (0.0, 0.0, 0.0)

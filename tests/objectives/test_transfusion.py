@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests import tiny
+from transfusion_jax.compiling import flops
 from transfusion_jax.core import tree
 
 
@@ -79,6 +81,44 @@ def test_a_batch_without_images_leaves_the_adapter_alone():
   assert np.isfinite(largest(gradient))
   assert largest(gradient['adapter']) == 0.0
   assert largest(gradient['head']) > 0.0
+
+
+def text_alone(slots):
+  a = tiny.varied()[0]
+  return tiny.batch([[a, a]] * 8, slots=slots)
+
+
+def test_without_image_slots_the_loss_is_that_of_empty_ones():
+  loss, gradient = evaluate(text_alone(slots=0))
+  expected, expected_gradient = evaluate(text_alone(slots=2))
+  np.testing.assert_allclose(loss.total, expected.total, rtol=1e-6)
+  assert largest(gradient['adapter']) == 0.0
+  for a, b in zip(
+    jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize('adapter', ['linear', 'unet'])
+def test_without_image_slots_the_step_has_the_operations_of_a_text_model(adapter):
+  plan, batch = tiny.blueprint(adapter), text_alone(slots=0)
+
+  def total(params, batch, keys):
+    model = plan.definition.bind(params)
+    normalizers = tiny.OBJECTIVE.normalizers(batch)
+    return tiny.OBJECTIVE(model, batch, keys, normalizers).total
+
+  found = flops.count(jax.grad(total), plan.shapes, batch, keys())
+  sizes = {
+    path: leaf.size
+    for path, leaf in tree.flatten(plan.shapes).items()
+    if path[0] in ('transformer', 'head') and path[-1] != 'gain'
+  }
+  (b, t), heads, head_dim, depth = batch.tokens.shape, 2, 8, 2
+  attention = 2 * 2 * b * heads * t * t * head_dim * depth
+  products = 2 * b * t * sum(sizes.values())
+  again = 2 * b * t * sizes['head', 'matrix']  # the logits, in the backward pass
+  assert found == 3 * (products + attention) + again
 
 
 def test_a_batch_without_learnt_text_leaves_the_head_alone():

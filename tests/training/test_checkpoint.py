@@ -1,13 +1,16 @@
 """Checkpoints: the same bits back, on any mesh, whole or in part."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from tests import tiny
 from transfusion_jax.core import tree
-from transfusion_jax.training import checkpoint, mesh, state
+from transfusion_jax.training import checkpoint, mesh, optimizer, state
 
 NAMES = {'matrix': ('embed', 'mlp'), 'bias': ('mlp',)}
 TX = optax.adam(1e-2)
@@ -113,6 +116,24 @@ def test_the_newest_are_kept_and_one_step_is_saved_once(tmp_path):
     '2',
     '3',
   ]
+
+
+def test_moments_in_bfloat16_keep_their_type_and_bits(tmp_path):
+  config = dataclasses.replace(tiny.OPTIMIZER, moments='bfloat16')
+  tx = optimizer.make(config, NAMES, 10)
+  now = state.initial(init, tx, jax.random.key(3), average=False)
+  with jax.numpy_dtype_promotion('standard'):
+    _, kept = tx.update(now.params, now.opt_state, now.params)
+  now = dataclasses.replace(now, opt_state=kept)
+  devices = mesh.make(mesh.MeshConfig(2, 2, 2))
+  places = state.shardings(now, NAMES, tx, devices)
+  with checkpoint.Checkpoints(tmp_path / 'c', keep=1) as kept:
+    kept.save(jax.device_put(now, places), PROGRESS)
+    kept.wait()
+    found = kept.restore(0, checkpoint.abstract(now, places))
+  assert_same(found.state, now)
+  moments = jax.tree.leaves(found.state.opt_state[1][0].nu)
+  assert {leaf.dtype for leaf in moments} == {jnp.dtype('bfloat16')}
 
 
 def test_only_the_average_is_read(tmp_path):

@@ -1,5 +1,6 @@
 """The state: sharded from the moment it exists, moments beside their parameters."""
 
+import dataclasses
 import functools
 
 import jax
@@ -24,10 +25,10 @@ def init(key):
 
 
 @functools.cache
-def made():
+def made(config=tiny.OPTIMIZER):
   """Mesh, shardings, the compiled making of the state, and a state."""
   mesh = mesh_lib.make(mesh_lib.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
-  tx = optimizer.make(tiny.OPTIMIZER, NAMES, 10)
+  tx = optimizer.make(config, NAMES, 10)
   make = functools.partial(state.initial, init, tx, average=True)
   abstract = jax.eval_shape(make, jax.random.key(0))
   places = state.shardings(abstract, NAMES, tx, mesh)
@@ -45,6 +46,16 @@ def test_parameters_average_and_moments_follow_the_table_of_axes():
     assert owner['gain'].sharding.is_fully_replicated
   for whole in (begin.step, begin.key, moments.count):
     assert whole.sharding.is_fully_replicated
+
+
+def test_moments_of_another_type_follow_their_parameters_too():
+  config = dataclasses.replace(tiny.OPTIMIZER, moments='bfloat16')
+  places, _, begin = made(config)
+  for moments in (begin.opt_state[1][0].mu, begin.opt_state[1][0].nu):
+    assert {leaf.dtype for leaf in jax.tree.leaves(moments)} == {jnp.dtype('bfloat16')}
+    assert moments['matrix'].sharding.spec == PartitionSpec('fsdp', 'tensor')
+  assert jax.tree.structure(places) == jax.tree.structure(begin)
+  assert begin.params['matrix'].dtype == begin.ema['matrix'].dtype == jnp.float32
 
 
 def test_without_an_average_nothing_is_copied():

@@ -3,7 +3,8 @@
 Inside a function traced `on` a mesh, `rows`, `positions` and `gathered` say that
 activations are divided by rows and positions, and weights gathered for them. Left
 alone, the compiler divides activations by width and moves them between devices instead
-of the weights. Without a mesh all of them do nothing.
+of the weights. `own_columns` is for loops in which it would add up over devices in
+every round. Without a mesh all of them do nothing.
 """
 
 import functools
@@ -104,3 +105,48 @@ def _gather_backward(dtype, stored, split, whole, _, gradient):
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
+
+
+def own_columns(
+  function: Callable[[Any, jax.Array, tuple[str, ...]], tuple[Any, Any]],
+  by_position: Any,
+  matrix: jax.Array,
+) -> tuple[Any, Any]:
+  """`function(by_position, matrix, over)` on every device for its own part of both.
+
+  A device has some rows and positions, and some columns. Rows or positions that do not
+  divide are left to the compiler; columns that do not are whole on every device.
+
+  Args:
+    function: gives arrays [b, t, ...] and sums over its positions of the shape of
+      `matrix`, both in any tree. What it needs of all columns it adds up over the axes
+      `over` of the mesh. The sums are added up over positions here, once.
+    by_position: arrays [b, t, ...], in any tree.
+    matrix: as `gathered` gives it.
+  """
+  mesh = current()
+  rows, length = jax.tree.leaves(by_position)[0].shape[:2]
+  if mesh is None or rows % ways(mesh, axes.ROWS) or length % mesh.shape['sequence']:
+    return function(by_position, matrix, ())
+  columns = 'tensor' if matrix.shape[1] % mesh.shape['tensor'] == 0 else None
+  scattered = 'fsdp' if matrix.shape[0] % mesh.shape['fsdp'] == 0 else None
+  others = tuple(name for name in (*axes.ROWS, 'sequence') if name != scattered)
+
+  def add_up(x):
+    if scattered:
+      x = jax.lax.psum_scatter(x, scattered, scatter_dimension=0, tiled=True)
+    return jax.lax.psum(x, others)
+
+  def local(by_position, matrix):
+    over = () if columns is None else (columns,)
+    found, sums = function(by_position, matrix, over)
+    return found, jax.tree.map(add_up, sums)
+
+  places = PartitionSpec(axes.ROWS, 'sequence')
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(places, PartitionSpec(None, columns)),
+    out_specs=(places, PartitionSpec(scattered, columns)),
+    check_vma=False,
+  )(by_position, matrix)

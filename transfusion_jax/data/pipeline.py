@@ -34,7 +34,7 @@ class DataConfig:
     vocabulary_multiple: the token table is padded to a multiple of this.
     rows: of a batch, on this host.
     row_length: positions of a row.
-    image_slots: pictures that a row can hold.
+    image_slots: pictures that a row can hold; 0: text alone.
     window: documents that wait for a row; more fill the rows better and cost time.
     prefetch: batches made ahead, in a thread; 0: none.
   """
@@ -51,18 +51,14 @@ class DataConfig:
   prefetch: int
 
   def __post_init__(self):
-    for name in (
-      'vocabulary_multiple',
-      'rows',
-      'row_length',
-      'image_slots',
-      'window',
-    ):
+    for name in ('vocabulary_multiple', 'rows', 'row_length', 'window'):
       if getattr(self, name) < 1:
         found = getattr(self, name)
         raise ValueError(f'expected {name} of at least 1, found {found}; raise it')
-    if self.prefetch < 0:
-      raise ValueError(f'expected prefetch >= 0, found {self.prefetch}; use 0 for none')
+    for name in ('image_slots', 'prefetch'):
+      if getattr(self, name) < 0:
+        found = getattr(self, name)
+        raise ValueError(f'expected {name} >= 0, found {found}; use 0 for none')
     if (self.kind == 'stored_emoji_scenes') != bool(self.directory):
       raise ValueError(
         'expected a directory with stored scenes and none with drawn ones, found kind='

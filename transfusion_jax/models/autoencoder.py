@@ -297,9 +297,9 @@ def measure(
 
 def _windows(x: Float[Array, 'b y x c'], patch: int) -> Float[Array, 'b h w p']:
   """Every window's pixels as the channels of one pixel."""
-  b, height, width, _ = x.shape
+  b, height, width, c = x.shape
   windows = patches.patchify(x, patch)
-  return windows.reshape(b, height // patch, width // patch, -1)
+  return windows.reshape(b, height // patch, width // patch, patch * patch * c)
 
 
 def _pixels(x: Float[Array, 'b h w p'], patch: int) -> Float[Array, 'b y x c']:

@@ -11,6 +11,7 @@ from transfusion_jax.core import sharding, tree
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import cache as cache_lib
 from transfusion_jax.models import layers, module, patches, transformer, unet
+from transfusion_jax.ops import cross_entropy
 from transfusion_jax.ops import span as span_lib
 
 
@@ -43,11 +44,11 @@ class Prediction:
   """What the model says.
 
   Attributes:
-    logits: of the next token, at every position.
+    hidden: normalised hidden states, which `logits` and `nats` read.
     images: of the diffusion target, for every latent pixel of every image slot.
   """
 
-  logits: Float[Array, 'b t v']
+  hidden: Float[Array, 'b t e']
   images: Float[Array, 'b i h w c']
 
 
@@ -88,6 +89,9 @@ class Transfusion(module.Module):
     t: Float[Array, 'b i'],
   ) -> Prediction:
     """Reads whole rows; `noised` are the rows' images at the noise levels `t`."""
+    if not noised.shape[1]:  # a run of text alone does not touch the adapter
+      hidden, _ = self.transformer(self.embed(batch.tokens), batch.position, batch.span)
+      return Prediction(hidden, jnp.zeros(noised.shape))
     dtype = self.config.transformer.dtype
     noised, t = sharding.positions(noised), sharding.positions(t)
     inward, skip = self.adapter.encode(noised.astype(dtype), t)
@@ -97,11 +101,24 @@ class Transfusion(module.Module):
     hidden, _ = self.transformer(x, batch.position, batch.span)
     outward = pick(hidden, batch.slot, i * n).reshape(b, i, n, e)
     images = self.adapter.decode(outward, t, skip).astype(jnp.float32)
-    return Prediction(self._logits(hidden), images)
+    return Prediction(hidden, images)
 
   def embed(self, tokens: Int[Array, 'b t']) -> Float[Array, 'b t e']:
     """Vectors of text tokens, in the type of the activations."""
     return layers.look_up(self.embedding, tokens, self.config.transformer.dtype)
+
+  def logits(self, hidden: Float[Array, 'b t e']) -> Float[Array, 'b t v']:
+    """Of each next token, all at once: for a few positions."""
+    logits = self.head(hidden).astype(jnp.float32)
+    unused = jnp.arange(self.table) >= self.used
+    return jnp.where(unused[None, None], -1e9, logits)
+
+  def nats(
+    self, hidden: Float[Array, 'b t e'], targets: Int[Array, 'b t']
+  ) -> Float[Array, 'b t']:
+    """Cross-entropy of each next token, without all of its logits in memory."""
+    matrix = module.cast(self.head.matrix, hidden.dtype)
+    return cross_entropy.cross_entropy(hidden, matrix, targets, self.used)
 
   def read_text(
     self,
@@ -113,7 +130,7 @@ class Transfusion(module.Module):
   ) -> tuple[Float[Array, 'b t v'], cache_lib.LayerCache]:
     """Reads text into the cache and gives the logits of each next token."""
     hidden, cache = self.transformer(self.embed(tokens), position, span, cache, at)
-    return self._logits(hidden), cache
+    return self.logits(hidden), cache
 
   def read_image(
     self,
@@ -147,11 +164,6 @@ class Transfusion(module.Module):
       head_dim=config.head_dim,
       dtype=config.dtype,
     )
-
-  def _logits(self, hidden: Float[Array, 'b t e']) -> Float[Array, 'b t v']:
-    logits = self.head(hidden).astype(jnp.float32)
-    unused = jnp.arange(self.table) >= self.used
-    return jnp.where(unused[None, None], -1e9, logits)
 
 
 def _adapter(rngs, config: AdapterConfig, *, channels: int, embed: int) -> Any:

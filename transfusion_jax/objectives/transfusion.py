@@ -51,7 +51,7 @@ class Transfusion:
   ) -> loss.Loss:
     noised = denoising.corrupt(batch, keys, self.path)
     predicted = model(batch, noised.x, noised.t)
-    text = language.next_token(predicted.logits, batch)
+    text = language.next_token(model, predicted.hidden, batch)
     images = denoising.squared_error(predicted.images, noised, batch, self.target)
     total = text.sum / normalizers['text']
     total += self.image_weight * images['loss_image'].sum / normalizers['images']

@@ -1,10 +1,14 @@
 """AdamW with warm-up and cosine decay, weight decay on matrices only."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
+
+SLOWEST_BFLOAT16 = 1 - 2**-8
+"""A moment that decays by less a step is rounded back to where it was."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +23,8 @@ class OptimizerConfig:
     beta2: decay of the second moment.
     epsilon: added to the root of the second moment.
     weight_decay: decoupled, on parameters with two or more axes.
+    moments: type in which both moments are kept from step to step; `bfloat16` halves
+      their memory.
     clip: largest norm of the gradient over all parameters.
     ema_decay: of the moving average of the parameters; 0 keeps the parameters.
   """
@@ -30,8 +36,18 @@ class OptimizerConfig:
   beta2: float
   epsilon: float
   weight_decay: float
+  moments: Literal['float32', 'bfloat16']
   clip: float
   ema_decay: float
+
+  def __post_init__(self):
+    slowest = max(self.beta1, self.beta2)
+    if self.moments == 'bfloat16' and slowest > SLOWEST_BFLOAT16:
+      raise ValueError(
+        f'expected beta1 and beta2 of at most {SLOWEST_BFLOAT16} for moments in '
+        f'bfloat16, which would not move otherwise, found {slowest}; lower it, or set '
+        'optimizer.moments=float32'
+      )
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -53,14 +69,32 @@ def make(
   matrices = jax.tree.map(
     lambda axes: len(axes) > 1, names, is_leaf=lambda node: isinstance(node, tuple)
   )
-  return optax.chain(
-    optax.clip_by_global_norm(config.clip),
-    optax.adamw(
-      schedule(config, steps),
-      b1=config.beta1,
-      b2=config.beta2,
-      eps=config.epsilon,
-      weight_decay=config.weight_decay,
-      mask=matrices,
-    ),
+  adamw = optax.adamw(
+    schedule(config, steps),
+    b1=config.beta1,
+    b2=config.beta2,
+    eps=config.epsilon,
+    weight_decay=config.weight_decay,
+    mask=matrices,
   )
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip), _kept_in(adamw, config.moments)
+  )
+
+
+def _kept_in(adamw, dtype):
+  """The same in float32, with both moments in another type between steps."""
+
+  def cast(state, dtype):
+    moments, *rest = state
+    mu, nu = optax.tree.cast((moments.mu, moments.nu), dtype)
+    return (moments._replace(mu=mu, nu=nu), *rest)
+
+  def init(params):
+    return cast(adamw.init(params), dtype)
+
+  def update(gradient, state, params):
+    updates, state = adamw.update(gradient, cast(state, jnp.float32), params)
+    return updates, cast(state, dtype)
+
+  return optax.GradientTransformation(init, update)
