@@ -85,6 +85,7 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
   """One of the paper's sizes, for a mixed run at 256 pixels and 4,096 positions.
 
   Attention is the TPU kernel; elsewhere `--config.model.transformer.attention=xla`.
+  A shard of the data is one row: the rows of a pod's host need not lie together.
   """
   transformer = run.model.transformer
   transformer.update(SIZES[name])
@@ -102,6 +103,7 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
   run.data.update(rows=512, row_length=4096, image_slots=16)
   run.autoencoder.run.data = run.data.copy_and_resolve_references()
   run.autoencoder.run.data.rows = 256
+  run.data.shards = run.data.rows
   run.autoencoder.run.train.steps = 1_000_000
   run.train.update(steps=250_000, checkpoint_every=1000)
   return run
@@ -114,6 +116,7 @@ def _data() -> ConfigDict:
     directory='',
     tokenizer='words',
     vocabulary_multiple=128,
+    shards=1,
     window=64,
     prefetch=4,
   )

@@ -150,6 +150,7 @@ BAD = {
     '--config.model.transformer.attention=tpu',
     'attention=xla',
   ),
+  'no other hosts': ('--distributed', 'launch.local'),
   'heads that do not divide': ('--config.model.transformer.kv_heads=3', 'kv_heads'),
   'an unknown solver': ('--config.sampling.solver=magic', 'solver'),
   'rows too short': ('--config.data.row_length=16', 'row_length'),

@@ -29,3 +29,12 @@ def test_rows_divide_into_two_chunks_for_every_device_along_them():
 def test_a_mesh_of_another_size_is_found():
   with pytest.raises(ValueError, match='a mesh of 8 devices'):
     preflight.check_devices(emoji_run(row_length=160, data=3), jax.devices())
+
+
+def test_rows_divide_over_the_devices():
+  run = emoji_run(row_length=160)
+  uneven = dataclasses.replace(run, data=dataclasses.replace(run.data, rows=12))
+  with pytest.raises(ValueError, match='data.rows that divide over 8 .* found 12'):
+    preflight.check_devices(uneven, jax.devices())
+  tensor = mesh.MeshConfig(data=1, fsdp=-1, sequence=1, tensor=2)
+  preflight.check_devices(dataclasses.replace(uneven, mesh=tensor), jax.devices())

@@ -257,12 +257,15 @@ def documents_feed(
     encoded = frozen.encode(pixels.reshape(b * i, *pixels.shape[2:]))
     return batch_lib.Batch(images=encoded.reshape(b, i, *encoded.shape[1:]), **rows)
 
-  source = pipeline.batches(run.data, patches=patch_count(run), seed=run.seed)
-  if data_state is not None:
-    source.set_state(data_state)
+  def source(rows):
+    patches = patch_count(run)
+    return pipeline.batches(run.data, patches=patches, seed=run.seed, rows=rows)
+
   return feed.Feed(
     source,
     mesh,
+    rows=run.data.rows,
+    state=data_state,
     prepare=lambda rows: prepare(frozen, rows),
     count=lambda rows: int(np.sum(rows['end'] > rows['start'])),
     unit='tokens',
@@ -293,12 +296,11 @@ def pictures_feed(
   run: config.AutoencoderRun, mesh: Mesh, data_state: dict[str, Any] | None
 ) -> feed.Feed:
   """Pictures alone."""
-  source = pipeline.pictures(run.data, seed=run.seed)
-  if data_state is not None:
-    source.set_state(data_state)
   return feed.Feed(
-    source,
+    lambda rows: pipeline.pictures(run.data, seed=run.seed, rows=rows),
     mesh,
+    rows=run.data.rows,
+    state=data_state,
     prepare=lambda rows: batch_lib.Pictures(**rows),
     count=lambda rows: len(rows['images']),
     unit='pictures',

@@ -1,11 +1,13 @@
 """Finds what a user can mend in a run, before any device works."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 
 import jax
 
 from transfusion_jax import build, config
+from transfusion_jax.core import axes
 from transfusion_jax.data import pipeline
 from transfusion_jax.training import mesh
 
@@ -41,7 +43,14 @@ def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
     ValueError: the mesh is of another size, the rows do not divide, or the attention
       is for other devices.
   """
-  mesh.shape(run.mesh, len(devices), mesh.slices(devices))
+  sizes = mesh.shape(run.mesh, len(devices), mesh.slices(devices))
+  named = dict(zip(axes.MESH_AXES, sizes, strict=True))
+  parts = math.prod(named[name] for name in axes.ROWS)
+  if run.data.rows % parts:
+    raise ValueError(
+      f'expected data.rows that divide over {parts} devices ({" x ".join(axes.ROWS)}), '
+      f'found {run.data.rows}; change it, or --config.mesh'
+    )
   if isinstance(run, config.AutoencoderRun):
     return
   check_devices(run.autoencoder.run, devices)

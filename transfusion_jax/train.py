@@ -3,6 +3,15 @@
 Any field of the config can be changed: `--config.train.steps=100`. The same command
 goes on with a run that was stopped. A mixed run trains its autoencoder first, unless
 `--config.autoencoder.checkpoint` names one, and ends with a report.
+
+On several hosts the same command runs on each with `--distributed`, and DIR is a folder
+that all of them see. On a slice of a TPU pod:
+
+  gcloud compute tpus tpu-vm ssh NAME --worker=all --command="
+    python -m transfusion_jax.train --distributed --config=FILE --workdir=DIR"
+
+`python -m launch.local` starts several processes on one machine, which join without the
+flag. A run may go on with another number of processes than it was stopped with.
 """
 
 import os
@@ -21,12 +30,22 @@ from transfusion_jax import build, config, preflight
 from transfusion_jax.core import command, log, tree
 from transfusion_jax.data import emoji_glyphs
 from transfusion_jax.evaluation import report, scene_scores
-from transfusion_jax.training import mesh, metrics, preemption, stage, workdir
+from transfusion_jax.training import (
+  mesh,
+  metrics,
+  preemption,
+  processes,
+  stage,
+  workdir,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, for example configs/emoji_scenes.py.', lock_config=True
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for all that the run writes.')
+_DISTRIBUTED = flags.DEFINE_boolean(
+  'distributed', False, 'Join the other hosts, which JAX finds (Cloud TPU, Slurm).'
+)
 
 
 def main() -> None:
@@ -40,10 +59,14 @@ def main() -> None:
       )
     run = config.parse(_CONFIG.value)
     preflight.check(run)
-    preflight.check_devices(run, jax.devices())
-    place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
-    place.claim(config.to_dict(run))
+    mesh.join(_DISTRIBUTED.value)
+  if not processes.leads():
+    log.quiet()
   with preemption.Stop() as stop:
+    with command.user_errors():
+      preflight.check_devices(run, jax.devices())
+      place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
+      place.claim(config.to_dict(run))
     if isinstance(run, config.AutoencoderRun):
       train_autoencoder(run, place, stop)
     else:
@@ -63,11 +86,13 @@ def train_autoencoder(
     seconds=0.0,
   )
   _leave_if_stopped(stop)
-  if not place.latents.exists():
+  params = processes.own(outcome.state.averaged, devices)
+  if processes.leads() and not place.latents.exists():
     bind = trainer.parts.blueprint.definition.bind
-    measured = build.measure(run, bind(outcome.state.averaged))
+    measured = build.measure(run, bind(params))
     workdir.write_json(place.latents, measured)
     log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
+  processes.meet('autoencoder measured')
   return outcome.seconds
 
 
@@ -103,9 +128,16 @@ def train_transfusion(
   if not run.evaluation.prompts:
     log.info(f'done: {place.root}')
     return
+  params, frozen = processes.own((outcome.state.averaged, frozen), devices)
+  if processes.leads():
+    facts = _facts(run, trainer)
+    _report(run, place, directory, build.writer(run, params, frozen), outcome, facts)
+
+
+def _report(run, place, directory, writer, outcome: stage.Outcome, facts) -> None:
+  """Evaluates, on the devices of one process, and writes the report."""
   began = time.monotonic()
   log.info('evaluation: drawing and captioning test scenes')
-  writer = build.writer(run, outcome.state.averaged, frozen)
   results = scene_scores.evaluate(writer, run.data.scenes, run.evaluation, run.sampling)
   measured = build.autoencoder_in(directory)[1]
   seconds = outcome.seconds + time.monotonic() - began
@@ -121,7 +153,7 @@ def train_transfusion(
       'transfusion': metrics.read(place.metrics),
       'autoencoder': metrics.read(workdir.Workdir(directory).metrics),
     },
-    facts=_facts(run, trainer),
+    facts=facts,
     attribution=emoji_glyphs.ATTRIBUTION,
   )
   print(f'report: {written}')
@@ -141,7 +173,7 @@ def _stage(name: str, run: config.Run, trainer: build.Trainer, feed) -> stage.St
 
 
 def _leave_if_stopped(stop: preemption.Stop) -> None:
-  if stop.asked:
+  if stop.settled():
     raise command.Exit(
       stop.exit_code, 'stopped and saved; the same command goes on from here'
     )

@@ -54,6 +54,7 @@ def data(mini) -> pipeline.DataConfig:
     rows=4,
     row_length=256,
     image_slots=10,
+    shards=1,
     window=32,
     prefetch=0,
   )

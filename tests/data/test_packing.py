@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from transfusion_jax.data import documents, layout, packing, tokenizers
+from transfusion_jax.data import documents, layout, packing, shards, tokenizers
 
 PATCHES = 4
 TOKENIZER = tokenizers.Words(tuple('abcdefgh'), multiple=8)
@@ -30,8 +30,10 @@ def fetch(index: int) -> layout.Sequence:
   return LAYOUT.document(tuple(segments))
 
 
-def packer(rows=ROWS, window=8):
-  return packing.Packer(fetch, rows, window=window)
+def packer(rows=ROWS, window=8, count=1):
+  """Batches of all rows, from so many shards."""
+  everything = range(rows.count)
+  return shards.Shards(fetch, rows, shards=count, window=window, rows=everything)
 
 
 def unpack(batch):
@@ -80,14 +82,18 @@ def test_packing_is_the_identity_on_every_document():
         np.testing.assert_array_equal(sequence.images, expected.images)
 
 
-def test_every_document_comes_exactly_once_and_soon():
-  source = packer()
+@pytest.mark.parametrize('count', [1, 3])
+def test_every_document_comes_exactly_once_and_soon(count):
+  source = packer(count=count)
   seen = [index for _ in range(40) for index, _ in unpack(next(source))]
-  carried = source.get_state()['carried']
-  assert len(carried) <= 8
-  assert sorted(seen + carried) == list(range(source.get_state()['next']))
+  waiting, fetched = [], []
+  for shard, state in source.get_state()['shards'].items():
+    assert len(state['carried']) <= 8
+    waiting += [int(shard) + count * index for index in state['carried']]
+    fetched += [int(shard) + count * index for index in range(state['next'])]
+  assert sorted(seen + waiting) == sorted(fetched)
   late = [position - index for position, index in enumerate(seen)]
-  assert max(late) < 8 * 5  # at most the window times the documents of a row
+  assert max(late) < 8 * 5 * count  # at most the window times the documents of a row
 
 
 def test_empty_places_are_marked():

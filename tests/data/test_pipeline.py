@@ -1,6 +1,7 @@
 """The pipeline: determinism, exact resumption, prefetching, and its checks."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from transfusion_jax.data import packing, pipeline
+from transfusion_jax.training import processes
 
 PATCHES = 16
 
@@ -20,10 +22,11 @@ def assert_equal(one, two):
     np.testing.assert_array_equal(one[key], two[key])
 
 
-def iterate(config, *, seed=0, what='batches'):
+def iterate(config, *, seed=0, what='batches', rows=None):
+  rows = range(config.rows) if rows is None else rows
   if what == 'pictures':
-    return pipeline.pictures(config, seed=seed)
-  return pipeline.batches(config, patches=PATCHES, seed=seed)
+    return pipeline.pictures(config, seed=seed, rows=rows)
+  return pipeline.batches(config, patches=PATCHES, seed=seed, rows=rows)
 
 
 @pytest.mark.parametrize('what', ['batches', 'pictures'])
@@ -41,6 +44,41 @@ def test_resuming_twice_is_exact(data, what, prefetch):
     state = json.dumps(source.get_state())  # of what was consumed, not prefetched
     source.close()
   assert json.loads(state) == whole.get_state()
+
+
+@pytest.mark.parametrize('what', ['batches', 'pictures'])
+@pytest.mark.parametrize('hosts', [1, 2, 4])
+def test_hosts_make_the_rows_of_one_process(data, what, hosts):
+  """And a run that stopped goes on with two hosts, whatever it began with."""
+  data = dataclasses.replace(data, rows=8, shards=4, prefetch=2)
+  whole = iterate(data, what=what)
+  expected = [next(whole) for _ in range(3)]
+  size = 8 // hosts
+  parts = [range(size * host, size * (host + 1)) for host in range(hosts)]
+  sources = [iterate(data, what=what, rows=part) for part in parts]
+  for batch in expected[:2]:
+    made = [next(source) for source in sources]
+    assert_equal({key: np.concatenate([m[key] for m in made]) for key in batch}, batch)
+  states = [source.get_state() for source in sources]
+  state = json.dumps(functools.reduce(processes.merged, states))
+  for part in (slice(0, 4), slice(4, 8)):
+    source = iterate(data, what=what, rows=range(8)[part])
+    source.set_state(json.loads(state))
+    rows = {key: value[part] for key, value in expected[2].items()}
+    assert_equal(next(source), rows)
+    source.close()
+  for source in (whole, *sources):
+    source.close()
+
+
+@pytest.mark.parametrize('what', ['batches', 'pictures'])
+@pytest.mark.parametrize('shards', [1, 4, 8])
+def test_rows_need_not_lie_together(data, what, shards):
+  data = dataclasses.replace(data, rows=8, shards=shards)
+  whole, some = iterate(data, what=what), iterate(data, what=what, rows=[1, 4, 5])
+  for _ in range(3):
+    rows = {key: value[[1, 4, 5]] for key, value in next(whole).items()}
+    assert_equal(next(some), rows)
 
 
 @pytest.mark.parametrize('what', ['batches', 'pictures'])
@@ -65,7 +103,7 @@ def test_a_fresh_process_goes_on_bitwise(data):
     'from transfusion_jax.data import emoji_scenes, pipeline\n'
     'from transfusion_jax.data.emoji_scenes import EmojiScenesConfig\n'
     f'config = pipeline.{data!r}\n'
-    f'source = pipeline.batches(config, patches={PATCHES}, seed=0)\n'
+    f'source = pipeline.batches(config, patches={PATCHES}, seed=0, rows=range(4))\n'
     'source.set_state(json.loads(sys.argv[1]))\n'
     'batch = next(source)\n'
     'data = b"".join(batch[key].tobytes() for key in sorted(batch))\n'
@@ -123,6 +161,8 @@ def test_check_finds_short_rows(data):
   [
     ({'rows': 0}, 'rows of at least 1, found 0'),
     ({'window': 0}, 'window of at least 1'),
+    ({'shards': 0}, 'shards of at least 1'),
+    ({'rows': 4, 'shards': 3}, 'rows that divide into shards, found rows=4 .*=3'),
     ({'prefetch': -1}, 'prefetch >= 0'),
     ({'image_slots': -1}, 'image_slots >= 0'),
     ({'directory': 'x'}, "directory='x'"),

@@ -1,5 +1,6 @@
 """Meshes over eight devices."""
 
+import jax
 import pytest
 from jax.sharding import AxisType
 
@@ -48,3 +49,14 @@ def test_slices_are_an_axis_of_their_own():
   assert mesh.shape(config, 16, slices=2) == (2, 1, 4, 1, 2)
   with pytest.raises(ValueError, match='a mesh of 8 devices in all'):
     mesh.shape(mesh.MeshConfig(data=16, fsdp=1, sequence=1, tensor=1), 16, slices=2)
+
+
+def test_half_an_invitation_is_an_error(monkeypatch):
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
+  with pytest.raises(ValueError, match='expected all of JAX_COORDINATOR_ADDRESS'):
+    mesh.join(False)
+
+
+def test_one_process_is_alone():
+  mesh.join(False)
+  assert not jax.distributed.is_initialized()

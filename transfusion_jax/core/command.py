@@ -6,6 +6,7 @@
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
@@ -41,9 +42,17 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
     _parse(list(sys.argv if argv is None else argv))
     main()
   except Exit as error:
-    if error.message:
-      print(error.message, file=sys.stderr, flush=True)
-    sys.exit(error.code)
+    sys.exit(tell(error))
+
+
+def tell(error: BaseException) -> int:
+  """Says on standard error how a command ended, and returns its exit code."""
+  if not isinstance(error, Exit):
+    traceback.print_exception(error)
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+  if error.message:
+    print(error.message, file=sys.stderr, flush=True)
+  return error.code
 
 
 def _parse(argv: list[str]) -> None:

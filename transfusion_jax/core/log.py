@@ -21,6 +21,11 @@ def setup() -> None:
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax chats at every save
 
 
+def quiet() -> None:
+  """Says no more than warnings, where another process speaks for all."""
+  logger.setLevel(logging.WARNING)
+
+
 def info(message: str) -> None:
   """Says something to the person who runs the command."""
   logger.info(message)

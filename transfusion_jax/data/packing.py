@@ -37,8 +37,8 @@ class Rows:
   pad: int
 
 
-class Packer(Iterator[Batch]):
-  """Batches of packed documents, without end.
+class Packer(Iterator[list[layout.Sequence]]):
+  """Documents for one row after another, without end.
 
   `fetch(index)` is the document at an index, always the same one; `window` is the
   number of documents that wait. The state is `{'next': int, 'carried': [int, ...]}`,
@@ -52,34 +52,12 @@ class Packer(Iterator[Batch]):
     self._next = 0
     self._waiting: list[tuple[int, layout.Sequence]] = []
 
-  def __next__(self) -> Batch:
-    """The next batch.
+  def __next__(self) -> list[layout.Sequence]:
+    """The documents of the next row.
 
     Raises:
       ValueError: a document does not even fit into an empty row.
     """
-    return stack([self._fill_row() for _ in range(self._rows.count)], self._rows)
-
-  def get_state(self) -> dict[str, Any]:
-    """Where it stands."""
-    return {'next': self._next, 'carried': [index for index, _ in self._waiting]}
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on from where `get_state` was called."""
-    self._next = int(state['next'])
-    self._waiting = [(int(index), self._get(int(index))) for index in state['carried']]
-
-  def _get(self, index: int) -> layout.Sequence:
-    sequence = self._fetch(index)
-    check(sequence, self._rows)
-    return sequence
-
-  def _refill(self) -> None:
-    while len(self._waiting) < self._window:
-      self._waiting.append((self._next, self._get(self._next)))
-      self._next += 1
-
-  def _fill_row(self) -> list[layout.Sequence]:
     room, slots, row = self._rows.length, self._rows.image_slots, []
     chosen = [0]  # the one that has waited longest
     while chosen:
@@ -99,6 +77,25 @@ class Packer(Iterator[Batch]):
       else:
         chosen = best_combination(waiting, room, slots)
     return row
+
+  def get_state(self) -> dict[str, Any]:
+    """Where it stands."""
+    return {'next': self._next, 'carried': [index for index, _ in self._waiting]}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes on from where `get_state` was called."""
+    self._next = int(state['next'])
+    self._waiting = [(int(index), self._get(int(index))) for index in state['carried']]
+
+  def _get(self, index: int) -> layout.Sequence:
+    sequence = self._fetch(index)
+    check(sequence, self._rows)
+    return sequence
+
+  def _refill(self) -> None:
+    while len(self._waiting) < self._window:
+      self._waiting.append((self._next, self._get(self._next)))
+      self._next += 1
 
 
 def best_combination(

@@ -1,11 +1,13 @@
 """From a data section of a config to an iterator of batches that resumes exactly.
 
 The chain: source (random access) -> shuffled by the run's seed, repeated -> laid out ->
-packed -> prefetched in a thread. The state of the iterator is that of the last batch
-handed out, whatever was prefetched.
+packed in shards -> prefetched in a thread. The state of the iterator is that of the
+last batch handed out, whatever was prefetched. A process asks for some rows of every
+batch; what is in them does not depend on who asks.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import grain
@@ -17,6 +19,7 @@ from transfusion_jax.data import (
   emoji_scenes,
   layout,
   packing,
+  shards,
   tokenizers,
 )
 
@@ -32,10 +35,13 @@ class DataConfig:
     scenes: which scenes; for stored ones, those that were written.
     tokenizer: 'words' of the captions, or 'bytes'.
     vocabulary_multiple: the token table is padded to a multiple of this.
-    rows: of a batch, on this host.
+    rows: of a batch, on all hosts.
     row_length: positions of a row.
     image_slots: pictures that a row can hold; 0: text alone.
-    window: documents that wait for a row; more fill the rows better and cost time.
+    shards: of the documents, each packed into its own rows of a batch. They are part of
+      the order of the data, like the seed. A host packs the shards in which its rows
+      lie: one shard makes every host pack all rows, one a row none that it lacks.
+    window: documents that wait in every shard; more fill the rows better and cost time.
     prefetch: batches made ahead, in a thread; 0: none.
   """
 
@@ -47,11 +53,12 @@ class DataConfig:
   rows: int
   row_length: int
   image_slots: int
+  shards: int
   window: int
   prefetch: int
 
   def __post_init__(self):
-    for name in ('vocabulary_multiple', 'rows', 'row_length', 'window'):
+    for name in ('vocabulary_multiple', 'rows', 'row_length', 'shards', 'window'):
       if getattr(self, name) < 1:
         found = getattr(self, name)
         raise ValueError(f'expected {name} of at least 1, found {found}; raise it')
@@ -59,6 +66,11 @@ class DataConfig:
       if getattr(self, name) < 0:
         found = getattr(self, name)
         raise ValueError(f'expected {name} >= 0, found {found}; use 0 for none')
+    if self.rows % self.shards:
+      raise ValueError(
+        f'expected rows that divide into shards, found rows={self.rows} and shards='
+        f'{self.shards}; change one of them'
+      )
     if (self.kind == 'stored_emoji_scenes') != bool(self.directory):
       raise ValueError(
         'expected a directory with stored scenes and none with drawn ones, found kind='
@@ -90,24 +102,45 @@ def image_size(config: DataConfig) -> int:
 
 
 def batches(
-  config: DataConfig, *, patches: int, seed: int
+  config: DataConfig, *, patches: int, seed: int, rows: Sequence[int]
 ) -> grain.DatasetIterator[packing.Batch]:
-  """Packed batches of the train split without end; see `packing.stack` for the keys."""
+  """Packed rows of the train split without end; see `packing.stack` for the keys.
+
+  Args:
+    config: the data.
+    patches: positions that a picture takes.
+    seed: of the order.
+    rows: of every batch, those that are wanted, ascending.
+  """
   plan = layout.Layout(tokenizer(config), patches=patches)
   source = _shuffled(config, seed).map(lambda scene: plan.document(scene.document()))
-  rows = _rows(config, plan.tokenizer)
-  return _prefetched(PackedDataset(source, rows, config.window), config)
+  shape = _shape(config, plan.tokenizer)
+  return _prefetched(
+    lambda: shards.Shards(
+      source.__getitem__,
+      shape,
+      shards=config.shards,
+      window=config.window,
+      rows=rows,
+    ),
+    config,
+  )
 
 
 def pictures(
-  config: DataConfig, *, seed: int
+  config: DataConfig, *, seed: int, rows: Sequence[int]
 ) -> grain.DatasetIterator[dict[str, UInt8[np.ndarray, 'b h w 3']]]:
-  """Batches `{'images': [rows, h, w, 3]}` of the train split's pictures without end."""
-  source = _shuffled(config, seed).map_with_index(_one_picture).batch(config.rows)
-  dataset = source.to_iter_dataset(
-    grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+  """Batches `{'images': [b, h, w, 3]}` of the train split's pictures without end.
+
+  Args:
+    config: the data; every document gives one picture, and shards make no difference.
+    seed: of the order.
+    rows: of every batch, those that are wanted, ascending.
+  """
+  source = _shuffled(config, seed).map_with_index(_one_picture)
+  return _prefetched(
+    lambda: Pictures(source.__getitem__, count=config.rows, rows=rows), config
   )
-  return _prefetched(dataset, config)
 
 
 def check(config: DataConfig, patches: int) -> None:
@@ -129,32 +162,53 @@ def check(config: DataConfig, patches: int) -> None:
     )
 
 
-class PackedDataset(grain.IterDataset[packing.Batch]):
-  """Packs sequences of a random-access dataset; the state is the packer's."""
+class Pictures(Iterator[packing.Batch]):
+  """Some rows of every batch of pictures; the state is `{'next': int}`, the batch."""
 
-  def __init__(self, parent: grain.MapDataset, rows: packing.Rows, window: int):
-    super().__init__(parent)
-    self._rows, self._window = rows, window
-
-  def __iter__(self) -> 'PackedIterator':
-    return PackedIterator(self._parent, self._rows, self._window)
-
-
-class PackedIterator(grain.DatasetIterator[packing.Batch]):
-  """Grain's view of a `packing.Packer`."""
-
-  def __init__(self, parent: grain.MapDataset, rows: packing.Rows, window: int):
-    super().__init__()
-    self._packer = packing.Packer(parent.__getitem__, rows, window=window)
+  def __init__(
+    self, fetch: Callable[[int], np.ndarray], *, count: int, rows: Sequence[int]
+  ):
+    """Args: fetch: picture by index; count: rows of a batch; rows: those wanted."""
+    self._fetch, self._count, self._rows = fetch, count, rows
+    self._next = 0
 
   def __next__(self) -> packing.Batch:
-    return next(self._packer)
+    first, self._next = self._next * self._count, self._next + 1
+    return {'images': np.stack([self._fetch(first + row) for row in self._rows])}
 
   def get_state(self) -> dict[str, Any]:
-    return self._packer.get_state()
+    return {'next': self._next}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    self._packer.set_state(state)
+    self._next = int(state['next'])
+
+
+class OwnDataset(grain.IterDataset[packing.Batch]):
+  """Grain's view of an iterator of ours, which has a state."""
+
+  def __init__(self, make: Callable[[], Any]):
+    super().__init__()
+    self._make = make
+
+  def __iter__(self) -> 'OwnIterator':
+    return OwnIterator(self._make())
+
+
+class OwnIterator(grain.DatasetIterator[packing.Batch]):
+  """The same, begun."""
+
+  def __init__(self, iterator: Any):
+    super().__init__()
+    self._iterator = iterator
+
+  def __next__(self) -> packing.Batch:
+    return next(self._iterator)
+
+  def get_state(self) -> dict[str, Any]:
+    return self._iterator.get_state()
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    self._iterator.set_state(state)
 
 
 def _shuffled(config: DataConfig, seed: int) -> grain.MapDataset[emoji_scenes.Scene]:
@@ -164,26 +218,26 @@ def _shuffled(config: DataConfig, seed: int) -> grain.MapDataset[emoji_scenes.Sc
 
 
 def _prefetched(
-  dataset: grain.IterDataset, config: DataConfig
-) -> grain.DatasetIterator:
+  make: Callable[[], Any], config: DataConfig
+) -> grain.DatasetIterator[packing.Batch]:
   return iter(
     grain.experimental.ThreadPrefetchIterDataset(
-      dataset, prefetch_buffer_size=config.prefetch
+      OwnDataset(make), prefetch_buffer_size=config.prefetch
     )
   )
 
 
-def _one_picture(index: int, scene: emoji_scenes.Scene) -> packing.Batch:
+def _one_picture(index: int, scene: emoji_scenes.Scene) -> UInt8[np.ndarray, 'h w 3']:
   """One picture of every document, so that stories do not count more."""
   images = [
     segment.pixels
     for segment in scene.document()
     if isinstance(segment, documents.Image)
   ]
-  return {'images': images[index % len(images)]}
+  return images[index % len(images)]
 
 
-def _rows(config: DataConfig, words: tokenizers.Tokenizer) -> packing.Rows:
+def _shape(config: DataConfig, words: tokenizers.Tokenizer) -> packing.Rows:
   return packing.Rows(
     count=config.rows,
     length=config.row_length,

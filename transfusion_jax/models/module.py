@@ -125,7 +125,7 @@ def blueprint(make: Callable[[nnx.Rngs], Module]) -> Blueprint:
   def init(key):
     return split(make(nnx.Rngs(key)))[1]
 
-  abstract = jax.eval_shape(lambda key: make(nnx.Rngs(key)), jax.random.key(0))
+  abstract = jax.eval_shape(lambda: make(nnx.Rngs(jax.random.key(0))))
   definition, shapes = split(abstract)
   return Blueprint(definition, shapes, axes(abstract), init)
 

@@ -1,6 +1,6 @@
 """From the data iterator to the devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from transfusion_jax.core import axes
+from transfusion_jax.training import processes
 
 
 @runtime_checkable
@@ -15,20 +16,29 @@ class Source(Protocol):
   """What is asked of a data iterator."""
 
   def __next__(self) -> Mapping[str, np.ndarray]:
-    """The rows of the next batch that belong to this host."""
+    """The rows of the next batch that it was made for."""
 
   def get_state(self) -> dict[str, Any]:
     """Where it stands, as JSON."""
 
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes on from a state, or from several of them merged."""
+
 
 class Feed:
-  """Puts batches on the mesh, rows divided, and prepares them there."""
+  """Puts batches on the mesh, rows divided, and prepares them there.
+
+  A process makes the rows that its devices hold and no others. They need not lie
+  together, and several processes may hold the same: that is up to the mesh.
+  """
 
   def __init__(
     self,
-    source: Source,
+    source: Callable[[Sequence[int]], Source],
     mesh: Mesh,
     *,
+    rows: int,
+    state: dict[str, Any] | None,
     prepare: Callable[[dict[str, jax.Array]], Any],
     count: Callable[[Mapping[str, np.ndarray]], int],
     unit: str,
@@ -36,27 +46,44 @@ class Feed:
     """Sets up the feed.
 
     Args:
-      source: batches of NumPy arrays by field.
-      mesh: rows go over its data and fsdp axes.
+      source: makes an iterator over some rows of every batch, NumPy arrays by field.
+      mesh: rows go over it as `axes.BATCH_SPEC` says.
+      rows: of a whole batch.
+      state: of an earlier feed, where this one goes on; None: the beginning.
       prepare: from the arrays on the devices to what the step takes, for example with
         pictures encoded as latents.
-      count: how much data a batch holds, for the speed that is shown.
+      count: how much data some rows hold, for the speed that is shown.
       unit: what `count` counts: 'tokens' or 'pictures'.
     """
-    self._source, self._prepare, self._count = source, prepare, count
-    self._sharding = NamedSharding(mesh, axes.BATCH_SPEC)
+    self._sharding, self._rows = NamedSharding(mesh, axes.BATCH_SPEC), rows
+    held = self._sharding.addressable_devices_indices_map((rows,))
+    self._here = rows_within(held.values(), rows)
+    self._source = source(self._here)
+    if state is not None:
+      self._source.set_state(state)
+    self._prepare, self._count = prepare, count
     self.unit, self.size = unit, 0
 
   def __next__(self) -> Any:
+    """The next batch; its `size` is measured here and taken for alike elsewhere."""
     rows = next(self._source)
-    self.size = self._count(rows)
-    return self._prepare(
-      {
-        name: jax.make_array_from_process_local_data(self._sharding, array)
-        for name, array in rows.items()
-      }
-    )
+    self.size = self._count(rows) * self._rows // len(self._here)
+    return self._prepare({name: self._placed(array) for name, array in rows.items()})
 
   def get_state(self) -> dict[str, Any]:
-    """Where the data stands behind the last batch given."""
-    return self._source.get_state()
+    """Where the data stands behind the last batch given, in all processes together."""
+    return processes.together(self._source.get_state())
+
+  def _placed(self, array: np.ndarray) -> jax.Array:
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[0].indices(self._rows)
+      first = self._here.index(start)
+      return array[(slice(first, first + stop - start), *index[1:])]
+
+    shape = (self._rows, *array.shape[1:])
+    return jax.make_array_from_callback(shape, self._sharding, part)
+
+
+def rows_within(held: Iterable[tuple[slice, ...]], rows: int) -> list[int]:
+  """The rows of a batch that devices hold, ascending, from what each of them holds."""
+  return sorted({row for (each,) in held for row in range(*each.indices(rows))})

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tqdm
 
-from transfusion_jax.training import checkpoint, metrics, preemption
+from transfusion_jax.training import checkpoint, metrics, preemption, processes
 from transfusion_jax.training import state as state_lib
 from transfusion_jax.training import step as step_lib
 
@@ -87,7 +87,7 @@ def fit(
     config: how long.
     log: `metrics.jsonl`.
     checkpoints: where steps are saved.
-    stop: asked after every step.
+    stop: asked after every step, by all processes.
     clock: goes on from the seconds of earlier parts of the run.
     schedule: learning rate by step, for the log.
     name: what the progress bar calls this stage.
@@ -96,10 +96,10 @@ def fit(
   seen, since = 0, time.monotonic()
   bar = tqdm.tqdm(
     total=config.steps, initial=done, desc=name, unit='step', file=sys.stderr,
-    mininterval=0.5, dynamic_ncols=True,
+    mininterval=0.5, dynamic_ncols=True, disable=not processes.leads(),
   )  # fmt: skip
   with bar:
-    while done < config.steps and not stop.asked:
+    while done < config.steps and not stop.agreed():
       state, measured = step(state, next(batches))
       done, seen = done + 1, seen + batches.size
       bar.update()

@@ -1,7 +1,9 @@
 """The mesh of devices: the only file that knows which devices there are."""
 
 import dataclasses
+import functools
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,12 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from transfusion_jax.core import axes
+
+JOINING = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+"""Where the processes of a run meet, how many they are, and which one this is."""
+
+LONGEST_EVALUATION = 24 * 60 * 60
+"""Seconds that processes wait at their end for the one that evaluates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,3 +99,46 @@ def single() -> Mesh:
   return jax.make_mesh(
     ones, axes.MESH_AXES, axis_types=types, devices=jax.devices()[:1]
   )
+
+
+def join(asked: bool) -> None:
+  """Joins the processes of a run, before any of them has used a device.
+
+  `launch.local` says in the environment where they meet, how many there are and which
+  this one is. Elsewhere, where a process is `asked`, JAX finds it out: on Cloud TPU and
+  under Slurm, for example. Without either a process is alone.
+
+  Raises:
+    ValueError: JAX finds no other processes, or this is one of several and not asked.
+  """
+  given = {name: os.environ.get(name) for name in JOINING}
+  jax.config.update('jax_enable_preemption_service', False)  # `preemption` listens
+  initialize = functools.partial(
+    jax.distributed.initialize, shutdown_timeout_seconds=LONGEST_EVALUATION
+  )
+  if all(given.values()):
+    address, count, index = given.values()
+    initialize(address, int(count), int(index))
+  elif asked:
+    try:
+      initialize()
+    except ValueError as error:
+      raise ValueError(
+        'expected --distributed where JAX finds the other hosts, as on Cloud TPU, '
+        f'found none ({error}); leave it out, or start with launch.local'
+      ) from error
+  elif any(given.values()):
+    raise ValueError(
+      f'expected all of {", ".join(JOINING)}, found {given}; set or unset'
+    )
+  elif jax.process_count() > 1:
+    raise ValueError(
+      f'expected one process, found one of {jax.process_count()}; start all of them '
+      'with --distributed'
+    )
+
+
+@functools.cache
+def line() -> Mesh:
+  """All devices of all processes in a row, for what processes tell each other."""
+  return jax.make_mesh((jax.device_count(),), ('device',), (AxisType.Auto,))

@@ -6,17 +6,25 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from transfusion_jax.training import processes
+
 
 class MetricsLog:
-  """Appends to the file; a resumed run drops what lies beyond its first step."""
+  """Appends to the file; a resumed run drops what lies beyond its first step.
+
+  Of several processes one writes, and the others' logs do nothing.
+  """
 
   def __init__(self, path: pathlib.Path, *, step: int):
     """Args: path: the file; step: the last step that is kept from an earlier part."""
     self._path = path
-    self._truncate(step)
+    if processes.leads():
+      self._truncate(step)
 
   def write(self, record: Mapping[str, float | int]) -> None:
     """One line, on disk when this returns; floats are written to the last bit."""
+    if not processes.leads():
+      return
     with self._path.open('a') as file:
       file.write(json.dumps(dict(record)) + '\n')
       file.flush()

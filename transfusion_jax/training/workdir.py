@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from transfusion_jax.core import log, tree
+from transfusion_jax.training import processes
 
 FREE = ('train.', 'sampling.', 'evaluation.', 'mesh.')
 """Sections that may differ when a run goes on; the rest decides what is learnt."""
@@ -48,6 +49,8 @@ class Workdir:
   def claim(self, config: dict[str, Any]) -> None:
     """Makes the folder this run's, or checks that it already is.
 
+    All processes of the run call this; one of them writes.
+
     Raises:
       ValueError: the folder belongs to a run with another config, or to something else.
     """
@@ -61,8 +64,10 @@ class Workdir:
           f'expected {self.root} to be new or to hold config.json, found '
           f'{strangers[0].name} without it; name another --workdir'
         )
+    if processes.leads():
       self.root.mkdir(parents=True, exist_ok=True)
-    write_json(self.config, config)
+      write_json(self.config, config)
+    processes.meet(f'claim {self.root.name}')
 
   def _compare(self, found: dict[str, Any], config: dict[str, Any]) -> None:
     lines = tree.differences(found, config)

@@ -1,0 +1,1 @@
+"""Programs that start runs: on this machine, as several processes."""
