@@ -72,6 +72,16 @@ def test_keys_are_gathered_and_their_gradients_come_back():
   assert 'reduce-scatter' in text
 
 
+@pytest.mark.parametrize('sizes', [(1, 1, 8, 1), (1, 2, 2, 2)])
+def test_a_device_may_have_too_few_queries_to_skip(sizes):
+  """Blocks of the row would be worth while; of 64 queries of a device they are not."""
+  arrays, spans = random_case(length=512)
+  expected = values_and_gradients(*arrays, spans)
+  found, _ = on(sizes, values_and_gradients, *arrays, spans)
+  for x, y in zip(found, expected, strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-5)
+
+
 def test_the_kernel_takes_the_queries_of_a_device():
   arrays, spans = random_case(length=512)
   expected = values_and_gradients(*arrays, spans)
