@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import PartitionSpec
 
 from transfusion_jax.core import axes, sharding
@@ -46,9 +47,36 @@ def test_axes_that_divide_are_divided():
   assert where(None, axes.ROWS, 'tensor') == (8, 6, 2)  # six positions, four parts
 
 
+@pytest.mark.parametrize(('shape', 'own'), [((4, 6), (4, 3)), ((3, 5), (3, 5))])
+def test_every_device_works_on_its_own_rows_and_columns(shape, own):
+  """Sums are of all devices; columns that do not divide are whole."""
+  x = jax.random.normal(jax.random.key(0), (8, 2, shape[0]))
+  matrix = jax.random.normal(jax.random.key(1), shape)
+  seen = []
+
+  def work(rows, matrix, over):
+    seen.append((rows['x'].shape, matrix.shape, over))
+    y = rows['x'] @ matrix
+    product = jnp.einsum('bte,btv->ev', rows['x'], y)
+    return jax.lax.psum(jnp.sum(y, axis=2), over), (product,)
+
+  def divided(x, matrix):
+    return sharding.own_columns(work, {'x': x}, matrix)
+
+  (total, (product,)), _ = on_eight(divided, x, matrix)
+  assert seen == [((2, 2, shape[0]), own, () if own == shape else ('tensor',))]
+  expected, (whole,) = work({'x': x}, matrix, ())
+  np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(product, whole, rtol=1e-5, atol=1e-5)
+
+
 def test_rows_that_do_not_divide_and_no_mesh_change_nothing():
   x = jnp.ones((3, 4))
   assert sharding.rows(x) is x
   assert sharding.gathered(x, ('embed', 'mlp'), x.dtype).dtype == x.dtype
+  work = lambda x, m, over: (x @ m, over)  # noqa: E731
+  wide = sharding.own_columns(work, x[:, None], jnp.ones((4, 2)))
+  assert wide[0].shape == (3, 1, 2)
+  assert wide[1] == ()
   found, _ = on_eight(lambda x: sharding.rows(x) + 1, x)
   np.testing.assert_array_equal(found, x + 1)

@@ -22,11 +22,11 @@ from jaxtyping import Array, Float, Int
 
 from transfusion_jax.core import sharding
 
-BLOCK_BYTES = 2**27
-"""Of a block's float32 logits on a device, about what a TPU's fast memory holds."""
+WHOLE_BYTES = 2**27
+"""Up to which all float32 logits of a device are one block."""
 
-LEAST_COLUMNS = 1024
-"""Of a block, however many positions there are: narrower products are slow."""
+COLUMNS = 1024
+"""Of a block otherwise: narrower is slower, and wider not faster for many positions."""
 
 LANES = 128
 UNUSED = -1e9
@@ -50,7 +50,8 @@ def cross_entropy(
     matrix: of the head, in the type of `hidden`.
     targets: the next token of every position.
     used: columns of `matrix` that stand for tokens; the others count for nothing.
-    columns: most of them in a block; by default what `BLOCK_BYTES` allow.
+    columns: most of them in a block; by default all if they fit into
+      `WHOLE_BYTES`, or else `COLUMNS`.
   """
   return _forward(hidden, matrix, targets, used, columns)[0]
 
@@ -139,9 +140,10 @@ class _Blocks:
 
 
 def _blocks(hidden, matrix, used, columns, over) -> _Blocks:
-  if columns is None:
-    columns = max(BLOCK_BYTES // (4 * hidden.shape[0] * hidden.shape[1]), LEAST_COLUMNS)
   total = matrix.shape[1]
+  if columns is None:
+    bytes_ = 4 * hidden.shape[0] * hidden.shape[1] * total
+    columns = total if bytes_ <= WHOLE_BYTES else COLUMNS
   each = -(-total // -(-total // columns))
   width = min(-(-each // LANES) * LANES, total)
   first = jax.lax.axis_index(over) * total
