@@ -35,7 +35,7 @@ from transfusion_jax import build, config
 from transfusion_jax.compiling import flops, program, summary, topologies
 from transfusion_jax.core import axes, tree
 from transfusion_jax.models import layers, module, transformer
-from transfusion_jax.objectives import language, loss
+from transfusion_jax.objectives import loss
 from transfusion_jax.ops import cross_entropy
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import optimizer
@@ -44,8 +44,8 @@ from transfusion_jax.training import optimizer
 class Llama(module.Module):
   """A token table, the decoder, a head."""
 
-  def __init__(self, rngs, settings: transformer.TransformerConfig, table: int):
-    width = settings.width
+  def __init__(self, rngs, settings: transformer.TransformerConfig, table, used):
+    width, self.used = settings.width, used
     self.embedding = module.weight(rngs, scale=1.0, vocab=table, embed=width)
     self.transformer = transformer.Transformer(rngs, settings)
     self.head = layers.Linear(
@@ -60,7 +60,7 @@ class Llama(module.Module):
   def nats(self, hidden, targets):
     """Cross-entropy of each next token."""
     matrix = module.cast(self.head.matrix, hidden.dtype)
-    return cross_entropy.cross_entropy(hidden, matrix, targets, matrix.shape[1])
+    return cross_entropy.cross_entropy(hidden, matrix, targets, self.used)
 
 
 class NextToken:
@@ -72,14 +72,15 @@ class NextToken:
 
   def __call__(self, model, batch, keys, normalizers):
     """The loss of some rows."""
-    text = language.next_token(model, model(batch), batch)
+    nats = model.nats(model(batch), batch.targets)
+    text = loss.weighted_sum(nats, batch.weight)
     return loss.Loss(text.sum / normalizers['text'], {'loss_text': text})
 
 
 def llama(run: config.TransfusionRun) -> build.Parts:
   """A Llama of a run's size, trained as the run says."""
-  table = build.vocabulary(run)[0]
-  blueprint = module.blueprint(lambda rngs: Llama(rngs, run.model.transformer, table))
+  words, decoder = build.vocabulary(run), run.model.transformer
+  blueprint = module.blueprint(lambda rngs: Llama(rngs, decoder, *words))
   steps = run.train.steps
   tx = optimizer.make(run.optimizer, blueprint.axes, steps)
   schedule = optimizer.schedule(run.optimizer, steps)
