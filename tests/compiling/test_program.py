@@ -59,7 +59,7 @@ def test_the_summary_names_what_the_issue_of_a_pod_is():
   assert {each['kind'] for each in result['collectives']} <= set(timeline.KINDS)
   told = '\n'.join(summary.lines(result))
   assert 'fits' in told
-  assert 'data 2 x fsdp 4 x tensor 1' in told
+  assert 'data 2 x fsdp 4 x sequence 1 x tensor 1' in told
   assert result['collectives'][0]['kind'] in told
 
 
