@@ -125,7 +125,7 @@ def test_moments_in_bfloat16_keep_their_type_and_bits(tmp_path):
   with jax.numpy_dtype_promotion('standard'):
     _, kept = tx.update(now.params, now.opt_state, now.params)
   now = dataclasses.replace(now, opt_state=kept)
-  devices = mesh.make(mesh.MeshConfig(2, 2, 2))
+  devices = mesh.make(mesh.MeshConfig(2, 2, 1, 2))
   places = state.shardings(now, NAMES, tx, devices)
   with checkpoint.Checkpoints(tmp_path / 'c', keep=1) as kept:
     kept.save(jax.device_put(now, places), PROGRESS)
