@@ -10,10 +10,11 @@ compiles three steps for the same mesh, rows and optimizer, and compares them:
 * `text`: the same model and objective, `data.image_slots=0`;
 * `llama`: a decoder that has never heard of images: token table, transformer, head.
 
-The first two are compiled by `transfusion_jax.compile_check` itself, the third here, by
-the same method. Nothing runs; times are the compiler's estimates.
+The first is compiled by `transfusion_jax.compile_check` itself, the others here, by the
+same method. Nothing runs; times are the compiler's estimates.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -87,12 +88,17 @@ def llama(run: config.TransfusionRun) -> build.Parts:
   return build.Parts(blueprint, NextToken(), tx, schedule)
 
 
-def compiled_llama(
-  run: config.TransfusionRun, topology: topologies.Topology
+def text_only(run: config.TransfusionRun) -> config.TransfusionRun:
+  """The run without room for images."""
+  return dataclasses.replace(run, data=dataclasses.replace(run.data, image_slots=0))
+
+
+def compiled_text(
+  parts: build.Parts, run: config.TransfusionRun, topology: topologies.Topology
 ) -> dict[str, Any]:
-  """What `compile_check` would say of the Llama's step."""
+  """What `compile_check` would say of a step that reads text alone."""
   mesh = mesh_lib.make(run.mesh, topologies.devices(topology))
-  trainer = build.trainer_of(llama(run), run, mesh)
+  trainer = build.trainer_of(parts, run, mesh)
   batch = build.batch_shapes(run, run.data.rows, NamedSharding(mesh, axes.BATCH_SPEC))
   made = program.build(trainer.step, (trainer.abstract, batch), mesh)
   shapes, decoder = trainer.parts.blueprint.shapes, run.model.transformer
@@ -141,22 +147,22 @@ def told(found: dict[str, Any]) -> dict[str, float]:
 def main(_) -> None:
   """Compiles all three and prints them with their ratios to the Llama."""
   chosen = [each for each in sys.argv[1:] if not each.startswith('--output')]
+  run, topology = config.parse(_CONFIG.value), topologies.find(_TOPOLOGY.value)
+  text = text_only(run)
   found = {
     'transfusion': compiled(chosen),
-    'text': compiled([*chosen, '--config.data.image_slots=0']),
-    'llama': compiled_llama(
-      config.parse(_CONFIG.value), topologies.find(_TOPOLOGY.value)
-    ),
+    'text': compiled_text(build.parts(text), text, topology),
+    'llama': compiled_text(llama(text), text, topology),
   }
   found = {name: told(each) for name, each in found.items()}
   ratios = {
     f'{name} / llama': {k: v / found['llama'][k] for k, v in found[name].items()}
     for name in ('transfusion', 'text')
   }
-  text = json.dumps({**found, **ratios}, indent=1)
-  print(text)
+  told_all = json.dumps({**found, **ratios}, indent=1)
+  print(told_all)
   if _OUTPUT.value:
-    pathlib.Path(_OUTPUT.value).write_text(text + '\n')
+    pathlib.Path(_OUTPUT.value).write_text(told_all + '\n')
 
 
 if __name__ == '__main__':
