@@ -1,6 +1,6 @@
 """Span attention on a GPU: the kernel of tokamax, which takes spans as they are.
 
-Its flash attention for Hopper and Blackwell (Pallas on Mosaic) reads the first key and
+Its flash attention for Hopper (Pallas on Mosaic) reads the first key and
 the end of every query, skips blocks on the way forward, and keeps O(L) numbers for the
 way back. The package's public function has no argument for spans, so that the operation
 and its mask are imported from where they are defined (0.0.12 to 0.0.17 agree).
@@ -25,7 +25,8 @@ _HEAD_DIM = 128
 """The widest head whose gradient the package tests."""
 
 _CAPABILITIES = (9,)
-"""Generations of GPUs that have both passes: Hopper and Blackwell."""
+"""Generations of GPUs that the kernel is taken on: Hopper. On Blackwell 0.0.12 asks for
+more shared memory than there is."""
 
 
 def kernel() -> tuple[Any, Any] | None:
