@@ -14,15 +14,11 @@ pairs alone, the adapter's few left out) over the rate of multiplying float32 ma
 (2,048 x 2,048) of the same rounds.
 """
 
-import argparse
-import json
-import os
-import pathlib
 import statistics
 import time
 from collections.abc import Callable
 
-from benchmarks import versus_peer
+from benchmarks import on_cpu
 
 TEXT, DOCUMENT, TOKENS = 128, 512, 8192
 LENGTHS, WIDTHS = (512, 1024, 2048, 4096, 8192), (128, 256, 512)
@@ -31,57 +27,36 @@ DEPTH, WIDTH, LENGTH = 4, 256, 2048
 
 def main() -> None:
   """Lets all variants take turns, prints and writes the result."""
-  arguments = _arguments()
-  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+  arguments = on_cpu.parser(__doc__).parse_args()
+  on_cpu.pin(arguments.threads)
   pairs = {(length, WIDTH) for length in LENGTHS} | {(LENGTH, w) for w in WIDTHS}
   steps, work = {}, {}
   for length, width in sorted(pairs):
     steps[length, width], work[length, width] = variant(length, width)
-  multiply = _product()
+  multiply = on_cpu.product()
   rounds, peaks = [], []
   for _ in range(arguments.rounds):
-    peaks.append(versus_peer.peak_of(multiply))
+    peaks.append(on_cpu.peak_of(multiply))
     rounds.append({key: _seconds(step) for key, step in steps.items()})
-  result = summary(rounds, peaks, work, arguments.threads)
-  print(json.dumps(result, indent=2))
-  if arguments.json:
-    pathlib.Path(arguments.json).write_text(json.dumps(result, indent=2) + '\n')
-
-
-def _arguments() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--json', help='file for the result')
-  parser.add_argument('--threads', type=int, default=os.cpu_count())
-  parser.add_argument('--rounds', type=int, default=7)
-  return parser.parse_args()
+  on_cpu.tell(summary(rounds, peaks, work, arguments.threads), arguments.json)
 
 
 def variant(length: int, width: int) -> tuple[Callable[[], None], float]:
   """A compiled step, run once, and its model's operations."""
-  import jax
-
+  from transfusion_jax import build
   from transfusion_jax.compiling import flops
-  from transfusion_jax.core import tree
 
-  heads = width // versus_peer.HEAD_DIM
-  step, state, parts = versus_peer.make_step(width=width, depth=DEPTH, heads=heads)
+  heads = width // on_cpu.HEAD_DIM
+  step, state, run = on_cpu.make_step(width=width, depth=DEPTH, heads=heads)
   rows, documents = TOKENS // length, length // DOCUMENT
-  batch = versus_peer.make_batch(rows=rows, documents=documents, text=TEXT)
-  compiled = jax.jit(step, donate_argnums=(0,)).lower(state, batch).compile()
-  held = [state]
-
-  def once():
-    held[0], metrics = compiled(held[0], batch)
-    jax.block_until_ready((held[0], metrics))
-
+  batch = on_cpu.make_batch(rows=rows, documents=documents, text=TEXT)
+  once = on_cpu.repeated(step, state, batch)
   once()
-  shapes = parts.blueprint.shapes
   operations = flops.model(
-    weights=tree.size(shapes['transformer']) + tree.size(shapes['head']),
+    build.parts(run).blueprint.shapes,
+    run.model.transformer,
     tokens=TOKENS,
     pairs=int((batch.end - batch.start).sum()),
-    width=width,
-    depth=DEPTH,
     adapter=0.0,
   )
   return once, operations
@@ -117,15 +92,6 @@ def _seconds(step: Callable[[], None]) -> float:
   began = time.perf_counter()
   step()
   return time.perf_counter() - began
-
-
-def _product() -> Callable[[], None]:
-  import jax
-  import jax.numpy as jnp
-
-  a = jnp.ones((2048, 2048))
-  product = jax.jit(jnp.dot)
-  return lambda: product(a, a).block_until_ready()
 
 
 if __name__ == '__main__':

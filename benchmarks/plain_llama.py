@@ -34,7 +34,7 @@ from ml_collections import config_flags
 
 from transfusion_jax import build, config
 from transfusion_jax.compiling import flops, program, summary, topologies
-from transfusion_jax.core import axes, tree
+from transfusion_jax.core import axes
 from transfusion_jax.models import layers, module, transformer
 from transfusion_jax.objectives import loss
 from transfusion_jax.ops import cross_entropy
@@ -101,7 +101,7 @@ def compiled_text(
   trainer = build.trainer_of(parts, run, mesh)
   batch = build.batch_shapes(run, run.data.rows, NamedSharding(mesh, axes.BATCH_SPEC))
   made = program.build(trainer.step, (trainer.abstract, batch), mesh)
-  shapes, decoder = trainer.parts.blueprint.shapes, run.model.transformer
+  decoder = run.model.transformer
   rows, length = batch.tokens.shape
   return summary.measure(
     made,
@@ -111,11 +111,10 @@ def compiled_text(
     batch=batch,
     trips=decoder.depth,
     model_flops=flops.model(
-      weights=tree.size(shapes['transformer']) + tree.size(shapes['head']),
+      trainer.parts.blueprint.shapes,
+      decoder,
       tokens=rows * length,
       pairs=rows * flops.visible_pairs(length=length, images=0, patches=0),
-      width=decoder.heads * decoder.head_dim,
-      depth=decoder.depth,
       adapter=0.0,
     ),
   )

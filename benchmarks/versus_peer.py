@@ -20,15 +20,15 @@ multiplying float32 matrices (2,048 x 2,048, measured in the same process).
 import argparse
 import json
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
 import time
 
-ROWS, TEXT, PATCHES, CHANNELS = 8, 64, 256, 16
-DEPTH, WIDTH, HEADS, HEAD_DIM, VOCABULARY = 6, 384, 6, 64, 256
-TOKENS = ROWS * (2 * TEXT + PATCHES)
+from benchmarks import on_cpu
+
+ROWS, TEXT, DEPTH, WIDTH, HEADS = 8, 64, 6, 384, 6
+TOKENS = ROWS * (2 * TEXT + on_cpu.PATCHES)
 
 
 def main() -> None:
@@ -48,18 +48,12 @@ def main() -> None:
   for side in sides.values():
     side.stdin.close()
     side.wait()
-  result = _summary(facts, rounds, arguments.threads)
-  print(json.dumps(result, indent=2))
-  if arguments.json:
-    pathlib.Path(arguments.json).write_text(json.dumps(result, indent=2) + '\n')
+  on_cpu.tell(_summary(facts, rounds, arguments.threads), arguments.json)
 
 
 def _arguments() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = on_cpu.parser(__doc__)
   parser.add_argument('--peer', help='Python that has transfusion-pytorch')
-  parser.add_argument('--json', help='file for the result')
-  parser.add_argument('--threads', type=int, default=os.cpu_count())
-  parser.add_argument('--rounds', type=int, default=7)
   parser.add_argument('--steps', type=int, default=2, help='of a turn')
   parser.add_argument('--side', choices=['ours', 'peer'], help=argparse.SUPPRESS)
   arguments = parser.parse_args()
@@ -116,108 +110,20 @@ def _serve(step, arguments: argparse.Namespace, **facts: object) -> None:
     print(json.dumps(TOKENS * arguments.steps / seconds), flush=True)
 
 
-def peak_of(multiply) -> float:
-  """Operations per second of a product of two 2,048 x 2,048 matrices, best of ten."""
-  multiply()
-  seconds = []
-  for _ in range(10):
-    began = time.perf_counter()
-    multiply()
-    seconds.append(time.perf_counter() - began)
-  return 2 * 2048**3 / min(seconds)
-
-
 def ours(arguments: argparse.Namespace) -> None:
   """This package: the step that `train` runs, on one device."""
-  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+  on_cpu.pin(arguments.threads)
   import jax
-  import jax.numpy as jnp
 
   from transfusion_jax.compiling import flops
 
-  step, state, _ = make_step(width=WIDTH, depth=DEPTH, heads=HEADS)
-  batch = make_batch(rows=ROWS, documents=1, text=TEXT)
+  step, state, _ = on_cpu.make_step(width=WIDTH, depth=DEPTH, heads=HEADS)
+  batch = on_cpu.make_batch(rows=ROWS, documents=1, text=TEXT)
   traced = jax.eval_shape(lambda: (state, batch))
-  compiled = jax.jit(step, donate_argnums=(0,)).lower(state, batch).compile()
-  held = [state]
-
-  def once():
-    held[0], metrics = compiled(held[0], batch)
-    jax.block_until_ready((held[0], metrics))
-
-  a = jnp.ones((2048, 2048))
-  product = jax.jit(jnp.dot)
+  once = on_cpu.repeated(step, state, batch)
   counted = flops.count(step, *traced)
-  peak = peak_of(lambda: product(a, a).block_until_ready())
+  peak = on_cpu.peak_of(on_cpu.product())
   _serve(once, arguments, flops=counted, peak=peak, versions={'jax': jax.__version__})
-
-
-def make_step(*, width: int, depth: int, heads: int):
-  """The step of a small model on these documents, its first state, the run's parts."""
-  import jax
-
-  from configs import emoji_scenes
-  from transfusion_jax import build, config
-  from transfusion_jax.training import state as state_lib
-  from transfusion_jax.training import step as step_lib
-
-  page = emoji_scenes.get_config()
-  page.model.vocabulary = VOCABULARY
-  page.model.transformer.update(
-    depth=depth,
-    width=width,
-    heads=heads,
-    kv_heads=heads,
-    head_dim=HEAD_DIM,
-    mlp=width * 8 // 3,
-    unroll=depth,
-  )
-  page.model.adapter.linear.positions = 0
-  page.optimizer.ema_decay = 0.0
-  run = config.parse(page)
-  parts = build.parts(run)
-  state = state_lib.initial(
-    parts.blueprint.init, parts.tx, jax.random.key(0), average=False
-  )
-  step = step_lib.make_step(
-    parts.blueprint.definition.bind,
-    parts.objective,
-    parts.tx,
-    microbatches=1,
-    ema_decay=0.0,
-  )
-  return step, state, parts
-
-
-def make_batch(*, rows: int, documents: int, text: int):
-  """Rows of documents alike: text, the patches of an image, as much text again."""
-  import jax.numpy as jnp
-  import numpy as np
-
-  from transfusion_jax.models import batch
-
-  size, side = 2 * text + PATCHES, int(PATCHES**0.5)
-  length = documents * size
-  document, position = np.divmod(np.arange(length), size)
-  patch = (position >= text) & (position < text + PATCHES)
-  start, number = document * size, document * PATCHES + position - text
-  draw = np.random.default_rng(0)
-  fields = {
-    'tokens': draw.integers(0, VOCABULARY, (rows, length)),
-    'targets': draw.integers(0, VOCABULARY, (rows, length)),
-    'position': np.tile(position, (rows, 1)),
-    'start': np.tile(start, (rows, 1)),
-    'end': np.tile(start + np.where(patch, text + PATCHES, position + 1), (rows, 1)),
-    'slot': np.tile(np.where(patch, number, -1), (rows, 1)),
-  }
-  images = draw.standard_normal((rows, documents, side, side, CHANNELS))
-  return batch.Batch(
-    **{name: jnp.asarray(value, jnp.int32) for name, value in fields.items()},
-    weight=jnp.asarray(np.tile(~patch, (rows, 1)), jnp.float32),
-    images=jnp.asarray(images, jnp.float32),
-    noise_cap=jnp.ones((rows, documents)),
-    image_weight=jnp.ones((rows, documents)),
-  )
 
 
 def peer(arguments: argparse.Namespace) -> None:
@@ -229,17 +135,22 @@ def peer(arguments: argparse.Namespace) -> None:
   torch.set_num_threads(arguments.threads)
   torch.manual_seed(0)
   model = Transfusion(
-    num_text_tokens=VOCABULARY,
-    dim_latent=CHANNELS,
+    num_text_tokens=on_cpu.VOCABULARY,
+    dim_latent=on_cpu.CHANNELS,
     modality_num_dim=1,
-    transformer={'dim': WIDTH, 'depth': DEPTH, 'dim_head': HEAD_DIM, 'heads': HEADS},
+    transformer={
+      'dim': WIDTH,
+      'depth': DEPTH,
+      'dim_head': on_cpu.HEAD_DIM,
+      'heads': HEADS,
+    },
   )
   optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
   rows = [
     [
-      torch.randint(0, VOCABULARY, (TEXT,)),
-      (0, torch.randn(PATCHES, CHANNELS)),
-      torch.randint(0, VOCABULARY, (TEXT,)),
+      torch.randint(0, on_cpu.VOCABULARY, (TEXT,)),
+      (0, torch.randn(on_cpu.PATCHES, on_cpu.CHANNELS)),
+      torch.randint(0, on_cpu.VOCABULARY, (TEXT,)),
     ]
     for _ in range(ROWS)
   ]
@@ -256,7 +167,13 @@ def peer(arguments: argparse.Namespace) -> None:
   a = torch.ones(2048, 2048)
   versions = {'torch': torch.__version__, 'transfusion-pytorch': '0.20.0'}
   counted = counter.get_total_flops()
-  _serve(once, arguments, flops=counted, peak=peak_of(lambda: a @ a), versions=versions)
+  _serve(
+    once,
+    arguments,
+    flops=counted,
+    peak=on_cpu.peak_of(lambda: a @ a),
+    versions=versions,
+  )
 
 
 if __name__ == '__main__':

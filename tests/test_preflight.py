@@ -34,7 +34,22 @@ def test_a_mesh_of_another_size_is_found():
 def test_rows_divide_over_the_devices():
   run = emoji_run(row_length=160)
   uneven = dataclasses.replace(run, data=dataclasses.replace(run.data, rows=12))
-  with pytest.raises(ValueError, match='data.rows that divide over 8 .* found 12'):
+  with pytest.raises(ValueError, match=r'divide by 8 \(8 devices, .* found 12'):
     preflight.check_devices(uneven, jax.devices())
   tensor = mesh.MeshConfig(data=1, fsdp=-1, sequence=1, tensor=2)
   preflight.check_devices(dataclasses.replace(uneven, mesh=tensor), jax.devices())
+  two = dataclasses.replace(run.train, microbatches=2)
+  halves = dataclasses.replace(run, train=two)
+  with pytest.raises(ValueError, match='divide by 16 .* 2 micro-batches.* found 8'):
+    preflight.check_devices(halves, jax.devices())
+
+
+def test_an_autoencoder_that_is_there_already_need_not_suit_the_devices():
+  run = emoji_run(row_length=160)
+  stage = run.autoencoder
+  data = dataclasses.replace(stage.run.data, rows=12)
+  odd = dataclasses.replace(stage, run=dataclasses.replace(stage.run, data=data))
+  with pytest.raises(ValueError, match='found 12'):
+    preflight.check_devices(dataclasses.replace(run, autoencoder=odd), jax.devices())
+  trained = dataclasses.replace(odd, checkpoint='somewhere')
+  preflight.check_devices(dataclasses.replace(run, autoencoder=trained), jax.devices())

@@ -26,7 +26,7 @@ from ml_collections import config_flags
 
 from transfusion_jax import build, config, preflight
 from transfusion_jax.compiling import flops, program, search, summary, topologies
-from transfusion_jax.core import axes, command, log, tree
+from transfusion_jax.core import axes, command, log
 from transfusion_jax.training import mesh as mesh_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -55,13 +55,15 @@ def main() -> None:
     topology = topologies.find(_TOPOLOGY.value, _SLICES.value)
     run = config.parse(_CONFIG.value)
     preflight.check(run)
+    if _BATCH.value:  # nothing is packed: no shards that rows would have to divide into
+      data = dataclasses.replace(run.data, rows=_BATCH.value, shards=1)
+      run = dataclasses.replace(run, data=data)
     devices = topologies.devices(topology)
-    rows = _BATCH.value or run.data.rows
     if _SEARCH.value:
-      _write(_searched(run, topology, devices, rows))
+      _write(_searched(run, topology, devices))
       return
     try:
-      result = compiled(run, topology, devices, rows)
+      result = compiled(run, topology, devices)
     except program.DoesNotFit as error:
       raise _too_large(topology, str(error)) from error
     print('\n'.join(summary.lines(result)))
@@ -72,7 +74,7 @@ def main() -> None:
 
 
 def compiled(
-  run: config.Run, topology: topologies.Topology, devices: list[Any], rows: int
+  run: config.Run, topology: topologies.Topology, devices: list[Any]
 ) -> dict[str, Any]:
   """Compiles the step of a run; see `summary.measure` for what is known then.
 
@@ -80,17 +82,16 @@ def compiled(
     run: what would be trained.
     topology: for which chips.
     devices: those of the topology.
-    rows: of the batch on all hosts.
 
   Raises:
     ValueError: the mesh does not suit the devices, or the rows not the mesh.
     program.DoesNotFit: the chips have too little memory.
   """
+  preflight.check_step(run, devices)
   mesh = mesh_lib.make(run.mesh, devices)
-  program.rows_divide(rows, run.train.microbatches, mesh, axes.BATCH_SPEC)
   trainer = build.trainer(run, mesh)
   program.check_state(trainer.abstract, topology.chip.hbm_bytes)
-  batch = build.batch_shapes(run, rows, NamedSharding(mesh, axes.BATCH_SPEC))
+  batch = build.batch_shapes(run, run.data.rows, NamedSharding(mesh, axes.BATCH_SPEC))
   made = program.build(trainer.step, (trainer.abstract, batch), mesh)
   if _HLO.value:
     pathlib.Path(_HLO.value).write_text(made.text)
@@ -119,13 +120,13 @@ def _write(found: Any) -> None:
     pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=1) + '\n')
 
 
-def _searched(run, topology, devices, rows) -> list[dict[str, Any]]:
+def _searched(run, topology, devices) -> list[dict[str, Any]]:
   if isinstance(run, config.AutoencoderRun):
     raise ValueError('expected a transformer to search for, found an autoencoder')
 
   def attempt(candidate: search.Candidate) -> dict[str, Any] | None:
     try:
-      result = compiled(_with(run, candidate), topology, devices, rows)
+      result = compiled(_with(run, candidate), topology, devices)
     except program.DoesNotFit as error:
       log.info(f'{_told(candidate)}: {error}')
       return None
@@ -133,7 +134,7 @@ def _searched(run, topology, devices, rows) -> list[dict[str, Any]]:
     return result if result['fits'] else None
 
   heads = run.model.transformer.kv_heads
-  sequence = run.mesh.sequence
+  rows, sequence = run.data.rows, run.mesh.sequence
   shapes = search.meshes(topology, rows=rows, heads=heads, sequence=sequence)
   found = search.run(
     list(shapes),
@@ -207,11 +208,10 @@ def _model_flops(run: config.Run, parts: build.Parts, batch: Any) -> float:
   hidden = jax.ShapeDtypeStruct((rows, slots, patches, decoder.width), decoder.dtype)
   shown = flops.visible_pairs(length=length, images=slots, patches=patches)
   return flops.model(
-    weights=tree.size(shapes['transformer']) + tree.size(shapes['head']),
+    shapes,
+    decoder,
     tokens=rows * length,
     pairs=rows * shown,
-    width=decoder.heads * decoder.head_dim,
-    depth=decoder.depth,
     adapter=flops.count(adapter, shapes, batch.images, batch.noise_cap, hidden),
   )
 

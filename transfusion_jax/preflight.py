@@ -37,7 +37,18 @@ def check(run: config.Run) -> None:
 
 
 def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
-  """Checks that a run suits the devices.
+  """Checks that a run suits the devices, and the autoencoder that it trains first.
+
+  Raises:
+    ValueError: as `check_step`.
+  """
+  check_step(run, devices)
+  if isinstance(run, config.TransfusionRun) and not run.autoencoder.checkpoint:
+    check_step(run.autoencoder.run, devices)
+
+
+def check_step(run: config.Run, devices: Sequence[jax.Device]) -> None:
+  """Checks that the step of a run suits the devices, which need not be there.
 
   Raises:
     ValueError: the mesh is of another size, the rows do not divide, or the attention
@@ -46,14 +57,15 @@ def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
   sizes = mesh.shape(run.mesh, len(devices), mesh.slices(devices))
   named = dict(zip(axes.MESH_AXES, sizes, strict=True))
   parts = math.prod(named[name] for name in axes.ROWS)
-  if run.data.rows % parts:
+  microbatches = run.train.microbatches
+  if run.data.rows % (parts * microbatches):
     raise ValueError(
-      f'expected data.rows that divide over {parts} devices ({" x ".join(axes.ROWS)}), '
-      f'found {run.data.rows}; change it, or --config.mesh'
+      f'expected data.rows that divide by {parts * microbatches} ({parts} devices, '
+      f'{" x ".join(axes.ROWS)}, times {microbatches} micro-batches), found '
+      f'{run.data.rows}; change it, --config.mesh or --config.train.microbatches'
     )
   if isinstance(run, config.AutoencoderRun):
     return
-  check_devices(run.autoencoder.run, devices)
   chunks = 2 * run.mesh.sequence
   if run.mesh.sequence > 1 and run.data.row_length % chunks:
     raise ValueError(

@@ -1,9 +1,12 @@
 """FLOPs against counts by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from tests import tiny
 from transfusion_jax.compiling import flops
 
 
@@ -59,5 +62,12 @@ def test_visible_pairs(images, patches):
 
 
 def test_the_formula():
-  found = flops.model(weights=10, tokens=7, pairs=28, width=4, depth=3, adapter=5.0)
+  shapes = {
+    'transformer': {'w': jnp.ones((2, 3))},
+    'head': {'w': jnp.ones(4)},
+    'embedding': jnp.ones(100),  # is looked up
+  }
+  plan = tiny.blueprint().definition.bind(tiny.params()).config.transformer
+  decoder = dataclasses.replace(plan, heads=2, head_dim=2, depth=3)
+  found = flops.model(shapes, decoder, tokens=7, pairs=28, adapter=5.0)
   assert found == 6 * 10 * 7 + 12 * 28 * 4 * 3 + 15

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from transfusion_jax.compiling import hlo, program, summary, timeline, topologies
-from transfusion_jax.core import axes, tree
+from transfusion_jax.core import tree
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import state
 
@@ -76,13 +76,6 @@ def test_large_weights_that_are_whole_everywhere_are_named():
   assert found[0]['bytes'] == 2**21
   alone = mesh_lib.make(mesh_lib.MeshConfig(8, 1, 1, 1))
   assert program.replicated({'whole': shaped(alone, (1024, 512))}) == []
-
-
-def test_rows_must_divide():
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1, 1))
-  program.rows_divide(16, 2, mesh, axes.BATCH_SPEC)
-  with pytest.raises(ValueError, match='divide by 16 .*found 8; change --batch'):
-    program.rows_divide(8, 2, mesh, axes.BATCH_SPEC)
 
 
 def test_a_state_that_is_too_large_is_found_before_compiling():

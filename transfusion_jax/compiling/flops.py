@@ -16,21 +16,30 @@ from typing import Any
 
 import jax
 
+from transfusion_jax.core import tree
+from transfusion_jax.models import transformer
+
 
 def model(
-  *, weights: int, tokens: int, pairs: int, width: int, depth: int, adapter: float
+  shapes: Any,
+  decoder: transformer.TransformerConfig,
+  *,
+  tokens: int,
+  pairs: int,
+  adapter: float,
 ) -> float:
   """FLOPs of one step over all devices, formula (1).
 
   Args:
-    weights: that every position is multiplied by, N.
+    shapes: of the parameters; those of the `transformer` and of the `head` are N.
+    decoder: sizes of the transformer.
     tokens: positions of the batch.
     pairs: visible query-key pairs of the batch.
-    width: of all heads together.
-    depth: layers.
     adapter: FLOPs of its forward pass.
   """
-  return 6.0 * weights * tokens + 12.0 * pairs * width * depth + 3.0 * adapter
+  weights = tree.size(shapes['transformer']) + tree.size(shapes['head'])
+  attention = 12.0 * pairs * decoder.heads * decoder.head_dim * decoder.depth
+  return 6.0 * weights * tokens + attention + 3.0 * adapter
 
 
 def visible_pairs(*, length: int, images: int, patches: int) -> int:

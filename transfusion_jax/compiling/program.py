@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from transfusion_jax.compiling import flops
 
@@ -129,22 +129,6 @@ def replicated(params: Any) -> list[dict[str, Any]]:
       name = '.'.join(str(getattr(key, 'key', key)) for key in path)
       found.append({'name': name, 'shape': list(leaf.shape), 'bytes': bytes_})
   return sorted(found, key=lambda each: -each['bytes'])
-
-
-def rows_divide(rows: int, microbatches: int, mesh: Mesh, spec: PartitionSpec) -> None:
-  """Checks that every device gets whole rows of every micro-batch.
-
-  Raises:
-    ValueError: it does not.
-  """
-  names = spec[0] if isinstance(spec[0], tuple) else (spec[0],)
-  parts = math.prod(mesh.shape[name] for name in names) * microbatches
-  if rows % parts:
-    raise ValueError(
-      f'expected rows that divide by {parts} ({" x ".join(names)} devices times '
-      f'{microbatches} micro-batches), found {rows}; change --batch, --config.mesh or '
-      '--config.train.microbatches'
-    )
 
 
 def _dumped(folder: pathlib.Path) -> str:

@@ -1,0 +1,140 @@
+"""What the benchmarks on a CPU share: a small model, its documents, the machine's peak.
+
+A document is some text tokens, an image, as many text tokens again. JAX is imported
+where it is needed: the peer's side of a comparison runs without it.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATCHES, CHANNELS, HEAD_DIM, VOCABULARY = 256, 16, 64, 256
+
+
+def parser(page: str) -> argparse.ArgumentParser:
+  """The arguments that all take; `page` is the docstring of the benchmark."""
+  made = argparse.ArgumentParser(description=page.splitlines()[0])
+  made.add_argument('--json', help='file for the result')
+  made.add_argument('--threads', type=int, default=os.cpu_count())
+  made.add_argument('--rounds', type=int, default=7)
+  return made
+
+
+def pin(threads: int) -> None:
+  """Keeps this process to as many cores; to be called before JAX counts them."""
+  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def tell(result: dict[str, Any], file: str | None) -> None:
+  """Prints a result, and writes it if there is a file."""
+  text = json.dumps(result, indent=2)
+  print(text)
+  if file:
+    pathlib.Path(file).write_text(text + '\n')
+
+
+def peak_of(multiply) -> float:
+  """Operations per second of a product of two 2,048 x 2,048 matrices, best of ten."""
+  multiply()
+  seconds = []
+  for _ in range(10):
+    began = time.perf_counter()
+    multiply()
+    seconds.append(time.perf_counter() - began)
+  return 2 * 2048**3 / min(seconds)
+
+
+def product() -> Callable[[], None]:
+  """Multiplies two float32 matrices of 2,048 x 2,048 whenever it is called."""
+  import jax
+  import jax.numpy as jnp
+
+  a = jnp.ones((2048, 2048))
+  multiply = jax.jit(jnp.dot)
+  return lambda: multiply(a, a).block_until_ready()
+
+
+def repeated(step, state, batch) -> Callable[[], None]:
+  """A compiled step that goes on from its own state whenever it is called."""
+  import jax
+
+  compiled = jax.jit(step, donate_argnums=(0,)).lower(state, batch).compile()
+  held = [state]
+
+  def once():
+    held[0], metrics = compiled(held[0], batch)
+    jax.block_until_ready((held[0], metrics))
+
+  return once
+
+
+def make_step(*, width: int, depth: int, heads: int):
+  """The step of a small model, its first state, and the run."""
+  import jax
+
+  from configs import emoji_scenes
+  from transfusion_jax import build, config
+  from transfusion_jax.training import state as state_lib
+  from transfusion_jax.training import step as step_lib
+
+  page = emoji_scenes.get_config()
+  page.model.vocabulary = VOCABULARY
+  page.model.transformer.update(
+    depth=depth,
+    width=width,
+    heads=heads,
+    kv_heads=heads,
+    head_dim=HEAD_DIM,
+    mlp=width * 8 // 3,
+    unroll=depth,
+  )
+  page.model.adapter.linear.positions = 0
+  page.optimizer.ema_decay = 0.0
+  run = config.parse(page)
+  parts = build.parts(run)
+  state = state_lib.initial(
+    parts.blueprint.init, parts.tx, jax.random.key(0), average=False
+  )
+  step = step_lib.make_step(
+    parts.blueprint.definition.bind,
+    parts.objective,
+    parts.tx,
+    microbatches=1,
+    ema_decay=0.0,
+  )
+  return step, state, run
+
+
+def make_batch(*, rows: int, documents: int, text: int):
+  """Rows of documents alike: text, the patches of an image, as much text again."""
+  import jax.numpy as jnp
+  import numpy as np
+
+  from transfusion_jax.models import batch
+
+  size, side = 2 * text + PATCHES, int(PATCHES**0.5)
+  length = documents * size
+  document, position = np.divmod(np.arange(length), size)
+  patch = (position >= text) & (position < text + PATCHES)
+  start, number = document * size, document * PATCHES + position - text
+  draw = np.random.default_rng(0)
+  fields = {
+    'tokens': draw.integers(0, VOCABULARY, (rows, length)),
+    'targets': draw.integers(0, VOCABULARY, (rows, length)),
+    'position': np.tile(position, (rows, 1)),
+    'start': np.tile(start, (rows, 1)),
+    'end': np.tile(start + np.where(patch, text + PATCHES, position + 1), (rows, 1)),
+    'slot': np.tile(np.where(patch, number, -1), (rows, 1)),
+  }
+  images = draw.standard_normal((rows, documents, side, side, CHANNELS))
+  return batch.Batch(
+    **{name: jnp.asarray(value, jnp.int32) for name, value in fields.items()},
+    weight=jnp.asarray(np.tile(~patch, (rows, 1)), jnp.float32),
+    images=jnp.asarray(images, jnp.float32),
+    noise_cap=jnp.ones((rows, documents)),
+    image_weight=jnp.ones((rows, documents)),
+  )
