@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from transfusion_jax.core import log
+from transfusion_jax.ops import schedule
 from transfusion_jax.ops import span as span_lib
 
 _BLOCK = 128
@@ -79,7 +80,7 @@ def attend(
   bounds = start, jnp.where(empty, start + 1, end)
   more = -queries % _BLOCK
   start, end = (jnp.pad(x, ((0, 0), (0, more)), mode='edge')[:, None] for x in bounds)
-  q, k, v = (jnp.swapaxes(_pad(x), 1, 2) for x in (q, k, v))
+  q, k, v = (jnp.swapaxes(schedule.pad(x, _BLOCK), 1, 2) for x in (q, k, v))
   o = operation(q, k, v, mask=mask(k_start=start, k_end=end))
   o = jnp.swapaxes(o, 1, 2)[:, :, :queries]
   return jnp.where(empty[:, None, :, None], jnp.zeros_like(o), o)
@@ -87,7 +88,3 @@ def attend(
 
 def _without(reason):
   log.once(f"attention 'xla' instead of 'gpu': {reason}")
-
-
-def _pad(x):
-  return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % _BLOCK), (0, 0)))

@@ -31,9 +31,6 @@ from jaxtyping import Array, Float
 
 from transfusion_jax.ops import schedule
 
-_LEAST = -1e30
-"""Below every score and yet finite, so that nothing minus nothing is not NaN."""
-
 _WHOLE_HEAD = 8 * 2**20
 """Bytes for a head's `dq` in fast memory: half of what the smallest chip (v4) has."""
 
@@ -62,7 +59,9 @@ def attend(
   """
   queries, keys = q.shape[2], k.shape[2]
   sizes = sizes or schedule.blocks(queries, keys)
-  q, k, v = _pad(q, sizes.q), _pad(k, sizes.k), _pad(v, sizes.k)
+  q, k, v = (
+    schedule.pad(x, size) for x, size in ((q, sizes.q), (k, sizes.k), (v, sizes.k))
+  )
   return _attend(q, k, v, plan, sizes, interpret)[:, :, :queries]
 
 
@@ -156,7 +155,7 @@ def _forward_kernel(
 ):
   @pl.when(step & schedule.FIRST != 0)
   def _():
-    top[...] = jnp.full_like(top, _LEAST)
+    top[...] = jnp.full_like(top, schedule.LEAST)
     total[...] = jnp.zeros_like(total)
     out[...] = jnp.zeros_like(out)
 
@@ -259,9 +258,7 @@ def _scores(q, k, bounds, step, sizes, masked):
   index = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
   start, count = bounds[0:1], bounds[1:2]
   start = start - schedule.key_block(step) * sizes.k
-  # Read as unsigned, what stands before the start is huge: one comparison for both.
-  after, count = (x.astype(jnp.uint32) for x in (index - start, count))
-  return jnp.where(after < count, scores, -jnp.inf)
+  return jnp.where(schedule.sees(index, start, count), scores, -jnp.inf)
 
 
 def _slopes(scores, v, do, log_sum, inner, scale):
@@ -375,7 +372,3 @@ def _sum_heads(x, like):
   """Adds up what the query heads of each key head contribute."""
   b, g, n, d = like.shape
   return jnp.sum(x.reshape(b, g, -1, n, d), axis=2).astype(like.dtype)
-
-
-def _pad(x, block):
-  return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % block), (0, 0)))

@@ -32,9 +32,6 @@ from jaxtyping import Array, Float
 
 from transfusion_jax.ops import schedule
 
-_LEAST = -1e30
-"""Below every score and yet finite, so that nothing minus nothing is not NaN."""
-
 
 def attend(
   q: Float[Array, 'b h q d'],
@@ -102,7 +99,7 @@ def _forward(q, k, v, steps, bounds):
       keys, values = _take(k, key_block), _take(v, key_block)
       index = key_block[1] * k.shape[3] + jnp.arange(k.shape[3], dtype=jnp.int32)
       scores = _dot('grd,gkd->grk', queries, keys)
-      visible = _visible(index[None], seen[..., None])
+      visible = schedule.sees(index[None], *seen[..., None])
       scores = jnp.where(visible[None], scores, -jnp.inf)
       highest = jnp.maximum(top, jnp.max(scores, axis=-1))
       shrink = jnp.exp((top - highest) * scale)
@@ -112,7 +109,7 @@ def _forward(q, k, v, steps, bounds):
       return out * shrink[..., None] + more, total, highest
 
     nothing = jnp.zeros(queries.shape[:2], jnp.float32)
-    sums = jnp.zeros(queries.shape, jnp.float32), nothing, nothing + _LEAST
+    sums = jnp.zeros(queries.shape, jnp.float32), nothing, nothing + schedule.LEAST
     number, (out, total, top) = walk(step, sums)
     divisor = jnp.where(total > 0, total, 1.0)
     o, log_sum = made
@@ -137,7 +134,7 @@ def _backward(q, k, v, steps, bounds, o, log_sum, do):
       dq, dk, dv = sums
       keys, values = _take(k, key_block), _take(v, key_block)
       index = key_block[1] * k.shape[3] + jnp.arange(k.shape[3], dtype=jnp.int32)
-      visible = _visible(index[:, None], seen[:, None])
+      visible = schedule.sees(index[:, None], *seen[:, None])
       scores = _dot('gkd,grd->gkr', keys, queries)
       scores = jnp.where(visible[None], scores * scale - total, -jnp.inf)
       weights = jnp.exp(scores)
@@ -203,19 +200,13 @@ def _walk(steps, number, row, step, sums):
   return jnp.where(some, after, number + 1), sums
 
 
-def _visible(index, seen):
-  """Whether a query sees a key: what stands before the start is huge if unsigned."""
-  after, count = (x.astype(jnp.uint32) for x in (index - seen[0], seen[1]))
-  return after < count
-
-
 def _dot(spec, x, y):
   return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
 
 
 def _cut(x, size):
   """[b, h, n, d] as [b, h, i, size, d]."""
-  x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % size), (0, 0)))
+  x = schedule.pad(x, size)
   return x.reshape(*x.shape[:2], -1, size, x.shape[3])
 
 

@@ -23,6 +23,10 @@ FIRST, LAST, WORK, MASK = 1, 2, 4, 8
 """Flags of a step: the first and last of its output block; any query of the pair may
 see any key; and not every query sees every key."""
 
+LEAST = -1e30
+"""Below every score and yet finite, so that nothing minus nothing is not NaN: where the
+maxima of an online softmax begin."""
+
 _KEY_SHIFT, _QUERY_SHIFT = 4, 18
 
 
@@ -92,6 +96,20 @@ def plan(span: span_lib.Span, keys: int, sizes: Blocks | None = None) -> Plan:
   by_query = _pack(q, k, flags, reach, sizes)
   k, q, flags = _walk(first_row, last_row, rows)
   return Plan(by_query, _pack(q, k, flags, reach, sizes), bounds)
+
+
+def pad(x: Array, size: int) -> Array:
+  """An array [b, h, n, d] with zeros behind, up to whole blocks of positions."""
+  return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % size), (0, 0)))
+
+
+def sees(index: Array, start: Array, count: Array) -> Array:
+  """Whether queries see keys, from the numbers of the keys and the queries' `bounds`.
+
+  Read as unsigned, what stands before the start is huge: one comparison for both.
+  """
+  after, count = (x.astype(jnp.uint32) for x in (index - start, count))
+  return after < count
 
 
 def steps(schedule: Int[Array, 'b steps']) -> Int[Array, '']:
