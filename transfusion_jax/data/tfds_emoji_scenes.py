@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from transfusion_jax.data import emoji_pictures, emoji_scenes, images
+from transfusion_jax.data.sources import tfds as tfds_source
 
 
 class EmojiScenesBuilder(tfds.core.GeneratorBasedBuilder):
@@ -96,18 +97,13 @@ class StoredEmojiScenes:
       ValueError: no such data set, or no such split in it.
     """
     try:
-      builder = tfds.builder_from_directory(directory)
-    except (OSError, tfds.core.DatasetNotFoundError) as error:
+      builder = tfds_source.opened('', directory)
+    except ValueError as error:
       raise ValueError(
         f'expected stored emoji scenes in {directory}, found none; write them with '
         'StoredEmojiScenes.write and give the directory that it returns'
       ) from error
-    if split not in builder.info.splits:
-      raise ValueError(
-        f'expected a split among {sorted(builder.info.splits)}, found {split!r}; write '
-        'it, or use one of these'
-      )
-    self._source = builder.as_data_source(split=split)
+    self._source = tfds_source.data_source(builder, split)
 
   def __len__(self) -> int:
     return len(self._source)

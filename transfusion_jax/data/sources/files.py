@@ -5,12 +5,13 @@ such as `shards/train-*.tar`; hidden files are left out. `gs://` wants the packa
 gcsfs, `s3://` wants s3fs.
 """
 
+import io
 import os
 import posixpath
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import fsspec.implementations.local
@@ -83,7 +84,7 @@ class Files:
       )
     return source.not_empty(self._read(path, 0, None), self._told(path))
 
-  def open(self, number: int) -> BinaryIO:
+  def open(self, number: int) -> io.IOBase:
     """A file to read in order, or here and there.
 
     Raises:

@@ -1,8 +1,8 @@
 """JSON Lines: an object a line, with picture files beside them if there are any."""
 
+import io
 import itertools
 import json
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int64
@@ -85,7 +85,7 @@ class JsonLines:
 
 
 def lines(
-  stream: BinaryIO,
+  stream: io.IOBase,
 ) -> tuple[Int64[np.ndarray, ' bounds'], Int64[np.ndarray, ' kept']]:
   """Where every line begins (and the last one ends); the numbers of those not empty."""
   bounds, ends = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import google.protobuf.json_format
 import google.protobuf.message
 import numpy as np
 import tensorflow_datasets as tfds
@@ -88,7 +89,7 @@ def opened(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
       return tfds.builder_from_directory(data_dir)
     # From its files alone: the code of some data sets wants TensorFlow.
     return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
-  except (ValueError, KeyError, OSError) as error:
+  except (ValueError, KeyError, OSError, google.protobuf.json_format.Error) as error:
     what = f'the TFDS data set {name!r}' if name else 'one TFDS data set'
     raise ValueError(
       f'expected {what} in {data_dir or "the usual place"}, found none '
@@ -137,7 +138,7 @@ def undecoded(feature: tfds.features.FeatureConnector) -> Any:
   if isinstance(feature, tfds.features.FeaturesDict):
     inner = {name: undecoded(each) for name, each in feature.items()}
     return {name: each for name, each in inner.items() if each} or None
-  if isinstance(feature, (tfds.features.Sequence, tfds.features.Dataset)):
+  if isinstance(feature, tfds.features.Sequence):
     return undecoded(feature.feature)
   return Encoded() if isinstance(feature, tfds.features.Image) else None
 
@@ -160,10 +161,10 @@ def plain(feature: tfds.features.FeatureConnector, value: Any, depth: int = 0) -
       if label:
         nested[f'{name}_name'] = _mapped(label.int2str, nested[name])
     return nested
+  if isinstance(feature, tfds.features.Dataset):  # which is a sequence, too
+    return [plain(feature.feature, each) for each in value]
   if isinstance(feature, tfds.features.Sequence):
     return plain(feature.feature, value, depth + 1)
-  if isinstance(feature, tfds.features.Dataset):
-    return [plain(feature.feature, each) for each in value]
   if isinstance(feature, tfds.features.Image):
     return value if depth == 0 else list(value)
   if isinstance(feature, tfds.features.Text):

@@ -130,7 +130,12 @@ def _decoded(kind: str, data: bytes, name: str) -> Any:
   if kind in TEXTS:
     return source.text(data).strip()
   if kind == 'cls':
-    return int(source.text(data))
+    number = source.text(data).strip()
+    if not re.fullmatch(r'-?\d{1,18}', number):
+      raise ValueError(
+        f'expected a whole number, found {number[:20]!r}; write the number of a class'
+      )
+    return int(number)
   if kind == 'json':
     return json_lines.parse(data)
   if f'.{kind}' in folder.PICTURES:
