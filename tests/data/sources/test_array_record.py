@@ -108,7 +108,7 @@ def test_half_a_file_is_never_seen(tmp_path):
   prefix = tmp_path / 'train'
   with array_record.Writer(str(prefix), 0, 1) as writer:
     writer.write({'a': 1})
-    with pytest.raises(ValueError, match='found none among the 1 at'):  # being written
+    with pytest.raises(ValueError, match='found none among the 0'):  # it is hidden
       array_record.ArrayRecord(str(tmp_path), '')
   before = pathlib.Path(array_record.shard_path(str(prefix), 0, 1)).read_bytes()
   with pytest.raises(ValueError, match='can be stored'):

@@ -49,7 +49,7 @@ class Files:
   @property
   def local(self) -> bool:
     """Whether they lie on this machine."""
-    return isinstance(self._system, fsspec.implementations.local.LocalFileSystem)
+    return _is_local(self._system)
 
   def path(self, number: int) -> str:
     """The full path of a file, as a person would write it."""
@@ -165,7 +165,7 @@ def find(path: str, suffixes: Sequence[str]) -> Files:
     raise ValueError(
       f'expected a file, a folder or a pattern, found nothing at {path}; check the path'
     )
-  below = {posixpath.relpath(name, root): size for name, size in found.items()}
+  below = {name[len(root) :].lstrip('/'): size for name, size in found.items()}
   names = sorted(name for name in below if not _hidden(name))
   for name in names:
     if name.lower().endswith(_packed(suffixes)):
@@ -191,7 +191,7 @@ def publish(local: str, path: str) -> None:
   system, inner = _system(path)
   try:
     system.makedirs(posixpath.dirname(inner), exist_ok=True)
-    if isinstance(system, fsspec.implementations.local.LocalFileSystem):
+    if _is_local(system):
       os.replace(local, inner)
     else:  # a bucket shows an object when all of it is there
       system.put_file(local, inner)
@@ -230,34 +230,46 @@ def _look(
   if system.isfile(place):
     return posixpath.dirname(place), {place: system.info(place)['size']}
   if system.isdir(place):
-    return place, dict(_below(system, place, frozenset()))
+    return place, dict(_below(system, place))
   if any(sign in place for sign in PATTERN):
     found = system.glob(place, detail=True)
     first = min(place.find(sign) for sign in PATTERN if sign in place)
     root = posixpath.dirname(place[:first])
     return root, {
-      name: info['size'] for name, info in found.items() if _is_file(system, info)
+      name: info['size']
+      for name, info in found.items()
+      if info['type'] == 'file' or (info.get('islink') and not system.isdir(name))
     }
   return place, None
 
 
-def _below(
-  system: fsspec.AbstractFileSystem, folder: str, above: frozenset[str]
-) -> Iterator[tuple[str, int]]:
-  """Paths and sizes of the files in a folder; a link back to one above ends there."""
-  above = above | {os.path.realpath(folder)}
+def _below(system: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, int]]:
+  """Paths and sizes of the files in a folder."""
+  if _is_local(system):
+    yield from _walk(folder, frozenset())
+    return
   for name, info in system.find(folder, detail=True).items():
-    if info.get('islink') and system.isdir(name):
-      if os.path.realpath(name) not in above:
-        yield from _below(system, name, above)
-    elif _is_file(system, info):
-      yield name, info['size']
+    yield name, info['size']
 
 
-def _is_file(system: fsspec.AbstractFileSystem, info: dict[str, Any]) -> bool:
-  """A file or a link; a broken link is a file that cannot be read."""
-  link = info.get('islink') and not system.isdir(info['name'])
-  return info['type'] == 'file' or bool(link)
+def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
+  """The same on this machine, fast; a link back to a folder above ends there."""
+  above = above | {os.path.realpath(folder)}
+  with os.scandir(folder) as entries:
+    for entry in entries:
+      if entry.name.startswith('.'):
+        continue
+      if entry.is_dir():
+        if not entry.is_symlink() or os.path.realpath(entry) not in above:
+          yield from _walk(entry.path, above)
+      elif entry.is_file():
+        yield entry.path, entry.stat().st_size
+      elif entry.is_symlink() and not os.path.exists(entry):
+        yield entry.path, 0  # broken: told of when it is read
+
+
+def _is_local(system: fsspec.AbstractFileSystem) -> bool:
+  return isinstance(system, fsspec.implementations.local.LocalFileSystem)
 
 
 def _hidden(name: str) -> bool:

@@ -86,7 +86,7 @@ class Parquet:
       with self._files.open(number) as stream:
         opened = parquet.ParquetFile(stream)
         names, metadata = opened.schema_arrow.names, opened.metadata
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
       raise ValueError(
         f'expected a Parquet file, found {path}: {source.one_line(error)}; fetch or '
         'write it again'
@@ -105,14 +105,21 @@ class Parquet:
     try:
       with self._files.open(number) as stream:
         opened = parquet.ParquetFile(stream, page_checksum_verification=True)
-        return opened.read_row_group(
+        table = opened.read_row_group(
           group, columns=list(self._columns) or None, use_threads=False
         )
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
       raise ValueError(
         f'expected a sound row group, found {source.one_line(error)}; fetch or write '
         'the file again'
       ) from error
+    rows = self._ends[part] - (self._ends[part - 1] if part else 0)
+    if table.num_rows != rows:
+      raise ValueError(
+        f'expected {rows} rows in the group, found {table.num_rows}; fetch or write the '
+        'file again'
+      )
+    return table
 
 
 class Recent:
