@@ -116,8 +116,8 @@ class Parquet:
     rows = self._ends[part] - (self._ends[part - 1] if part else 0)
     if table.num_rows != rows:
       raise ValueError(
-        f'expected {rows} rows in the group, found {table.num_rows}; fetch or write the '
-        'file again'
+        f'expected {rows} rows in the group, found {table.num_rows}; fetch or write '
+        'the file again'
       )
     return table
 
