@@ -129,6 +129,12 @@ def edited(data: bytes, at: int, new: bytes) -> bytes:
   return data[:at] + new + data[at + len(new) :]
 
 
+def scans(count: int) -> bytes:
+  """A progressive JPEG whose last scan comes so many times more, and no end."""
+  whole = save(PICTURE, 'JPEG', progressive=True)[:-2]
+  return whole + whole[whole.rindex(b'\xff\xda') :] * count
+
+
 ANIMATION = {'save_all': True, 'append_images': [PICTURE.rotate(90)]}
 CLEAR = PICTURE.convert('RGBA')
 CLEAR.putalpha(100)
@@ -141,6 +147,7 @@ DECODES: dict[str, bytes] = {
     for mode in ('1', 'L', 'LA', 'P', 'RGBA')
   },
   'progressive JPEG': save(PICTURE, 'JPEG', progressive=True),
+  'a scan twice': scans(1) + b'\xff\xd9',
   'grey JPEG': save(PICTURE.convert('L'), 'JPEG'),
   'CMYK JPEG': save(PICTURE.convert('CMYK'), 'JPEG'),
   'full chroma JPEG': save(PICTURE, 'JPEG', subsampling=0),
@@ -184,6 +191,7 @@ DECODES: dict[str, bytes] = {
   'profile of noise in a WebP': save(PICTURE, 'WEBP', icc_profile=NOISE),
   'Photoshop of noise': with_segment(0xED, b'Photoshop 3.0\x008BIM' + NOISE),
   'several pictures of noise': with_segment(0xE2, b'MPF\0II*\0' + NOISE),
+  'scans in a film behind': JPEG + b'\xff\xda' * 99,
   'comment': with_segment(0xFE, NOISE),
   'filling between segments': JPEG[:2] + b'\xff' * 9 + JPEG[2:],
   'bomb of text': after_header(chunk(b'zTXt', b'x\0\0' + BOMB)),
@@ -284,6 +292,8 @@ REFUSED: dict[str, bytes] = {
   'two frames': replaced_frame(frame(64, 40) * 2),
   'scan missing': JPEG[: JPEG.index(b'\xff\xda')] + b'\xff\xd9',
   'scan without tables': JPEG[:2] + frame(64, 40) + JPEG[JPEG.index(b'\xff\xda') :],
+  'many scans': scans(99) + b'\xff\xd9',
+  'many scans without end': scans(99),
   'noise between segments': JPEG[:2] + NOISE + JPEG[2:],
   'Adobe cut off': with_segment(0xEE, b'Adobe'),
   'segment of length 0': JPEG[:2] + b'\xff\xe1\0\0' + JPEG[2:],

@@ -45,6 +45,10 @@ def test_decodes_or_is_refused(name):
     assert '\n' not in found
 
 
+def test_scans_are_counted_to_the_end_and_not_decoded():
+  assert '109 scans' in refusal(odd_pictures.REFUSED['many scans without end'])
+
+
 def test_there_are_many_and_all_differ():
   assert len(odd_pictures.DECODES) + len(odd_pictures.REFUSED) == len(ROWS) > 150
   pairs = itertools.combinations(ROWS, 2)

@@ -6,6 +6,7 @@ and warn of. So the size is read here, and metadata is taken out.
 """
 
 import dataclasses
+import re
 import struct
 
 JPEG, PNG, WEBP, GIF, BMP = 'JPEG', 'PNG', 'WebP', 'GIF', 'BMP'
@@ -19,7 +20,11 @@ JPEG_SIZES = (
   *range(0xCD, 0xD0),
 )
 JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length
-JPEG_SCAN = 0xDA
+JPEG_SCAN, JPEG_END = 0xDA, 0xD9
+JPEG_NEXT = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')  # inside a scan: what ends it
+MOST_SCANS = 32
+"""Of a JPEG. Encoders make about ten; each costs a walk through the whole picture, and
+needs so few bytes that a file of a megabyte could keep a decoder busy for an hour."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +89,20 @@ def _jpeg(data: bytes) -> PictureFile:
     at = end
   if len(sizes) != 1:
     raise ValueError(f'{len(sizes)} frames')
+  scans = _scans(data, at)
+  if scans > MOST_SCANS:
+    raise ValueError(f'{scans} scans')
   height, width = sizes[0]
   return PictureFile(JPEG, width, height, orientation, b''.join([*kept, data[at:]]))
+
+
+def _scans(data: bytes, at: int) -> int:
+  """Scans of a JPEG from the first one to the end of the picture."""
+  count = 0
+  while (found := JPEG_NEXT.search(data, at)) and found[0][1] != JPEG_END:
+    count += found[0][1] == JPEG_SCAN
+    at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+  return count
 
 
 def _png(data: bytes) -> PictureFile:
