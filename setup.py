@@ -10,6 +10,10 @@ VERSION = re.search(
   r"__version__ = '(.+)'", (ROOT / 'transfusion_jax' / '__init__.py').read_text()
 ).group(1)
 
+# Of mistral-common one file is read, the same in all; from 1.10 on it caps NumPy.
+DATA = ['pyarrow>=17.0']
+TEXT = ['mistral-common>=1.8,<1.10', 'sentencepiece>=0.2', 'tokenizers>=0.21']
+
 setuptools.setup(
   name='transfusion-jax',
   version=VERSION,
@@ -45,7 +49,8 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]>=0.10.2'],
     'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12'],
-    'data': ['pyarrow>=17.0'],
-    'test': ['beartype>=0.20', 'pyarrow>=17.0', 'pytest>=8.3', 'ruff>=0.14'],
+    'data': DATA,
+    'text': TEXT,
+    'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14', *DATA, *TEXT],
   },
 )

@@ -37,7 +37,7 @@ PATH = path_lib.Path(steps=1000)
 OBJECTIVE = objective_lib.Transfusion(image_weight=5.0, target='epsilon', path=PATH)
 
 WORDS = tuple('a b c d e f g h i j k l m n o p'.split())
-TOKENIZER = tokenizers.Words(WORDS, multiple=8)
+TOKENIZER = tokenizers.Words(WORDS, reserved=0, multiple=8)
 SPECIAL = TOKENIZER.special
 LAYOUT = layout.Layout(TOKENIZER, patches=PATCHES)
 TABLE, USED = TOKENIZER.vocab_size, TOKENIZER.used_size

@@ -44,7 +44,8 @@ def main() -> None:
       _check_prompt(run, layout)
     picture = None
     if _IMAGE.value is not None:
-      picture = images.read_picture(pathlib.Path(_IMAGE.value), run.data.scenes.size)
+      side = run.data.scenes.size
+      picture = images.read_picture(_IMAGE.value, (side, side))
     writer = _load(run, place)
   output = pathlib.Path(_OUTPUT.value or place.root / 'samples')
   keys = jax.random.split(jax.random.key(_SEED.value), _COUNT.value)

@@ -102,7 +102,7 @@ def test_what_is_held_out_is_in_no_other_split(mini):
 @pytest.mark.parametrize('split', emoji_scenes.SPLITS)
 def test_captions_say_what_the_pictures_hold(config, split):
   names = tuple(glyph.name for glyph in emoji_glyphs.select(config.glyphs))
-  words = tokenizers.Words(emoji_scenes.vocabulary(config), multiple=8)
+  words = tokenizers.Words(emoji_scenes.vocabulary(config), reserved=0, multiple=8)
   for scene in take(config, split, 40):
     for picture in scene.pictures:
       meaning = emoji_captions.read(picture.caption, names)
@@ -216,7 +216,7 @@ def test_a_tile_is_half_of_the_picture():
 
 
 def test_longest_documents_bound_what_is_drawn(mini):
-  words = tokenizers.Words(emoji_scenes.vocabulary(mini), multiple=8)
+  words = tokenizers.Words(emoji_scenes.vocabulary(mini), reserved=0, multiple=8)
   bounds = emoji_scenes.longest_documents(mini, lambda text: len(words.encode(text)))
   most_pictures = max(pictures for pictures, _ in bounds)
   most_words = max(count for _, count in bounds)

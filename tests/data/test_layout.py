@@ -6,7 +6,7 @@ import pytest
 from transfusion_jax.data import documents, layout, tokenizers
 
 PATCHES = 4
-TOKENIZER = tokenizers.Words(('a', 'b', 'c'), multiple=8)
+TOKENIZER = tokenizers.Words(('a', 'b', 'c'), reserved=0, multiple=8)
 SPECIAL = TOKENIZER.special
 A, B, C = TOKENIZER.encode('a b c')
 BOS, EOS, BOI, EOI, PAD = (

@@ -8,7 +8,7 @@ import pytest
 from transfusion_jax.data import documents, layout, packing, shards, tokenizers
 
 PATCHES = 4
-TOKENIZER = tokenizers.Words(tuple('abcdefgh'), multiple=8)
+TOKENIZER = tokenizers.Words(tuple('abcdefgh'), reserved=0, multiple=8)
 LAYOUT = layout.Layout(TOKENIZER, patches=PATCHES)
 ROWS = packing.Rows(
   count=3, length=48, image_slots=4, image_size=8, pad=TOKENIZER.special.pad

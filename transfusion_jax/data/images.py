@@ -1,54 +1,132 @@
-"""Picture files of users, in and out."""
+"""Picture files in and out: from bytes that nobody vouches for to pixels."""
 
+import dataclasses
 import io
+import math
 import os
-import pathlib
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import (
+  BmpImagePlugin,
+  GifImagePlugin,
+  Image,
+  ImageOps,
+  JpegImagePlugin,
+  PngImagePlugin,
+  WebPImagePlugin,
+)
+
+from transfusion_jax.data import files, picture_files
+
+DECODERS = {
+  picture_files.JPEG: JpegImagePlugin.JpegImageFile,
+  picture_files.PNG: PngImagePlugin.PngImageFile,
+  picture_files.WEBP: WebPImagePlugin.WebPImageFile,
+  picture_files.GIF: GifImagePlugin.GifImageFile,
+  picture_files.BMP: BmpImagePlugin.BmpImageFile,
+}
+"""Taken directly: `Image.open` would warn, guess, and try dozens of formats."""
+
+UPRIGHT = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+"""What undoes an orientation of EXIF."""
+
+MIDDLE = (0.5, 0.5)
+
+GAP = 2.0
+"""A JPEG may be decoded at a fraction if that leaves so many pixels for one wanted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesConfig:
+  """How pictures become arrays of one size.
+
+  Attributes:
+    height: of every array.
+    width: of every array.
+    crop: which part of a picture of another shape is kept, always the largest that has
+      the wanted shape: the one in the 'center', or one at a 'random' place.
+    smallest: pictures with a side below this are refused; 1: none.
+    most_pixels: larger pictures are refused before they are decoded. Decoding takes up
+      to 4 bytes for a pixel, and a step more for some kinds.
+  """
+
+  height: int
+  width: int
+  crop: Literal['center', 'random']
+  smallest: int
+  most_pixels: int
+
+  def __post_init__(self):
+    for name in ('height', 'width', 'smallest', 'most_pixels'):
+      if getattr(self, name) < 1:
+        found = getattr(self, name)
+        raise ValueError(f'expected {name} of at least 1, found {found}; raise it')
 
 
 def read_picture(
-  path: str | os.PathLike, size: int
-) -> UInt8[np.ndarray, 'size size 3']:
-  """A picture file as a square of `size` pixels, ready for a model.
+  path: str | os.PathLike[str], shape: tuple[int, int]
+) -> UInt8[np.ndarray, 'h w 3']:
+  """The middle of a picture file of any size, up to 100 million pixels.
 
-  Turned as its EXIF orientation says, transparency on white, the middle square cut out,
-  resized with antialiasing.
+  Args:
+    path: of the file.
+    shape: height and width wanted.
 
   Raises:
     ValueError: the file is missing, is no picture, or is broken.
   """
+  config = ImagesConfig(*shape, crop='center', smallest=1, most_pixels=10**8)
+  data = files.read(path, 'a picture file')
   try:
-    data = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise ValueError(
-      f'expected a picture file, found {path}: {error.strerror}; check the path'
-    ) from error
-  try:
-    return decode(data, size)
+    return decode(data, config, None)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
 
-def decode(data: bytes, size: int) -> UInt8[np.ndarray, 'size size 3']:
-  """As `read_picture`, from the bytes of a file."""
+def decode(
+  data: bytes, config: ImagesConfig, generator: np.random.Generator | None
+) -> UInt8[np.ndarray, 'h w 3']:
+  """A picture of the wanted size, ready for a model.
+
+  Turned as its EXIF orientation says, transparency on white, the first of an animation,
+  16 bits rounded to 8, resized with antialiasing. Colours are taken as sRGB whatever
+  profile stands beside them; CMYK is converted without one.
+
+  Args:
+    data: the bytes of a JPEG, PNG, WebP, GIF or BMP file.
+    config: the size wanted, and what is refused.
+    generator: of the place of a random crop; else not needed.
+
+  Raises:
+    ValueError: the bytes are no such picture or a broken one, or its size is refused.
+  """
   try:
-    with Image.open(io.BytesIO(data)) as opened:
-      picture = ImageOps.exif_transpose(opened).convert('RGBA')
+    file = picture_files.parse(data)
+  except ValueError as error:
+    raise _unreadable(data, error) from error
+  _check_size(file, config)
+  place = MIDDLE if config.crop == 'center' else tuple(generator.random(2))
+  try:
+    picture = _fit(file, config, place)
   # Pillow tells of broken pictures in many ways; each of these was met.
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    reason = str(error).split(' <')[0]  # without the address of the buffer
-    raise ValueError(
-      f'expected a readable picture, found {len(data)} bytes that are none ({reason}); '
-      'open it in an image viewer and save it as PNG or JPEG'
-    ) from error
-  ground = Image.new('RGBA', picture.size, 'white')
-  picture = Image.alpha_composite(ground, picture).convert('RGB')
-  # Fits by cutting equally from both sides of the longer edge.
-  square = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-  return np.asarray(square)
+  except (OSError, SyntaxError, ValueError) as error:
+    raise _unreadable(data, error) from error
+  if file.orientation in UPRIGHT:
+    picture = picture.transpose(UPRIGHT[file.orientation])
+  if picture.mode == 'RGBA':
+    white = Image.new('RGBA', picture.size, 'white')
+    picture = Image.alpha_composite(white, picture).convert('RGB')
+  return np.asarray(picture)
 
 
 def encode_png(pixels: UInt8[np.ndarray, 'h w 3']) -> bytes:
@@ -56,3 +134,45 @@ def encode_png(pixels: UInt8[np.ndarray, 'h w 3']) -> bytes:
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, 'PNG')
   return buffer.getvalue()
+
+
+def _unreadable(data: bytes, error: Exception) -> ValueError:
+  reason = str(error).split(' <')[0]  # without the address of the buffer
+  return ValueError(
+    f'expected a readable picture, found {len(data)} bytes that are none ({reason}); '
+    'open it in an image viewer and save it as PNG or JPEG'
+  )
+
+
+def _check_size(file: picture_files.PictureFile, config: ImagesConfig) -> None:
+  w, h = file.width, file.height
+  if min(w, h) < config.smallest or w * h > config.most_pixels:
+    raise ValueError(
+      f'expected a picture with sides of at least {config.smallest} and at most '
+      f'{config.most_pixels} pixels, found {w} x {h}; resize it, or leave it out'
+    )
+
+
+def _fit(
+  file: picture_files.PictureFile, config: ImagesConfig, place: tuple[float, float]
+) -> Image.Image:
+  """The part at `place`, (0, 0) to (1, 1), as RGB or RGBA, not yet turned upright."""
+  size = (config.width, config.height)
+  size = size[::-1] if file.orientation >= 5 else size
+  scale = max(size[0] / file.width, size[1] / file.height)
+  with DECODERS[file.kind](io.BytesIO(file.data)) as picture:
+    if picture.size != (file.width, file.height):
+      raise ValueError(f'its size is both {picture.size} and another')
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8; others do not know of this.
+    picture.draft(None, [math.ceil(GAP * scale * side) for side in picture.size])
+    if picture.mode.startswith('I'):
+      picture = Image.fromarray(_eight_bits(np.asarray(picture)))
+    mode = 'RGBA' if picture.has_transparency_data else 'RGB'
+    picture = picture if picture.mode == mode else picture.convert(mode)
+    # Cuts first and resizes what is left; of RGBA with colours weighted by alpha.
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS, centering=place)
+
+
+def _eight_bits(grey: np.ndarray) -> UInt8[np.ndarray, 'h w']:
+  """Grey values of 16 bits, rounded: 65,535 becomes 255. Pillow would cut them off."""
+  return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -91,9 +91,9 @@ def scenes(config: DataConfig, split: str) -> emoji_scenes.Source:
 def tokenizer(config: DataConfig) -> tokenizers.Words | tokenizers.Bytes:
   """The tokenizer of the run."""
   if config.tokenizer == 'bytes':
-    return tokenizers.Bytes(multiple=config.vocabulary_multiple)
+    return tokenizers.Bytes(reserved=0, multiple=config.vocabulary_multiple)
   words = emoji_scenes.vocabulary(config.scenes)
-  return tokenizers.Words(words, multiple=config.vocabulary_multiple)
+  return tokenizers.Words(words, reserved=0, multiple=config.vocabulary_multiple)
 
 
 def image_size(config: DataConfig) -> int:

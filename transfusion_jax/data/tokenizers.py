@@ -1,12 +1,14 @@
 """Text to token ids and back.
 
-Ids of a tokenizer, in order: its base vocabulary, the five special tokens, and padding
-rows up to a multiple chosen by the config, so that the embedding can be sharded. The
-padding rows are never produced; mask the logits from `used_size` on.
+Ids of a tokenizer, in order: its base vocabulary, the five special tokens, the reserved
+ids, and padding rows up to a multiple chosen by the config, so that the embedding can
+be sharded. No text is ever encoded into an id outside the base vocabulary, whatever it
+says. The padding rows are never produced; mask the logits from `used_size` on.
 """
 
 import dataclasses
 import difflib
+import hashlib
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
@@ -15,18 +17,24 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Special:
-  """Ids of the special tokens: document and image boundaries, and filler."""
+  """Ids that stand for no text.
+
+  Document and image boundaries, filler, and `reserved`: ids without a meaning yet, say
+  for the codes of pictures or for masks.
+  """
 
   bos: int
   eos: int
   boi: int
   eoi: int
   pad: int
+  reserved: range
 
   @classmethod
-  def after(cls, base_size: int) -> 'Special':
-    """The ids that follow a base vocabulary of `base_size` tokens."""
-    return cls(*range(base_size, base_size + 5))
+  def after(cls, base_size: int, reserved: int) -> 'Special':
+    """The ids that follow a base vocabulary; more reserved ones move none of them."""
+    first = base_size + 5
+    return cls(*range(base_size, first), reserved=range(first, first + reserved))
 
 
 @runtime_checkable
@@ -35,22 +43,60 @@ class Tokenizer(Protocol):
 
   special: Special
   base_size: int  # ids below it stand for text
-  used_size: int  # ids below it mean something: base vocabulary and special tokens
+  used_size: int  # ids below it mean something: base vocabulary, special and reserved
   vocab_size: int  # rows of the embedding: used_size rounded up
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, without special tokens."""
+    """Ids of a text, all below `base_size`: no special tokens, no added space."""
     ...
 
   def decode(self, ids: Iterable[int | np.integer]) -> str:
-    """Text of the ids; special and padding ids are left out."""
+    """Text of the ids; special, reserved and padding ids are left out."""
+    ...
+
+  def fingerprint(self) -> str:
+    """A short digest of the vocabulary: another one, other ids for the same text."""
     ...
 
 
-class Words:
+class Numbered:
+  """Numbers the ids after a base vocabulary, the same way for all tokenizers."""
+
+  def __init__(self, base_size: int, content: bytes, *, reserved: int, multiple: int):
+    """Numbers the ids.
+
+    Args:
+      base_size: of the base vocabulary.
+      content: all that makes the vocabulary what it is, for the fingerprint.
+      reserved: number of reserved ids.
+      multiple: of which the size is to be.
+
+    Raises:
+      ValueError: a number is too small.
+    """
+    if reserved < 0:
+      raise ValueError(f'expected reserved >= 0, found {reserved}; use 0 for none')
+    if multiple < 1:
+      raise ValueError(
+        f'expected a multiple of at least 1, found {multiple}; use 8 or 128'
+      )
+    self.base_size = base_size
+    self.special = Special.after(base_size, reserved)
+    self.used_size = self.special.reserved.stop
+    self.vocab_size = -(-self.used_size // multiple) * multiple
+    self._digest = hashlib.sha256(content).hexdigest()[:16]
+
+  def fingerprint(self) -> str:
+    return self._digest
+
+  def _base(self, ids: Iterable[int | np.integer]) -> list[int]:
+    return [int(index) for index in ids if index < self.base_size]
+
+
+class Words(Numbered):
   """Whole words of a fixed vocabulary, split at white space, in lower case."""
 
-  def __init__(self, words: tuple[str, ...], *, multiple: int):
+  def __init__(self, words: tuple[str, ...], *, reserved: int, multiple: int):
     """Numbers the words in the order given.
 
     Raises:
@@ -69,10 +115,8 @@ class Words:
         f'expected each word once, found repeated {repeated}; remove the repetitions'
       )
     self._words = words
-    self.base_size = len(words)
-    self.special = Special.after(self.base_size)
-    self.used_size = self.base_size + 5
-    self.vocab_size = round_up(self.used_size, multiple)
+    content = utf8(' '.join(words))
+    super().__init__(len(words), content, reserved=reserved, multiple=multiple)
 
   def encode(self, text: str) -> list[int]:
     """Ids of the words of `text`.
@@ -83,7 +127,7 @@ class Words:
     return [self._encode_word(word) for word in text.lower().split()]
 
   def decode(self, ids: Iterable[int | np.integer]) -> str:
-    return ' '.join(self._words[index] for index in ids if index < self.base_size)
+    return ' '.join(self._words[index] for index in self._base(ids))
 
   def _encode_word(self, word: str) -> int:
     if word in self._ids:
@@ -100,28 +144,35 @@ class Words:
     )
 
 
-class Bytes:
+class Bytes(Numbered):
   """The bytes of the UTF-8 text: any text, nothing to learn, four times as long."""
 
-  def __init__(self, *, multiple: int):
-    self.base_size = 256
-    self.special = Special.after(self.base_size)
-    self.used_size = self.base_size + 5
-    self.vocab_size = round_up(self.used_size, multiple)
+  def __init__(self, *, reserved: int, multiple: int):
+    super().__init__(256, b'bytes', reserved=reserved, multiple=multiple)
 
   def encode(self, text: str) -> list[int]:
-    return list(text.encode('utf-8'))
+    """The bytes.
+
+    Raises:
+      ValueError: the text holds half a character; see `utf8`.
+    """
+    return list(utf8(text))
 
   def decode(self, ids: Iterable[int | np.integer]) -> str:
     """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
-    kept = bytes(int(index) for index in ids if index < self.base_size)
-    return kept.decode('utf-8', errors='replace')
+    return bytes(self._base(ids)).decode('utf-8', errors='replace')
 
 
-def round_up(size: int, multiple: int) -> int:
-  """The smallest multiple of `multiple` that holds `size`."""
-  if multiple < 1:
+def utf8(text: str) -> bytes:
+  """The UTF-8 of a text.
+
+  Raises:
+    ValueError: a lone surrogate, half a character, stands in it.
+  """
+  try:
+    return text.encode('utf-8')
+  except UnicodeEncodeError as error:
     raise ValueError(
-      f'expected a multiple of at least 1, found {multiple}; use 8 or 128'
-    )
-  return -(-size // multiple) * multiple
+      f'expected text of whole characters, found a lone surrogate '
+      f"{text[error.start]!a} at {error.start}; decode its source with errors='replace'"
+    ) from error

@@ -1,0 +1,69 @@
+"""Damaged and odd pictures: each is decoded or refused in one line, and no more.
+
+No other exception, no warning (they are errors here), no memory beyond a bound: run as
+a program, this file goes through the table with little memory to be had.
+"""
+
+import itertools
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.data import odd_pictures
+from transfusion_jax.data import images
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = images.ImagesConfig(24, 24, crop='center', smallest=1, most_pixels=10**6)
+HEADROOM = 64 * 2**20  # bytes; a picture of 10**6 pixels takes 4 MB, some kinds thrice
+
+ROWS = {name: (data, True) for name, data in odd_pictures.DECODES.items()}
+ROWS |= {name: (data, False) for name, data in odd_pictures.REFUSED.items()}
+
+
+def refusal(data: bytes) -> str | None:
+  """Why a picture is refused; None for one that comes out well."""
+  try:
+    pixels = images.decode(data, CONFIG, None)
+  except ValueError as error:
+    return str(error)
+  assert (pixels.shape, pixels.dtype) == ((24, 24, 3), np.uint8)
+  return None
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_decodes_or_is_refused(name):
+  data, decodes = ROWS[name]
+  found = refusal(data)
+  assert (found is None) == decodes, found
+  if found:
+    assert found.startswith('expected a ')
+    assert '\n' not in found
+
+
+def test_scans_are_counted_to_the_end_and_not_decoded():
+  assert '109 scans' in refusal(odd_pictures.REFUSED['many scans without end'])
+
+
+def test_there_are_many_and_all_differ():
+  assert len(odd_pictures.DECODES) + len(odd_pictures.REFUSED) == len(ROWS) > 150
+  pairs = itertools.combinations(ROWS, 2)
+  assert not [pair for pair in pairs if ROWS[pair[0]][0] == ROWS[pair[1]][0]]
+
+
+def test_memory_is_bounded():
+  program = [sys.executable, '-W', 'error', '-m', 'tests.data.test_damaged_pictures']
+  subprocess.run(program, cwd=ROOT, check=True, timeout=60)
+
+
+if __name__ == '__main__':
+  refusal(odd_pictures.JPEG)  # whatever is made once
+  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[0])
+  limit = pages * os.sysconf('SC_PAGE_SIZE') + HEADROOM
+  resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+  for name, (data, decodes) in ROWS.items():
+    assert (refusal(data) is None) == decodes, name
