@@ -10,9 +10,8 @@ VERSION = re.search(
   r"__version__ = '(.+)'", (ROOT / 'transfusion_jax' / '__init__.py').read_text()
 ).group(1)
 
-# Of mistral-common one file is read, the same in all; from 1.10 on it caps NumPy.
 DATA = ['pyarrow>=17.0']
-TEXT = ['mistral-common>=1.8,<1.10', 'sentencepiece>=0.2', 'tokenizers>=0.21']
+TEXT = ['mistral-common>=1.8', 'sentencepiece>=0.2', 'tokenizers>=0.21']
 
 setuptools.setup(
   name='transfusion-jax',

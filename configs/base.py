@@ -28,6 +28,7 @@ def transfusion() -> ConfigDict:
   run.data = _data()
   run.autoencoder.checkpoint = ''
   run.autoencoder.deviation = 1.0
+  run.autoencoder.sample = False
   run.autoencoder.run = autoencoder()
   run.model.vocabulary = 0
   run.model.transformer.update(
@@ -99,7 +100,8 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
     size=256, sprites=(48, 64, 96, 128), placement='free', glyphs=0
   )
   run.data.scenes.colors = 10
-  run.data.tokenizer = 'bytes'
+  run.data.images.update(height=256, width=256)
+  run.data.tokenizer.kind = 'bytes'
   run.data.update(rows=512, row_length=4096, image_slots=16)
   run.autoencoder.run.data = run.data.copy_and_resolve_references()
   run.autoencoder.run.data.rows = 256
@@ -109,15 +111,49 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
   return run
 
 
+def source(kind: str, path: str = '', **changes) -> ConfigDict:
+  """A source of documents for `mix`; `changes` are fields of it or of its form."""
+  made = config.empty(config.pipeline.corpus.SourceConfig)
+  made.update(kind=kind, path=path, split='', directory='', heldout=0.0)
+  made.update(weights=(1.0,), since=(0,), epochs=0)
+  made.form.update(
+    kind='captioned',
+    picture='image',
+    text='text',
+    answer='answer',
+    result='result',
+    caption_first=0.8,
+    caption_drop=0.1,
+    noise_cap=0.5,
+  )
+  for name, value in changes.items():
+    (made if name in made else made.form)[name] = value
+  return made
+
+
+def mix(data: ConfigDict, **sources: ConfigDict) -> None:
+  """Makes these the sources of a run's data, or of its autoencoder's."""
+  with data.sources.unlocked():
+    for name in list(data.sources):
+      del data.sources[name]
+    data.sources.update(sources)
+
+
 def _data() -> ConfigDict:
   data = config.empty(config.pipeline.DataConfig)
+  mix(data, scenes=source('emoji_scenes'))
+  data.tokenizer.update(kind='words', path='', reserved=0, multiple=128)
+  data.images.update(
+    height=32, width=32, crop='center', smallest=16, most_pixels=100_000_000
+  )
   data.update(
-    kind='emoji_scenes',
-    directory='',
-    tokenizer='words',
-    vocabulary_multiple=128,
+    moments=False,
+    long_texts='split',
+    long_pictures='refuse',
+    broken=0.01,
     shards=1,
     window=64,
+    threads=0,
     prefetch=4,
   )
   data.scenes.update(

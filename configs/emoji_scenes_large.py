@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     placement='free',
     frames=3,
   )
+  run.data.images.update(height=128, width=128)
   run.data.update(rows=64, row_length=512, image_slots=8, window=256)
   run.autoencoder.run = _autoencoder(run)
   run.model.transformer.update(

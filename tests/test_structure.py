@@ -46,7 +46,11 @@ BELOW = {**BELOW, 'compiling': ('training', *BELOW['training'])}
 BELOW = {**BELOW, 'config': ('training', 'evaluation', *BELOW['training'])}
 BELOW = {**BELOW, 'build': ('config', *BELOW['config'])}
 BELOW = {**BELOW, 'preflight': ('build', *BELOW['build'])}
-BELOW = {**BELOW, **dict.fromkeys(COMMANDS, ('preflight', *BELOW['preflight']))}
+BELOW = {**BELOW, 'feeds': ('build', *BELOW['build'])}
+BELOW = {
+  **BELOW,
+  **dict.fromkeys(COMMANDS, ('feeds', 'preflight', *BELOW['preflight'])),
+}
 BELOW['compile_check'] += ('compiling',)
 """What each folder, and each file at the package root, may import of ours."""
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
+from transfusion_jax import config
 from transfusion_jax.core import tree
-from transfusion_jax.data import documents, layout, packing, tokenizers
+from transfusion_jax.data import corpus, documents, layout, packing, tokenizers
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.generation import mixed
 from transfusion_jax.models import (
@@ -121,6 +122,11 @@ def forward(
   return model.logits(found.hidden), found.images
 
 
+def source(kind: str, path: str = '', **changes) -> corpus.SourceConfig:
+  """A source as `configs/base.py` makes one; `changes` are fields of it or its form."""
+  return config.build(corpus.SourceConfig, base.source(kind, path, **changes))
+
+
 def picture(seed: int) -> np.ndarray:
   """A picture of random pixels."""
   return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
@@ -155,7 +161,10 @@ def arrays(
   bins: Sequence[Sequence[layout.Sequence]], *, length: int = LENGTH, slots: int = SLOTS
 ) -> dict[str, np.ndarray]:
   """Rows of documents as they leave the data pipeline."""
-  return packing.stack(bins, packing.Rows(len(bins), length, slots, SIDE, SPECIAL.pad))
+  shape = (SIDE, SIDE, CHANNELS)
+  return packing.stack(
+    bins, packing.Rows(len(bins), length, slots, shape, np.uint8, SPECIAL.pad)
+  )
 
 
 def batch(

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -15,13 +14,12 @@ from transfusion_jax import config
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.data import layout, pipeline, tokenizers
 from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.evaluation import reconstruction
 from transfusion_jax.generation import mixed
 from transfusion_jax.models import autoencoder, codec, module, patches, transfusion
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import autoencoding
 from transfusion_jax.objectives import transfusion as transfusion_objective
-from transfusion_jax.training import checkpoint, feed, optimizer, step, workdir
+from transfusion_jax.training import checkpoint, optimizer, step, workdir
 from transfusion_jax.training import state as state_lib
 
 
@@ -196,30 +194,15 @@ def autoencoder_in(
   return run, json.loads(place.latents.read_text())
 
 
-def measure(
-  run: config.AutoencoderRun, model: autoencoder.Autoencoder
-) -> dict[str, object]:
-  """Latent constants and PSNR of a trained autoencoder."""
-  train, test = (
-    [scene.pictures[0].pixels for scene in _first(run, split)]
-    for split in ('train', 'test')
-  )
-  return reconstruction.measure(model, train, test)
-
-
-def _first(run: config.AutoencoderRun, split: str) -> list[Any]:
-  source = pipeline.scenes(run.data, split)
-  return [source[index] for index in range(run.measured)]
-
-
 def latents(run: config.TransfusionRun) -> tuple[int, int, int]:
   """Height, width and channels of a picture's latents.
 
   Raises:
     ValueError: pictures do not divide into latents, or latents into patches.
   """
-  model, size = run.autoencoder.run.model, pipeline.image_size(run.data)
-  h, w = patches.grid(size, size, model.factor)
+  model = run.autoencoder.run.model
+  height, width, _ = pipeline.pixels(run.data)
+  h, w = patches.grid(height, width, model.factor)
   patches.grid(h, w, adapter_patch(run.model))
   return h, w, model.latent_channels
 
@@ -242,36 +225,6 @@ def text_layout(run: config.TransfusionRun) -> layout.Layout:
   return layout.Layout(pipeline.tokenizer(run.data), patches=patch_count(run))
 
 
-def documents_feed(
-  run: config.TransfusionRun,
-  mesh: Mesh,
-  frozen: codec.Codec,
-  data_state: dict[str, Any] | None,
-) -> feed.Feed:
-  """Packed rows with their pictures as latents, from where `data_state` stands."""
-
-  @jax.jit
-  def prepare(frozen, rows):
-    pixels = rows.pop('images')
-    b, i = pixels.shape[:2]
-    encoded = frozen.encode(pixels.reshape(b * i, *pixels.shape[2:]))
-    return batch_lib.Batch(images=encoded.reshape(b, i, *encoded.shape[1:]), **rows)
-
-  def source(rows):
-    patches = patch_count(run)
-    return pipeline.batches(run.data, patches=patches, seed=run.seed, rows=rows)
-
-  return feed.Feed(
-    source,
-    mesh,
-    rows=run.data.rows,
-    state=data_state,
-    prepare=lambda rows: prepare(frozen, rows),
-    count=lambda rows: int(np.sum(rows['end'] > rows['start'])),
-    unit='tokens',
-  )
-
-
 def batch_shapes(run: config.Run, rows: int, placed: Any = None) -> Any:
   """The batch that the step takes, as `jax.ShapeDtypeStruct`s.
 
@@ -281,29 +234,14 @@ def batch_shapes(run: config.Run, rows: int, placed: Any = None) -> Any:
     placed: sharding of every array.
   """
   if isinstance(run, config.AutoencoderRun):
-    side = run.data.scenes.size
-    return batch_lib.picture_shapes(rows=rows, side=side, sharding=placed)
+    shape = pipeline.pixels(run.data)
+    return batch_lib.picture_shapes(rows=rows, shape=shape, sharding=placed)
   return batch_lib.shapes(
     rows=rows,
     length=run.data.row_length,
     slots=run.data.image_slots,
     latents=latents(run),
     sharding=placed,
-  )
-
-
-def pictures_feed(
-  run: config.AutoencoderRun, mesh: Mesh, data_state: dict[str, Any] | None
-) -> feed.Feed:
-  """Pictures alone."""
-  return feed.Feed(
-    lambda rows: pipeline.pictures(run.data, seed=run.seed, rows=rows),
-    mesh,
-    rows=run.data.rows,
-    state=data_state,
-    prepare=lambda rows: batch_lib.Pictures(**rows),
-    count=lambda rows: len(rows['images']),
-    unit='pictures',
   )
 
 

@@ -10,7 +10,7 @@ nobody sees it again.
 import dataclasses
 import types
 import typing
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import ml_collections
 from ml_collections import config_dict
@@ -62,11 +62,13 @@ class AutoencoderStage:
     deviation: standard deviation that every latent channel is scaled to. 1 is usual;
       less makes the same schedule noisier, so that more of the loss is about what
       stands where and less about fine detail.
+    sample: whether latents are drawn from the posterior instead of being its mean.
     run: how it is (or was) trained.
   """
 
   checkpoint: str
   deviation: float
+  sample: bool
   run: AutoencoderRun
 
 
@@ -101,6 +103,7 @@ class TransfusionRun:
   evaluation: scene_scores.EvaluationConfig
 
 
+T = TypeVar('T')
 Run = AutoencoderRun | TransfusionRun
 RUNS: dict[str, type] = {'autoencoder': AutoencoderRun, 'transfusion': TransfusionRun}
 
@@ -111,6 +114,8 @@ def empty(kind: type) -> ml_collections.ConfigDict:
   for name, hint in typing.get_type_hints(kind).items():
     if dataclasses.is_dataclass(hint):
       config[name] = empty(hint)
+    elif typing.get_origin(hint) is dict:
+      config[name] = ml_collections.ConfigDict()
     else:
       config[name] = config_dict.placeholder(_plain(hint))
   return config.lock()
@@ -129,19 +134,30 @@ def parse(config: ml_collections.ConfigDict) -> Run:
       f'expected kind to be one of {sorted(RUNS)}, found {kind!r}; start the config '
       'from configs/base.py'
     )
+  return build(RUNS[kind], config)
+
+
+def build(kind: type[T], config: ml_collections.ConfigDict) -> T:
+  """The dataclass that one section describes.
+
+  Raises:
+    ValueError: as `parse`.
+  """
   problems: list[str] = []
-  run = _build(RUNS[kind], config, '', problems)
+  made = _build(kind, config, '', problems)
   if problems:
     raise ValueError('; '.join(problems))
-  return run
+  return made
 
 
-def to_dict(run: Any) -> dict[str, Any]:
-  """Nested dict of plain values, as it is written to `config.json`."""
+def to_dict(run: Any) -> Any:
+  """Nested dicts of plain values, as they are written to `config.json`."""
+  if isinstance(run, dict):
+    return {name: to_dict(value) for name, value in run.items()}
+  if not dataclasses.is_dataclass(run):
+    return list(run) if isinstance(run, tuple) else run
   return {
-    field.name: to_dict(value) if dataclasses.is_dataclass(value) else _listed(value)
-    for field in dataclasses.fields(run)
-    for value in [getattr(run, field.name)]
+    field.name: to_dict(getattr(run, field.name)) for field in dataclasses.fields(run)
   }
 
 
@@ -158,11 +174,17 @@ def _build(kind: type, config: Any, prefix: str, problems: list[str]) -> Any:
   for name, hint in hints.items():
     path = f'{prefix}{name}'
     value = config.get(name)
-    if dataclasses.is_dataclass(hint):
-      if not isinstance(value, ml_collections.ConfigDict):
-        problems.append(f'expected a section {path}, found {value!r}')
-      else:
-        values[name] = _build(hint, value, f'{path}.', problems)
+    section = dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict
+    if section and not isinstance(value, ml_collections.ConfigDict):
+      problems.append(f'expected a section {path}, found {value!r}')
+    elif dataclasses.is_dataclass(hint):
+      values[name] = _build(hint, value, f'{path}.', problems)
+    elif section:
+      kind_of_each = typing.get_args(hint)[1]
+      values[name] = {
+        each: _build(kind_of_each, value[each], f'{path}.{each}.', problems)
+        for each in value
+      }
     else:
       values[name] = _value(value, hint, path, problems)
   return kind(**values) if not problems else None
@@ -186,6 +208,8 @@ def _value(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
     return float(value)
   if plain is tuple and isinstance(value, (tuple, list)):
     element = typing.get_args(hint)[0]
+    if element is float:
+      value = [float(item) if type(item) is int else item for item in value]
     if any(type(item) is not element for item in value):
       problems.append(f'expected {path} to hold {element.__name__}s, found {value!r}')
     return tuple(value)
@@ -200,10 +224,6 @@ def _plain(hint: Any) -> type:
   origin = typing.get_origin(hint)
   assert not isinstance(origin, types.UnionType), hint
   return origin or hint
-
-
-def _listed(value: Any) -> Any:
-  return list(value) if isinstance(value, tuple) else value
 
 
 def _tupled(value: Any) -> Any:

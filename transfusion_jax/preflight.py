@@ -23,7 +23,7 @@ def check(run: config.Run) -> None:
   if isinstance(run, config.TransfusionRun):
     checks += [lambda: build.latents(run)]
     checks += [lambda: pipeline.check(run.data, build.patch_count(run))]
-    checks += [lambda: check(run.autoencoder.run)]
+    checks += [lambda: check(run.autoencoder.run), lambda: _check_evaluation(run)]
     if run.autoencoder.checkpoint:
       directory = pathlib.Path(run.autoencoder.checkpoint)
       checks += [lambda: build.autoencoder_in(directory)]
@@ -77,6 +77,14 @@ def check_step(run: config.Run, devices: Sequence[jax.Device]) -> None:
     raise ValueError(
       f"expected TPUs for attention 'tpu', found {platform}; set "
       '--config.model.transformer.attention=xla'
+    )
+
+
+def _check_evaluation(run: config.TransfusionRun) -> None:
+  if run.evaluation.prompts and not pipeline.has_scenes(run.data):
+    raise ValueError(
+      'expected emoji scenes among data.sources for evaluation.prompts, found '
+      f'{sorted(run.data.sources)}; set --config.evaluation.prompts=0'
     )
 
 

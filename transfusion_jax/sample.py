@@ -18,7 +18,7 @@ from absl import flags
 
 from transfusion_jax import build, config
 from transfusion_jax.core import axes, command, log
-from transfusion_jax.data import images
+from transfusion_jax.data import images, pipeline
 from transfusion_jax.generation import image, mixed
 from transfusion_jax.training import checkpoint, mesh, state, workdir
 
@@ -44,8 +44,7 @@ def main() -> None:
       _check_prompt(run, layout)
     picture = None
     if _IMAGE.value is not None:
-      side = run.data.scenes.size
-      picture = images.read_picture(_IMAGE.value, (side, side))
+      picture = images.read_picture(_IMAGE.value, pipeline.pixels(run.data)[:2])
     writer = _load(run, place)
   output = pathlib.Path(_OUTPUT.value or place.root / 'samples')
   keys = jax.random.split(jax.random.key(_SEED.value), _COUNT.value)

@@ -1,8 +1,10 @@
 """Trains a model: `python -m transfusion_jax.train --config=FILE --workdir=DIR`.
 
 Any field of the config can be changed: `--config.train.steps=100`. The same command
-goes on with a run that was stopped. A mixed run trains its autoencoder first, unless
-`--config.autoencoder.checkpoint` names one, and ends with a report.
+goes on with a run that was stopped; one that differs in what is learnt is refused,
+unless `--allow=data.sources` names the field or section. A mixed run trains its
+autoencoder first, unless `--config.autoencoder.checkpoint` names one. Runs on emoji
+scenes end with a report.
 
 On several hosts the same command runs on each with `--distributed`, and DIR is a folder
 that all of them see. On a slice of a TPU pod:
@@ -26,9 +28,9 @@ from absl import flags
 from ml_collections import config_flags
 
 import transfusion_jax
-from transfusion_jax import build, config, preflight
+from transfusion_jax import build, config, feeds, preflight
 from transfusion_jax.core import command, log, tree
-from transfusion_jax.data import emoji_glyphs
+from transfusion_jax.data import emoji_glyphs, pipeline
 from transfusion_jax.evaluation import report, scene_scores
 from transfusion_jax.training import (
   mesh,
@@ -43,6 +45,9 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, for example configs/emoji_scenes.py.', lock_config=True
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for all that the run writes.')
+_ALLOW = flags.DEFINE_list(
+  'allow', [], 'Fields that may differ from what the run was begun with.'
+)
 _DISTRIBUTED = flags.DEFINE_boolean(
   'distributed', False, 'Join the other hosts, which JAX finds (Cloud TPU, Slurm).'
 )
@@ -66,7 +71,7 @@ def main() -> None:
     with command.user_errors():
       preflight.check_devices(run, jax.devices())
       place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
-      place.claim(config.to_dict(run))
+      _claim(place, run)
     if isinstance(run, config.AutoencoderRun):
       train_autoencoder(run, place, stop)
     else:
@@ -80,7 +85,7 @@ def train_autoencoder(
   devices = mesh.make(run.mesh)
   trainer = build.trainer(run, devices)
   outcome = stage.run(
-    _stage('autoencoder', run, trainer, lambda s: build.pictures_feed(run, devices, s)),
+    _stage('autoencoder', run, trainer, lambda s: feeds.pictures(run, devices, s)),
     place,
     stop,
     seconds=0.0,
@@ -89,7 +94,7 @@ def train_autoencoder(
   params = processes.own(outcome.state.averaged, devices)
   if processes.leads() and not place.latents.exists():
     bind = trainer.parts.blueprint.definition.bind
-    measured = build.measure(run, bind(params))
+    measured = feeds.measure(run, bind(params))
     workdir.write_json(place.latents, measured)
     log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
   processes.meet('autoencoder measured')
@@ -108,7 +113,7 @@ def train_transfusion(
   if not run.autoencoder.checkpoint:
     nested = workdir.Workdir(directory)
     with command.user_errors():
-      nested.claim(config.to_dict(run.autoencoder.run))
+      _claim(nested, run.autoencoder.run)
     before = train_autoencoder(run.autoencoder.run, nested, stop)
   devices = mesh.make(run.mesh)
   frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
@@ -118,7 +123,7 @@ def train_transfusion(
       'transfusion',
       run,
       trainer,
-      lambda s: build.documents_feed(run, devices, frozen, s),
+      lambda s: feeds.documents(run, devices, frozen, s),
     ),
     place,
     stop,
@@ -132,6 +137,10 @@ def train_transfusion(
   if processes.leads():
     facts = _facts(run, trainer)
     _report(run, place, directory, build.writer(run, params, frozen), outcome, facts)
+
+
+def _claim(place: workdir.Workdir, run: config.Run) -> None:
+  place.claim(config.to_dict(run), pipeline.contents(run.data), _ALLOW.value)
 
 
 def _report(run, place, directory, writer, outcome: stage.Outcome, facts) -> None:

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from transfusion_jax.data import emoji_scenes, pipeline
+from tests import tiny
+from transfusion_jax.data import emoji_scenes, images, pipeline, tokenizer_config
 
 
 @pytest.fixture(scope='session')
@@ -46,15 +47,19 @@ def everything(mini) -> emoji_scenes.EmojiScenesConfig:
 @pytest.fixture(scope='session')
 def data(mini) -> pipeline.DataConfig:
   return pipeline.DataConfig(
-    kind='emoji_scenes',
-    directory='',
+    sources={'scenes': tiny.source('emoji_scenes')},
     scenes=mini,
-    tokenizer='words',
-    vocabulary_multiple=8,
+    tokenizer=tokenizer_config.TokenizerConfig('words', '', reserved=0, multiple=8),
+    images=images.ImagesConfig(32, 32, 'center', smallest=1, most_pixels=10**8),
+    moments=False,
     rows=4,
     row_length=256,
     image_slots=10,
+    long_texts='split',
+    long_pictures='refuse',
+    broken=0.0,
     shards=1,
     window=32,
+    threads=0,
     prefetch=0,
   )

@@ -148,3 +148,51 @@ def test_bad_documents():
     LAYOUT.document((image(), image(size=16)))
   with pytest.raises(ValueError, match=r'noise_cap from 0 to 1, found 1\.5'):
     image(noise_cap=1.5)
+
+
+def long_document():
+  return LAYOUT.document(
+    (text('a b c a'), image(value=1), text('b'), image(value=2), image(value=3))
+    + (text('c c a b c a b'),)
+  )
+
+
+@pytest.mark.parametrize('length', [6, 7, 9, 12, 100])
+@pytest.mark.parametrize('slots', [1, 2, 9])
+def test_parts_are_the_whole_and_fit(length, slots):
+  whole = long_document()
+  parts = layout.cut(whole, length, slots)
+  for field in ('tokens', 'targets', 'weight', 'noise_cap', 'image_weight', 'images'):
+    joined = np.concatenate([getattr(part, field) for part in parts])
+    np.testing.assert_array_equal(joined, getattr(whole, field))
+  for part in parts:
+    assert len(part) <= length
+    assert len(part.images) <= slots
+    np.testing.assert_array_equal(part.position, np.arange(len(part)))
+    shown = part.slot[part.slot >= 0]
+    np.testing.assert_array_equal(shown, np.arange(len(part.images) * PATCHES))
+    assert (part.end > part.position).all()
+    assert (part.end <= len(part)).all()
+    # A picture stands between its BOI and its EOI, whole.
+    assert (part.tokens == BOI).sum() == (part.tokens == EOI).sum() == len(part.images)
+
+
+def test_what_is_seen_in_a_part_is_what_was_seen_but_for_the_parts_before():
+  whole, first = long_document(), 0
+  for part in layout.cut(whole, 9, 2):
+    there = whole.end[first : first + len(part)] - first
+    np.testing.assert_array_equal(part.end, there)
+    first += len(part)
+
+
+def test_parts_are_as_few_as_text_allows():
+  plain = LAYOUT.document((text('a b c ' * 20),))
+  assert [len(part) for part in layout.cut(plain, 25, 0)] == [25, 25, 12]
+
+
+@pytest.mark.parametrize(('length', 'slots'), [(5, 2), (20, 0)])
+def test_a_picture_longer_than_a_row_cannot_be_cut(length, slots):
+  with pytest.raises(
+    ValueError, match='expected rows that hold a picture, 6 positions'
+  ):
+    layout.cut(long_document(), length, slots)

@@ -5,14 +5,27 @@ import json
 import numpy as np
 import pytest
 
-from transfusion_jax.data import documents, layout, packing, shards, tokenizers
+from transfusion_jax.data import (
+  documents,
+  layout,
+  mixture,
+  packing,
+  shards,
+  tokenizers,
+)
 
 PATCHES = 4
 TOKENIZER = tokenizers.Words(tuple('abcdefgh'), reserved=0, multiple=8)
 LAYOUT = layout.Layout(TOKENIZER, patches=PATCHES)
-ROWS = packing.Rows(
-  count=3, length=48, image_slots=4, image_size=8, pad=TOKENIZER.special.pad
-)
+
+
+def shape(count=3, length=48, image_slots=4):
+  return packing.Rows(
+    count, length, image_slots, (8, 8, 3), np.uint8, TOKENIZER.special.pad
+  )
+
+
+ROWS = shape()
 
 
 def fetch(index: int) -> layout.Sequence:
@@ -30,10 +43,21 @@ def fetch(index: int) -> layout.Sequence:
   return LAYOUT.document(tuple(segments))
 
 
-def packer(rows=ROWS, window=8, count=1):
+def packer(rows=ROWS, window=8, count=1, limit=None):
   """Batches of all rows, from so many shards."""
-  everything = range(rows.count)
-  return shards.Shards(fetch, rows, shards=count, window=window, rows=everything)
+  make = lambda index: [fetch(index)]  # noqa: E731
+  members = {'all': mixture.Member(make, limit, weights=(1.0,), since=(0,))}
+
+  def of_shard(shard):
+    mixed = mixture.Mixture(members, shard=shard, shards=count, broken=0.0, pool=None)
+    return packing.Packer(mixed, rows, window=window, each=rows.count // count)
+
+  def stack(bins):
+    return packing.stack(bins, rows)
+
+  return shards.Shards(
+    of_shard, stack, count=rows.count, shards=count, rows=range(rows.count)
+  )
 
 
 def unpack(batch):
@@ -88,16 +112,17 @@ def test_every_document_comes_exactly_once_and_soon(count):
   seen = [index for _ in range(40) for index, _ in unpack(next(source))]
   waiting, fetched = [], []
   for shard, state in source.get_state()['shards'].items():
-    assert len(state['carried']) <= 8
-    waiting += [int(shard) + count * index for index in state['carried']]
-    fetched += [int(shard) + count * index for index in range(state['next'])]
+    assert len(state['waiting']) <= 8
+    drawn = state['source']['sources']['all']['next']
+    waiting += [int(shard) + count * index for _, index, _ in state['waiting']]
+    fetched += [int(shard) + count * index for index in range(drawn)]
   assert sorted(seen + waiting) == sorted(fetched)
   late = [position - index for position, index in enumerate(seen)]
   assert max(late) < 8 * 5 * count  # at most the window times the documents of a row
 
 
 def test_empty_places_are_marked():
-  batch = next(packer(packing.Rows(2, 200, 9, 8, TOKENIZER.special.pad), window=2))
+  batch = next(packer(shape(2, 200, 9), window=2))
   padding = batch['end'] <= batch['start']
   assert padding.any()
   for key, value in [('tokens', TOKENIZER.special.pad), ('slot', -1), ('weight', 0)]:
@@ -163,8 +188,9 @@ def test_resuming_twice_is_exact():
   assert json.loads(state) == whole.get_state()
 
 
-def test_documents_that_fit_nowhere():
-  with pytest.raises(ValueError, match='at most 10 positions .* found one of'):
-    next(packer(packing.Rows(1, 10, 9, 8, 0)))
-  with pytest.raises(ValueError, match=r'at most 0 images .* found one of'):
-    next(packer(packing.Rows(1, 100, 0, 8, 0)))
+def test_at_the_end_come_the_last_documents_and_then_empty_rows():
+  source = packer(limit=30)
+  batches = [next(source) for _ in range(12)]
+  seen = sorted(index for batch in batches for index, _ in unpack(batch))
+  assert seen == list(range(30))
+  assert packing.fill(batches[-1]) == 0.0

@@ -25,8 +25,11 @@ def assert_equal(one, two):
 def iterate(config, *, seed=0, what='batches', rows=None):
   rows = range(config.rows) if rows is None else rows
   if what == 'pictures':
-    return pipeline.pictures(config, seed=seed, rows=rows)
-  return pipeline.batches(config, patches=PATCHES, seed=seed, rows=rows)
+    return pipeline.pictures(config, split='train', seed=seed, rows=rows)
+  shape = pipeline.pixels(config)
+  return pipeline.batches(
+    config, patches=PATCHES, image_shape=shape, seed=seed, rows=rows
+  )
 
 
 @pytest.mark.parametrize('what', ['batches', 'pictures'])
@@ -100,10 +103,14 @@ def test_a_fresh_process_goes_on_bitwise(data):
   batch = next(source)
   program = (
     'import hashlib, json, sys\n'
-    'from transfusion_jax.data import emoji_scenes, pipeline\n'
+    'from transfusion_jax.data.corpus import SourceConfig\n'
     'from transfusion_jax.data.emoji_scenes import EmojiScenesConfig\n'
-    f'config = pipeline.{data!r}\n'
-    f'source = pipeline.batches(config, patches={PATCHES}, seed=0, rows=range(4))\n'
+    'from transfusion_jax.data.forms import FormConfig\n'
+    'from transfusion_jax.data.images import ImagesConfig\n'
+    'from transfusion_jax.data.pipeline import DataConfig, batches\n'
+    'from transfusion_jax.data.tokenizer_config import TokenizerConfig\n'
+    f'source = batches({data!r}, patches={PATCHES}, image_shape=(32, 32, 3), seed=0, '
+    'rows=range(4))\n'
     'source.set_state(json.loads(sys.argv[1]))\n'
     'batch = next(source)\n'
     'data = b"".join(batch[key].tobytes() for key in sorted(batch))\n'
@@ -139,7 +146,8 @@ def test_pictures_are_of_every_kind(data):
 
 
 def test_bytes_as_tokens(data):
-  data = dataclasses.replace(data, tokenizer='bytes', row_length=512)
+  words = dataclasses.replace(data.tokenizer, kind='bytes')
+  data = dataclasses.replace(data, tokenizer=words, row_length=512)
   pipeline.check(data, PATCHES)
   batch = next(iterate(data))
   start = batch['tokens'][0, 1:40]
@@ -165,8 +173,9 @@ def test_check_finds_short_rows(data):
     ({'rows': 4, 'shards': 3}, 'rows that divide into shards, found rows=4 .*=3'),
     ({'prefetch': -1}, 'prefetch >= 0'),
     ({'image_slots': -1}, 'image_slots >= 0'),
-    ({'directory': 'x'}, "directory='x'"),
-    ({'kind': 'stored_emoji_scenes'}, 'expected a directory'),
+    ({'threads': -1}, 'threads >= 0'),
+    ({'broken': 2.0}, 'broken from 0 to 1'),
+    ({'sources': {}}, 'expected sources, found none'),
   ],
 )
 def test_bad_configs(data, changes, message):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests import tiny
 from transfusion_jax.data import emoji_scenes, pipeline
 
 pytest.importorskip('tensorflow_datasets')
@@ -40,8 +41,11 @@ def test_stored_scenes_equal_those_in_memory(mini, directory, split):
 
 
 def test_stored_scenes_train(data, directory):
-  data = dataclasses.replace(data, kind='stored_emoji_scenes', directory=directory)
-  source = pipeline.batches(data, patches=16, seed=0, rows=range(data.rows))
+  stored = tiny.source('stored_emoji_scenes', directory)
+  data = dataclasses.replace(data, sources={'stored': stored})
+  source = pipeline.batches(
+    data, patches=16, image_shape=(32, 32, 3), seed=0, rows=range(data.rows)
+  )
   assert (next(source)['weight'] > 0).any()
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from transfusion_jax.data import files, tokenizer_config, tokenizers
+from transfusion_jax.data import package_files, tokenizer_config, tokenizers
 
 MODEL = 'package:mistral_common/data/tokenizer.model.v1'
 
@@ -78,13 +78,13 @@ def test_bad_files(tmp_path, kind, content, message):
 )
 def test_bad_packages(name, message):
   with pytest.raises(ValueError, match=message):
-    files.read(name, 'a model')
+    package_files.read(name, 'a model')
 
 
 def test_a_package_is_not_imported():
   program = (
-    'import sys; from transfusion_jax.data import files; '
-    f'assert files.read({MODEL!r}, "a model"); '
+    'import sys; from transfusion_jax.data import package_files; '
+    f'assert package_files.read({MODEL!r}, "a model"); '
     'assert "mistral_common" not in sys.modules'
   )
   subprocess.run([sys.executable, '-c', program], check=True)

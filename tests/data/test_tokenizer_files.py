@@ -17,7 +17,12 @@ from tokenizers import (
   trainers,
 )
 
-from transfusion_jax.data import files, hugging_face, sentence_pieces, tokenizers
+from transfusion_jax.data import (
+  hugging_face,
+  package_files,
+  sentence_pieces,
+  tokenizers,
+)
 
 MISTRAL = 'package:mistral_common/data/tokenizer.model.v1'
 WITH_CONTROLS = 'package:mistral_common/data/mistral_instruct_tokenizer_240323.model.v3'
@@ -51,7 +56,7 @@ def corpus() -> list[str]:
 
 def mistral(**sizes) -> sentence_pieces.SentencePiece:
   sizes = {'reserved': 0, 'multiple': 8, **sizes}
-  return sentence_pieces.SentencePiece(files.read(MISTRAL, 'a model'), **sizes)
+  return sentence_pieces.SentencePiece(package_files.read(MISTRAL, 'a model'), **sizes)
 
 
 def trained(**options) -> bytes:
@@ -183,7 +188,9 @@ def test_half_a_character_decodes(exact):
 
 
 def test_a_leading_space_gives_the_ids_of_the_authors():
-  theirs = sentencepiece.SentencePieceProcessor(model_proto=files.read(MISTRAL, ''))
+  theirs = sentencepiece.SentencePieceProcessor(
+    model_proto=package_files.read(MISTRAL, '')
+  )
   text = 'A red panda, and then another.'
   assert mistral().encode(' ' + text) == theirs.encode(text)
   made = llama_like()
@@ -207,7 +214,7 @@ def test_without_byte_fallback_the_unknown_is_one_token():
 
 @pytest.mark.parametrize('path', [MISTRAL, WITH_CONTROLS])
 def test_no_text_is_a_control_token_of_sentencepiece(path):
-  data = files.read(path, 'a model')
+  data = package_files.read(path, 'a model')
   library = sentencepiece.SentencePieceProcessor(model_proto=data)
   model = sentence_pieces.SentencePiece(data, reserved=0, multiple=8)
   plain = {i for i in range(library.get_piece_size()) if not library.is_byte(i)}
@@ -292,7 +299,7 @@ def test_threads_agree(exact):
 
 @pytest.mark.parametrize('size', [1, 40, 1000, 200000])
 def test_cut_models_are_refused(size):
-  data = files.read(MISTRAL, 'a model')
+  data = package_files.read(MISTRAL, 'a model')
   with pytest.raises(
     ValueError, match='expected a SentencePiece model, found'
   ) as error:

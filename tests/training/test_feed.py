@@ -2,8 +2,9 @@
 
 import jax
 import numpy as np
+import pytest
 
-from transfusion_jax.core import axes
+from transfusion_jax.core import axes, command
 from transfusion_jax.training import feed, mesh
 
 
@@ -26,15 +27,15 @@ class Counting:
     self.given = state['given']
 
 
-def make(state=None):
+def make(state=None, source=Counting):
   devices = mesh.make(mesh.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
   return feed.Feed(
-    Counting,
+    source,
     devices,
     rows=8,
     state=state,
-    prepare=lambda rows: {**rows, 'prepared': rows['tokens'] * 2},
-    count=lambda rows: int(rows['tokens'][0, 0]),
+    prepare=lambda rows, digest: {**rows, 'prepared': rows['tokens'] * 2},
+    count=lambda rows: rows['tokens'][0, 0],
     unit='tokens',
   )
 
@@ -50,13 +51,37 @@ def test_rows_are_divided_over_data_and_fsdp_and_prepared_there():
   assert batch['images'].dtype == np.uint8
 
 
-def test_state_and_count_are_those_of_the_batch_given_last():
+def test_what_was_given_is_told_once():
   batches = make()
-  assert batches.size == 0
   next(batches)
-  assert (batches.size, batches.get_state()) == (100, {'given': 1})
+  assert batches.get_state() == {'given': 1}
   next(batches)
-  assert (batches.size, batches.get_state()) == (200, {'given': 2})
+  assert batches.get_state() == {'given': 2}
+  given = batches.given()
+  assert given.sizes == [100, 200]
+  assert len(set(given.digests)) == 2
+  assert given.waited > 0
+  assert batches.given() == feed.Given([], [], 0.0)
+
+
+def test_digests_are_those_of_the_batch_wherever_it_was_begun():
+  whole = make()
+  for _ in range(3):
+    next(whole)
+  later = make({'given': 2})
+  next(later)
+  assert whole.given().digests[2:] == later.given().digests
+
+
+def test_data_that_breaks_a_promise_ends_the_command_in_one_line():
+  class Broken(Counting):
+    def __next__(self):
+      raise ValueError('expected sound documents, found none')
+
+  batches = make(source=Broken)
+  with pytest.raises(command.Exit, match='error: expected sound documents') as error:
+    next(batches)
+  assert error.value.code == 2
 
 
 def test_it_goes_on_from_a_state():

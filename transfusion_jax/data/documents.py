@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float16, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +21,11 @@ class Image:
   `learn` says whether denoising it (and announcing it with BOI) is part of the loss.
   `noise_cap` is the largest noise level, 0 (clean) to 1 (pure noise), that it may be
   given in training: 1 as a rule, 0.5 before its own caption (Transfusion, Table 8),
-  0 for a context that is always clean.
+  0 for a context that is always clean. Instead of pixels it may hold the mean and the
+  log-variance of its latents, side by side, as `encode_images` has stored them.
   """
 
-  pixels: UInt8[np.ndarray, 'h w 3']
+  pixels: UInt8[np.ndarray, 'h w 3'] | Float16[np.ndarray, 'y x m']
   learn: bool
   noise_cap: float
 

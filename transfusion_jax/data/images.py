@@ -18,7 +18,7 @@ from PIL import (
   WebPImagePlugin,
 )
 
-from transfusion_jax.data import files, picture_files
+from transfusion_jax.data import package_files, picture_files
 
 DECODERS = {
   picture_files.JPEG: JpegImagePlugin.JpegImageFile,
@@ -86,7 +86,7 @@ def read_picture(
     ValueError: the file is missing, is no picture, or is broken.
   """
   config = ImagesConfig(*shape, crop='center', smallest=1, most_pixels=10**8)
-  data = files.read(path, 'a picture file')
+  data = package_files.read(path, 'a picture file')
   try:
     return decode(data, config, None)
   except ValueError as error:

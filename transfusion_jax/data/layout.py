@@ -12,7 +12,7 @@ the last one.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float16, Float32, Int32, UInt8
 
 from transfusion_jax.data import documents, tokenizers
 
@@ -29,7 +29,7 @@ class Sequence:
     end: one past the last position seen: the next position for tokens, the end of the
       own picture for patches.
     slot: which patch stands here, counted through the document's images, or -1.
-    images: the pictures; all of one size.
+    images: the pictures, or the moments of their latents; all of one size.
     noise_cap: largest noise level of each picture.
     image_weight: 1 where the picture is to be denoised.
     patches: positions per picture.
@@ -41,7 +41,7 @@ class Sequence:
   position: Int32[np.ndarray, ' t']
   end: Int32[np.ndarray, ' t']
   slot: Int32[np.ndarray, ' t']
-  images: UInt8[np.ndarray, 'i h w 3']
+  images: UInt8[np.ndarray, 'i h w 3'] | Float16[np.ndarray, 'i y x m']
   noise_cap: Float32[np.ndarray, ' i']
   image_weight: Float32[np.ndarray, ' i']
   patches: int
@@ -131,6 +131,66 @@ class Layout:
       image_weight=np.array([image.learn for image in images], np.float32),
       patches=self.patches,
     )
+
+
+def cut(sequence: Sequence, length: int, slots: int) -> list[Sequence]:
+  """Parts of a sequence that fit into rows, no picture parted.
+
+  A part knows nothing of those before it: its positions begin at 0, and what it sees
+  begins with it. Every prediction is kept, that of the next part's first token as well.
+
+  Args:
+    sequence: of any length.
+    length: positions of a row.
+    slots: pictures that a row can hold.
+
+  Raises:
+    ValueError: a picture alone is longer than a row.
+  """
+  parts, first = [], 0
+  while first < len(sequence):
+    stop = _stop(sequence, first, length, slots)
+    if stop == first:
+      raise ValueError(
+        f'expected rows that hold a picture, {sequence.patches + 2} positions, found '
+        f'rows of {length} positions and {slots} pictures; lengthen the rows'
+      )
+    parts.append(_part(sequence, first, stop))
+    first = stop
+  return parts
+
+
+def _stop(sequence: Sequence, first: int, length: int, slots: int) -> int:
+  """Where a part that begins at `first` must end."""
+  shown = sequence.slot >= 0
+  # A picture begins where the next position is its first patch, and ends behind EOI.
+  begins = np.flatnonzero(shown[1:] & (sequence.slot[1:] % sequence.patches == 0))
+  begins = begins[begins >= first]
+  stop = min(first + length, len(sequence))
+  if len(begins) > slots:
+    stop = min(stop, int(begins[slots]))
+  inside = begins[(begins < stop) & (stop < begins + sequence.patches + 2)]
+  return int(inside[0]) if len(inside) else stop
+
+
+def _part(sequence: Sequence, first: int, stop: int) -> Sequence:
+  here = slice(first, stop)
+  slot = sequence.slot[here]
+  used = np.unique(slot[slot >= 0] // sequence.patches)
+  before = int(used[0]) if len(used) else 0
+  pictures = slice(before, before + len(used))
+  return dataclasses.replace(
+    sequence,
+    tokens=sequence.tokens[here],
+    targets=sequence.targets[here],
+    weight=sequence.weight[here],
+    position=sequence.position[here] - np.int32(first),
+    end=sequence.end[here] - np.int32(first),
+    slot=np.where(slot < 0, slot, slot - np.int32(before * sequence.patches)),
+    images=sequence.images[pictures],
+    noise_cap=sequence.noise_cap[pictures],
+    image_weight=sequence.image_weight[pictures],
+  )
 
 
 def _stack(pixels: list[np.ndarray]) -> np.ndarray:

@@ -1,15 +1,15 @@
 """Packs sequences into rows of fixed length, and resumes from a few integers.
 
-A window of documents waits, in the order of the source. A row takes the one that has
-waited longest, and with it that combination of the others which fills the row best by a
-subset-sum table, earlier documents preferred. Nothing is dropped, and none waits for
-more rows than the window holds documents. Since sources allow random access, the state
-is the next index and the indices in the window, and nothing else.
+A window of sequences waits, in the order in which they were drawn. A row takes the one
+that has waited longest, and with it that combination of the others which fills the row
+best by a subset-sum table, earlier ones preferred. Nothing is dropped, and none waits
+for more rows than the window holds sequences. Since sources allow random access, the
+state is where the mixture stands and where the waiting came from, and nothing else.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,42 +26,60 @@ class Rows:
     count: rows of a batch, b.
     length: positions of a row, t.
     image_slots: pictures that a row can hold, i.
-    image_size: height and width of every picture in pixels.
+    image_shape: height, width and channels of every picture or its latents' moments.
+    image_type: of their elements.
     pad: id of the filler token.
   """
 
   count: int
   length: int
   image_slots: int
-  image_size: int
+  image_shape: tuple[int, int, int]
+  image_type: type
   pad: int
 
 
-class Packer(Iterator[list[layout.Sequence]]):
-  """Documents for one row after another, without end.
+@runtime_checkable
+class Source(Protocol):
+  """What is packed: `mixture.Mixture`, say."""
 
-  `fetch(index)` is the document at an index, always the same one; `window` is the
-  number of documents that wait. The state is `{'next': int, 'carried': [int, ...]}`,
-  ready for JSON: the next index to fetch, and those that wait.
+  def draw(self, step: int) -> list[tuple[Sequence[Any], layout.Sequence]]:
+    """The next ones for a step, each with what makes it again; none at the end."""
+
+  def fetch(self, ticket: Sequence[Any]) -> layout.Sequence | None:
+    """One that was drawn before; None where it is gone."""
+
+  def get_state(self) -> dict[str, Any]: ...
+
+  def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Packer(Iterator[list[layout.Sequence]]):
+  """Sequences for one row after another; for empty rows when there are no more.
+
+  The state is `{'row': int, 'source': {...}, 'waiting': [ticket, ...]}`, for JSON.
   """
 
-  def __init__(
-    self, fetch: Callable[[int], layout.Sequence], rows: Rows, *, window: int
-  ):
-    self._fetch, self._rows, self._window = fetch, rows, window
-    self._next = 0
-    self._waiting: list[tuple[int, layout.Sequence]] = []
+  def __init__(self, source: Source, rows: Rows, *, window: int, each: int):
+    """Sets up the packer; nothing is drawn yet.
+
+    Args:
+      source: of sequences that fit into a row.
+      rows: their shape.
+      window: sequences that wait.
+      each: rows that it gives to every batch, by which it knows the step.
+    """
+    self._source, self._rows = source, rows
+    self._window, self._each = window, each
+    self._row = 0
+    self._waiting: list[tuple[Sequence[Any], layout.Sequence]] = []
 
   def __next__(self) -> list[layout.Sequence]:
-    """The documents of the next row.
-
-    Raises:
-      ValueError: a document does not even fit into an empty row.
-    """
+    """The sequences of the next row."""
     room, slots, row = self._rows.length, self._rows.image_slots, []
-    chosen = [0]  # the one that has waited longest
+    self._refill()
+    chosen = [0] if self._waiting else []  # the one that has waited longest
     while chosen:
-      self._refill()
       taken = [self._waiting[index][1] for index in chosen]
       self._waiting = [
         one for index, one in enumerate(self._waiting) if index not in chosen
@@ -70,32 +88,40 @@ class Packer(Iterator[list[layout.Sequence]]):
       room -= sum(map(len, taken))
       slots -= sum(len(sequence.images) for sequence in taken)
       self._refill()
-      waiting = [sequence for _, sequence in self._waiting]
-      fits = len(waiting[0]) <= room and len(waiting[0].images) <= slots
-      if fits and sum(map(len, waiting)) < 2 * room:
-        chosen = [0]  # too much room for the window to choose well: go on in order
-      else:
-        chosen = best_combination(waiting, room, slots)
+      chosen = self._choose(room, slots)
+    self._row += 1
     return row
 
   def get_state(self) -> dict[str, Any]:
     """Where it stands."""
-    return {'next': self._next, 'carried': [index for index, _ in self._waiting]}
+    return {
+      'row': self._row,
+      'source': self._source.get_state(),
+      'waiting': [list(ticket) for ticket, _ in self._waiting],
+    }
 
   def set_state(self, state: dict[str, Any]) -> None:
     """Goes on from where `get_state` was called."""
-    self._next = int(state['next'])
-    self._waiting = [(int(index), self._get(int(index))) for index in state['carried']]
+    self._row = int(state['row'])
+    self._source.set_state(state['source'])
+    again = [(ticket, self._source.fetch(ticket)) for ticket in state['waiting']]
+    self._waiting = [one for one in again if one[1] is not None]
 
-  def _get(self, index: int) -> layout.Sequence:
-    sequence = self._fetch(index)
-    check(sequence, self._rows)
-    return sequence
+  def _choose(self, room: int, slots: int) -> list[int]:
+    waiting = [sequence for _, sequence in self._waiting]
+    if not waiting:
+      return []
+    fits = len(waiting[0]) <= room and len(waiting[0].images) <= slots
+    if fits and sum(map(len, waiting)) < 2 * room:
+      return [0]  # too much room for the window to choose well: go on in order
+    return best_combination(waiting, room, slots)
 
   def _refill(self) -> None:
     while len(self._waiting) < self._window:
-      self._waiting.append((self._next, self._get(self._next)))
-      self._next += 1
+      drawn = self._source.draw(self._row // self._each)
+      if not drawn:
+        return
+      self._waiting += drawn
 
 
 def best_combination(
@@ -126,36 +152,22 @@ def best_combination(
   return chosen[::-1]
 
 
-def check(sequence: layout.Sequence, rows: Rows) -> None:
-  """Raises a ValueError if a document is too large for an empty row."""
-  if len(sequence) > rows.length:
-    raise ValueError(
-      f'expected documents of at most {rows.length} positions (the row length), found '
-      f'one of {len(sequence)}; lengthen the rows or shorten the documents'
-    )
-  if len(sequence.images) > rows.image_slots:
-    raise ValueError(
-      f'expected documents of at most {rows.image_slots} images (the image slots of a '
-      f'row), found one of {len(sequence.images)}; raise the image slots'
-    )
-
-
 def stack(bins: Sequence[Sequence[layout.Sequence]], rows: Rows) -> Batch:
   """Rows of sequences that fit, as one batch.
 
   Keys, with b rows, t positions, i image slots: tokens, targets, position, start, end,
-  slot int32 [b, t]; weight float32 [b, t]; images uint8 [b, i, h, w, 3]; noise_cap,
-  image_weight float32 [b, i]. `start`, `end` and `slot` count within the row; padding
-  has start == end == 0.
+  slot int32 [b, t]; weight float32 [b, t]; images of the rows' type [b, i, h, w, c];
+  noise_cap, image_weight float32 [b, i]. `start`, `end` and `slot` count within the
+  row; padding has start == end == 0.
   """
-  b, t, i, side = len(bins), rows.length, rows.image_slots, rows.image_size
+  b, t, i = len(bins), rows.length, rows.image_slots
   integers = ('targets', 'position', 'start', 'end')
   batch = {
     'tokens': np.full((b, t), rows.pad, np.int32),
     **{key: np.zeros((b, t), np.int32) for key in integers},
     'weight': np.zeros((b, t), np.float32),
     'slot': np.full((b, t), -1, np.int32),
-    'images': np.zeros((b, i, side, side, 3), np.uint8),
+    'images': np.zeros((b, i, *rows.image_shape), rows.image_type),
     'noise_cap': np.zeros((b, i), np.float32),
     'image_weight': np.zeros((b, i), np.float32),
   }

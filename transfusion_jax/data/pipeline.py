@@ -1,25 +1,31 @@
-"""From a data section of a config to an iterator of batches that resumes exactly.
+"""The data pipeline: sources in, packed batches out, exactly resumable.
 
-The chain: source (random access) -> shuffled by the run's seed, repeated -> laid out ->
+sources -> shuffled anew every epoch -> laid out, cut to rows -> mixed by weight ->
 packed in shards -> prefetched in a thread. The state of the iterator is that of the
 last batch handed out, whatever was prefetched. A process asks for some rows of every
 batch; what is in them does not depend on who asks.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import Any, Literal
 
 import grain
 import numpy as np
-from jaxtyping import UInt8
 
 from transfusion_jax.data import (
+  corpus,
   documents,
   emoji_scenes,
+  images,
+  iterators,
   layout,
+  mixture,
   packing,
   shards,
+  tokenizer_config,
   tokenizers,
 )
 
@@ -29,219 +35,270 @@ class DataConfig:
   """The data of a run.
 
   Attributes:
-    kind: 'emoji_scenes' draws them as they are needed; 'stored_emoji_scenes' reads them
-      from disk, where `tfds_emoji_scenes` has written them.
-    directory: of stored scenes; empty where they are drawn.
-    scenes: which scenes; for stored ones, those that were written.
-    tokenizer: 'words' of the captions, or 'bytes'.
-    vocabulary_multiple: the token table is padded to a multiple of this.
+    sources: what is mixed, by name.
+    scenes: which emoji scenes, for sources of emoji scenes; for stored ones, those that
+      were written.
+    tokenizer: from text to ids.
+    images: size of pictures, and how they are brought to it.
+    moments: whether pictures are stored as moments of their latents (`encode_images`).
     rows: of a batch, on all hosts.
     row_length: positions of a row.
     image_slots: pictures that a row can hold; 0: text alone.
+    long_texts: what becomes of a document without pictures that is longer than a row:
+      'split' into rows, 'truncate' to one, 'refuse' as if it were broken.
+    long_pictures: the same of a document with pictures. No picture is ever parted.
+    broken: share of a source's documents that may be broken or refused; they are left
+      out and named in the log, and beyond this share the run ends.
     shards: of the documents, each packed into its own rows of a batch. They are part of
       the order of the data, like the seed. A host packs the shards in which its rows
       lie: one shard makes every host pack all rows, one a row none that it lacks.
-    window: documents that wait in every shard; more fill the rows better and cost time.
+    window: sequences that wait in every shard; more fill the rows better and cost time.
+    threads: that read and decode documents ahead; 0: none but the one that packs.
     prefetch: batches made ahead, in a thread; 0: none.
   """
 
-  kind: Literal['emoji_scenes', 'stored_emoji_scenes']
-  directory: str
+  sources: dict[str, corpus.SourceConfig]
   scenes: emoji_scenes.EmojiScenesConfig
-  tokenizer: Literal['words', 'bytes']
-  vocabulary_multiple: int
+  tokenizer: tokenizer_config.TokenizerConfig
+  images: images.ImagesConfig
+  moments: bool
   rows: int
   row_length: int
   image_slots: int
+  long_texts: Literal['split', 'truncate', 'refuse']
+  long_pictures: Literal['split', 'truncate', 'refuse']
+  broken: float
   shards: int
   window: int
+  threads: int
   prefetch: int
 
   def __post_init__(self):
-    for name in ('vocabulary_multiple', 'rows', 'row_length', 'shards', 'window'):
+    for name in ('rows', 'row_length', 'shards', 'window'):
       if getattr(self, name) < 1:
         found = getattr(self, name)
         raise ValueError(f'expected {name} of at least 1, found {found}; raise it')
-    for name in ('image_slots', 'prefetch'):
+    for name in ('image_slots', 'threads', 'prefetch'):
       if getattr(self, name) < 0:
         found = getattr(self, name)
         raise ValueError(f'expected {name} >= 0, found {found}; use 0 for none')
+    if not 0 <= self.broken <= 1:
+      raise ValueError(
+        f'expected broken from 0 to 1, found {self.broken}; use a share, such as 0.01'
+      )
     if self.rows % self.shards:
       raise ValueError(
         f'expected rows that divide into shards, found rows={self.rows} and shards='
         f'{self.shards}; change one of them'
       )
-    if (self.kind == 'stored_emoji_scenes') != bool(self.directory):
+    if not self.sources:
       raise ValueError(
-        'expected a directory with stored scenes and none with drawn ones, found kind='
-        f'{self.kind!r} and directory={self.directory!r}; set or empty the directory'
+        'expected sources, found none; set run.data.sources in the config file, as '
+        'configs/folder.py does'
       )
 
 
-def scenes(config: DataConfig, split: str) -> emoji_scenes.Source:
-  """The scenes of a split, by index, in their own order."""
-  if config.kind == 'stored_emoji_scenes':
-    # Here, because TFDS takes a second to import and is an extra.
-    from transfusion_jax.data import tfds_emoji_scenes
-
-    return tfds_emoji_scenes.StoredEmojiScenes(config.directory, split)
-  return emoji_scenes.EmojiScenes(config.scenes, split)
-
-
-def tokenizer(config: DataConfig) -> tokenizers.Words | tokenizers.Bytes:
+def tokenizer(config: DataConfig) -> tokenizers.Tokenizer:
   """The tokenizer of the run."""
-  if config.tokenizer == 'bytes':
-    return tokenizers.Bytes(reserved=0, multiple=config.vocabulary_multiple)
-  words = emoji_scenes.vocabulary(config.scenes)
-  return tokenizers.Words(words, reserved=0, multiple=config.vocabulary_multiple)
+  words = emoji_scenes.vocabulary(config.scenes) if has_scenes(config) else ()
+  return tokenizer_config.make(config.tokenizer, words)
 
 
-def image_size(config: DataConfig) -> int:
-  """Height and width of every picture in pixels."""
-  return config.scenes.size
+def has_scenes(config: DataConfig) -> bool:
+  """Whether emoji scenes are among the sources."""
+  return any('emoji_scenes' in source.kind for source in config.sources.values())
+
+
+def collections(config: DataConfig, split: str) -> dict[str, corpus.Collection]:
+  """The documents of a split, by source.
+
+  Raises:
+    ValueError: a source cannot be opened.
+  """
+  return {
+    name: corpus.open_collection(
+      source, split, scenes=config.scenes, pictures=config.images
+    )
+    for name, source in config.sources.items()
+  }
+
+
+def contents(config: DataConfig) -> dict[str, str]:
+  """What the names in the config stand for, in short: `{field: fingerprint}`.
+
+  Stored with a run, it shows where a file has changed that keeps its name.
+  """
+  found = {'data.tokenizer.path': tokenizer(config).fingerprint()}
+  for name, opened in collections(config, 'train').items():
+    found[f'data.sources.{name}.path'] = opened.fingerprint()
+  return found
 
 
 def batches(
-  config: DataConfig, *, patches: int, seed: int, rows: Sequence[int]
+  config: DataConfig,
+  *,
+  patches: int,
+  image_shape: tuple[int, int, int],
+  seed: int,
+  rows: Sequence[int],
 ) -> grain.DatasetIterator[packing.Batch]:
-  """Packed rows of the train split without end; see `packing.stack` for the keys.
+  """Packed rows of the train split; see `packing.stack` for the keys.
+
+  When every source has given its epochs, empty rows follow.
 
   Args:
     config: the data.
     patches: positions that a picture takes.
+    image_shape: of a picture in a batch: `pixels(config)`, or that of stored moments.
     seed: of the order.
     rows: of every batch, those that are wanted, ascending.
   """
   plan = layout.Layout(tokenizer(config), patches=patches)
-  source = _shuffled(config, seed).map(lambda scene: plan.document(scene.document()))
-  shape = _shape(config, plan.tokenizer)
-  return _prefetched(
-    lambda: shards.Shards(
-      source.__getitem__,
-      shape,
-      shards=config.shards,
-      window=config.window,
-      rows=rows,
-    ),
-    config,
+  shape = packing.Rows(
+    count=config.rows,
+    length=config.row_length,
+    image_slots=config.image_slots,
+    image_shape=image_shape,
+    image_type=np.float16 if config.moments else np.uint8,
+    pad=plan.tokenizer.special.pad,
   )
+  members = _members(
+    config, 'train', seed, lambda document, _: _cut(config, plan.document(document))
+  )
+
+  def make(shard: int, pool) -> packing.Packer:
+    mixed = _mixture(config, members, shard, pool)
+    each = config.rows // config.shards
+    return packing.Packer(mixed, shape, window=config.window, each=each)
+
+  return _iterate(config, make, lambda bins: packing.stack(bins, shape), rows)
 
 
 def pictures(
-  config: DataConfig, *, seed: int, rows: Sequence[int]
-) -> grain.DatasetIterator[dict[str, UInt8[np.ndarray, 'b h w 3']]]:
-  """Batches `{'images': [b, h, w, 3]}` of the train split's pictures without end.
+  config: DataConfig, *, split: str, seed: int, rows: Sequence[int]
+) -> grain.DatasetIterator[packing.Batch]:
+  """Batches `{'images': uint8 [b, h, w, 3]}` of a split's pictures without end.
 
   Args:
-    config: the data; every document gives one picture, and shards make no difference.
+    config: the data; every document gives one picture.
+    split: 'train' or 'test'.
     seed: of the order.
     rows: of every batch, those that are wanted, ascending.
   """
-  source = _shuffled(config, seed).map_with_index(_one_picture)
-  return _prefetched(
-    lambda: Pictures(source.__getitem__, count=config.rows, rows=rows), config
-  )
+  endless = {
+    name: dataclasses.replace(source, epochs=0)
+    for name, source in config.sources.items()
+    if source.form.pictures
+  }
+  config = dataclasses.replace(config, sources=endless)
+  members = _members(config, split, seed, _one_picture)
+
+  def make(shard: int, pool) -> iterators.Drawn:
+    each = config.rows // config.shards
+    return iterators.Drawn(_mixture(config, members, shard, pool), each=each)
+
+  return _iterate(config, make, lambda made: {'images': np.stack(made)}, rows)
+
+
+def pixels(config: DataConfig) -> tuple[int, int, int]:
+  """Height, width and channels of every picture."""
+  return config.images.height, config.images.width, 3
 
 
 def check(config: DataConfig, patches: int) -> None:
-  """Finds rows that are too short before anything is drawn.
+  """Opens every source, and finds rows that are too short, before anything is made.
 
   Raises:
-    ValueError: the longest document does not fit into a row.
+    ValueError: a source cannot be opened, or a picture or the longest scene does not
+      fit into a row.
   """
+  for name, opened in collections(config, 'train').items():
+    corpus.Endless(opened, name=name, seed=0)
   plan = layout.Layout(tokenizer(config), patches=patches)
-  measure = lambda text: len(plan.tokenizer.encode(text))  # noqa: E731
-  longest = emoji_scenes.longest_documents(config.scenes, measure)
-  length = max(plan.length(words, images) for images, words in longest)
-  images = max(images for images, _ in longest)
-  if length > config.row_length or images > config.image_slots:
+  longest = [(min(1, config.image_slots), 0)]
+  if has_scenes(config):
+    measure = lambda text: len(plan.tokenizer.encode(text))  # noqa: E731
+    longest = emoji_scenes.longest_documents(config.scenes, measure)
+    height, width, side = *pixels(config)[:2], config.scenes.size
+    if not height == width == side:
+      raise ValueError(
+        f'expected pictures of the size of the scenes, {side}, found {height} x '
+        f'{width}; set data.images or data.scenes.size'
+      )
+  length = max(plan.length(words, count) for count, words in longest)
+  count = max(count for count, _ in longest)
+  if length > config.row_length or count > config.image_slots:
     raise ValueError(
-      f'expected rows for the longest document, {length} positions and {images} '
+      f'expected rows for the longest document, {length} positions and {count} '
       f'images, found row_length={config.row_length} and image_slots='
       f'{config.image_slots}; raise them, or shorten stories with scenes.frames'
     )
 
 
-class Pictures(Iterator[packing.Batch]):
-  """Some rows of every batch of pictures; the state is `{'next': int}`, the batch."""
+def _members(
+  config: DataConfig,
+  split: str,
+  seed: int,
+  parts: Callable[[documents.Document, int], Sequence[Any]],
+) -> dict[str, mixture.Member]:
+  """The sources of a split; `parts` makes of a document and its index what is drawn."""
 
-  def __init__(
-    self, fetch: Callable[[int], np.ndarray], *, count: int, rows: Sequence[int]
-  ):
-    """Args: fetch: picture by index; count: rows of a batch; rows: those wanted."""
-    self._fetch, self._count, self._rows = fetch, count, rows
-    self._next = 0
-
-  def __next__(self) -> packing.Batch:
-    first, self._next = self._next * self._count, self._next + 1
-    return {'images': np.stack([self._fetch(first + row) for row in self._rows])}
-
-  def get_state(self) -> dict[str, Any]:
-    return {'next': self._next}
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    self._next = int(state['next'])
-
-
-class OwnDataset(grain.IterDataset[packing.Batch]):
-  """Grain's view of an iterator of ours, which has a state."""
-
-  def __init__(self, make: Callable[[], Any]):
-    super().__init__()
-    self._make = make
-
-  def __iter__(self) -> 'OwnIterator':
-    return OwnIterator(self._make())
-
-
-class OwnIterator(grain.DatasetIterator[packing.Batch]):
-  """The same, begun."""
-
-  def __init__(self, iterator: Any):
-    super().__init__()
-    self._iterator = iterator
-
-  def __next__(self) -> packing.Batch:
-    return next(self._iterator)
-
-  def get_state(self) -> dict[str, Any]:
-    return self._iterator.get_state()
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    self._iterator.set_state(state)
-
-
-def _shuffled(config: DataConfig, seed: int) -> grain.MapDataset[emoji_scenes.Scene]:
-  """The train split without end, reshuffled every time it is through."""
-  source = grain.MapDataset.source(scenes(config, 'train'))
-  return source.shuffle(seed=seed % 2**32).repeat()
-
-
-def _prefetched(
-  make: Callable[[], Any], config: DataConfig
-) -> grain.DatasetIterator[packing.Batch]:
-  return iter(
-    grain.experimental.ThreadPrefetchIterDataset(
-      OwnDataset(make), prefetch_buffer_size=config.prefetch
+  def member(name: str, opened: corpus.Collection) -> mixture.Member:
+    source = config.sources[name]
+    endless = corpus.Endless(opened, name=name, seed=seed)
+    return mixture.Member(
+      make=lambda index: parts(endless[index], index),
+      limit=corpus.limit(source, opened),
+      weights=source.weights,
+      since=source.since,
     )
+
+  opened = collections(config, split)
+  return {name: member(name, each) for name, each in opened.items()}
+
+
+def _mixture(
+  config: DataConfig, members: Mapping[str, mixture.Member], shard: int, pool
+) -> mixture.Mixture:
+  return mixture.Mixture(
+    members, shard=shard, shards=config.shards, broken=config.broken, pool=pool
   )
 
 
-def _one_picture(index: int, scene: emoji_scenes.Scene) -> UInt8[np.ndarray, 'h w 3']:
+def _iterate(config: DataConfig, make, stack, rows) -> grain.DatasetIterator:
+  pool = futures.ThreadPoolExecutor(config.threads) if config.threads else None
+  return iterators.prefetched(
+    lambda: shards.Shards(
+      functools.partial(make, pool=pool),
+      stack,
+      count=config.rows,
+      shards=config.shards,
+      rows=rows,
+    ),
+    batches=config.prefetch,
+  )
+
+
+def _cut(config: DataConfig, sequence: layout.Sequence) -> list[layout.Sequence]:
+  """A document as sequences that fit into rows, as the config wishes."""
+  pictures = len(sequence.images)
+  policy = config.long_pictures if pictures else config.long_texts
+  if len(sequence) <= config.row_length and pictures <= config.image_slots:
+    return [sequence]
+  if policy == 'refuse':
+    field = 'long_pictures' if pictures else 'long_texts'
+    raise ValueError(
+      f'expected documents of at most {config.row_length} positions and '
+      f'{config.image_slots} pictures, found one of {len(sequence)} and {pictures}; '
+      f'lengthen the rows, or set data.{field}=split'
+    )
+  parts = layout.cut(sequence, config.row_length, config.image_slots)
+  return parts if policy == 'split' else parts[:1]
+
+
+def _one_picture(document: documents.Document, index: int) -> list[np.ndarray]:
   """One picture of every document, so that stories do not count more."""
-  images = [
-    segment.pixels
-    for segment in scene.document()
-    if isinstance(segment, documents.Image)
-  ]
-  return images[index % len(images)]
-
-
-def _shape(config: DataConfig, words: tokenizers.Tokenizer) -> packing.Rows:
-  return packing.Rows(
-    count=config.rows,
-    length=config.row_length,
-    image_slots=config.image_slots,
-    image_size=image_size(config),
-    pad=words.special.pad,
-  )
+  shown = [each.pixels for each in document if isinstance(each, documents.Image)]
+  if not shown:
+    raise ValueError('expected a picture in the document, found none; leave it out')
+  return [shown[index % len(shown)]]

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from transfusion_jax.data import files, tokenizers
+from transfusion_jax.data import package_files, tokenizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def make(config: TokenizerConfig, words: tuple[str, ...]) -> tokenizers.Tokenize
     return tokenizers.Words(words, **sizes)
   if config.kind == 'bytes':
     return tokenizers.Bytes(**sizes)
-  data = files.read(config.path, 'the file of a tokenizer')
+  data = package_files.read(config.path, 'the file of a tokenizer')
   try:  # here, because both are extras
     if config.kind == 'sentencepiece':
       from transfusion_jax.data import sentence_pieces

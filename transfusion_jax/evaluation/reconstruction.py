@@ -1,6 +1,6 @@
 """What a finished autoencoder's latents and pictures are like."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -8,20 +8,18 @@ import numpy as np
 from transfusion_jax.models import autoencoder, codec
 from transfusion_jax.objectives import autoencoding
 
-_BATCH = 64
-
 
 def measure(
   model: autoencoder.Autoencoder,
-  train: Sequence[np.ndarray],
-  test: Sequence[np.ndarray],
+  train: Iterable[np.ndarray],
+  test: Iterable[np.ndarray],
 ) -> dict[str, object]:
   """Latent constants over training pictures, and PSNR over test pictures.
 
   Args:
     model: with trained parameters.
-    train: pictures as uint8 [h, w, 3].
-    test: pictures that were not trained on.
+    train: batches of pictures as uint8 [b, h, w, 3].
+    test: batches of pictures that were not trained on.
 
   Returns:
     `shift` and `scale` per latent channel, and `psnr` in dB, the mean over pictures.
@@ -36,16 +34,11 @@ def measure(
     x = codec.to_unit(pixels)
     return autoencoding.psnr(x, model.decode(model.encode(x).mean))
 
-  shift, scale = autoencoder.measure(encode, _batches(train))
-  decibels = np.concatenate([np.asarray(quality(batch)) for batch in _batches(test)])
+  shift, scale = autoencoder.measure(encode, train)
+  decibels = np.concatenate([np.asarray(quality(batch)) for batch in test])
   return {
     'shift': shift.tolist(),
     'scale': scale.tolist(),
     'psnr': float(decibels.mean()),
-    'pictures': len(train),
+    'pictures': len(decibels),
   }
-
-
-def _batches(pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-  for start in range(0, len(pictures), _BATCH):
-    yield np.stack(pictures[start : start + _BATCH])

@@ -86,6 +86,17 @@ class Posterior:
   mean: Float[Array, 'b h w c']
   log_variance: Float[Array, 'b h w c']
 
+  @classmethod
+  def of(cls, moments: Float[Array, 'b h w m']) -> 'Posterior':
+    """From mean and log-variance side by side; the latter is kept in its bounds."""
+    mean, log_variance = jnp.split(moments, 2, axis=-1)
+    return cls(mean, jnp.clip(log_variance, -30.0, 20.0))
+
+  @property
+  def moments(self) -> Float[Array, 'b h w m']:
+    """Mean and log-variance side by side."""
+    return jnp.concatenate([self.mean, self.log_variance], axis=-1)
+
   def sample(self, keys: Key[Array, ' b']) -> Float[Array, 'b h w c']:
     """Draws latents, each row with a key of its own."""
     draw = jax.vmap(lambda key: jax.random.normal(key, self.mean.shape[1:]))
@@ -122,8 +133,7 @@ class Autoencoder(module.Module):
         f'autoencoder, found {height} x {width}; change the size of the pictures, or '
         "the autoencoder's patch or multipliers"
       )
-    mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
-    return Posterior(mean, jnp.clip(log_variance, -30.0, 20.0))
+    return Posterior.of(self.encoder(x))
 
   def decode(self, z: Float[Array, 'b h w c']) -> Float[Array, 'b y x 3']:
     """Pictures of latents, about in [-1, 1] and not clipped."""

@@ -78,7 +78,9 @@ def shapes(
   )
 
 
-def picture_shapes(*, rows: int, side: int, sharding: Any) -> Pictures:
-  """`Pictures` of `side` x `side` pixels as a `jax.ShapeDtypeStruct`."""
-  leaf = jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8, sharding=sharding)
+def picture_shapes(
+  *, rows: int, shape: tuple[int, int, int], sharding: Any
+) -> Pictures:
+  """`Pictures` of a height, width and channels, as a `jax.ShapeDtypeStruct`."""
+  leaf = jax.ShapeDtypeStruct((rows, *shape), jnp.uint8, sharding=sharding)
   return tree.likeness(Pictures, images=leaf)

@@ -1,7 +1,7 @@
 """Pixels to latents and back: a frozen autoencoder with its measured latent scale."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from transfusion_jax.core import tree
 from transfusion_jax.models import autoencoder
@@ -24,8 +24,14 @@ class Codec:
 
   def encode(self, pixels: UInt8[Array, 'b h w 3']) -> Float[Array, 'b y x c']:
     """Scaled latents, the posterior's mean."""
-    mean = self.model.encode(to_unit(pixels)).mean
-    return (mean - self.shift[None, None, None]) / self.scale[None, None, None]
+    return self.scaled(self.model.encode(to_unit(pixels)), None)
+
+  def scaled(
+    self, posterior: autoencoder.Posterior, keys: Key[Array, ' b'] | None
+  ) -> Float[Array, 'b y x c']:
+    """Scaled latents: drawn from the posterior with keys, without them its mean."""
+    latents = posterior.mean if keys is None else posterior.sample(keys)
+    return (latents - self.shift[None, None, None]) / self.scale[None, None, None]
 
   def decode(self, latents: Float[Array, 'b y x c']) -> UInt8[Array, 'b h w 3']:
     """Pictures as pixels."""

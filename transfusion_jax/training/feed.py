@@ -1,5 +1,7 @@
 """From the data iterator to the devices."""
 
+import dataclasses
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from transfusion_jax.core import axes
+from transfusion_jax.core import axes, command, digest
 from transfusion_jax.training import processes
 
 
@@ -25,6 +27,21 @@ class Source(Protocol):
     """Goes on from a state, or from several of them merged."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Given:
+  """What was given since this was last asked for.
+
+  Attributes:
+    digests: of every batch on all hosts, in sixteen hexadecimal digits.
+    sizes: how much data was in every batch on all hosts.
+    waited: seconds that the data was waited for.
+  """
+
+  digests: list[str]
+  sizes: list[int]
+  waited: float
+
+
 class Feed:
   """Puts batches on the mesh, rows divided, and prepares them there.
 
@@ -39,8 +56,8 @@ class Feed:
     *,
     rows: int,
     state: dict[str, Any] | None,
-    prepare: Callable[[dict[str, jax.Array]], Any],
-    count: Callable[[Mapping[str, np.ndarray]], int],
+    prepare: Callable[[dict[str, jax.Array], jax.Array], Any],
+    count: Callable[[Mapping[str, jax.Array]], jax.Array],
     unit: str,
   ):
     """Sets up the feed.
@@ -50,9 +67,9 @@ class Feed:
       mesh: rows go over it as `axes.BATCH_SPEC` says.
       rows: of a whole batch.
       state: of an earlier feed, where this one goes on; None: the beginning.
-      prepare: from the arrays on the devices to what the step takes, for example with
-        pictures encoded as latents.
-      count: how much data some rows hold, for the speed that is shown.
+      prepare: from the arrays on the devices, and a digest of theirs to draw keys from,
+        to what the step takes, for example with pictures encoded as latents.
+      count: how much data a batch holds, for the speed that is shown.
       unit: what `count` counts: 'tokens' or 'pictures'.
     """
     self._sharding, self._rows = NamedSharding(mesh, axes.BATCH_SPEC), rows
@@ -61,14 +78,31 @@ class Feed:
     self._source = source(self._here)
     if state is not None:
       self._source.set_state(state)
-    self._prepare, self._count = prepare, count
-    self.unit, self.size = unit, 0
+    self._prepare, self.unit = prepare, unit
+    self._mark = jax.jit(lambda arrays: (digest.digest(arrays), count(arrays)))
+    self._marks: list[tuple[jax.Array, jax.Array]] = []
+    self._waited = 0.0
 
   def __next__(self) -> Any:
-    """The next batch; its `size` is measured here and taken for alike elsewhere."""
-    rows = next(self._source)
-    self.size = self._count(rows) * self._rows // len(self._here)
-    return self._prepare({name: self._placed(array) for name, array in rows.items()})
+    """The next batch.
+
+    Raises:
+      command.Exit: the data is not what the user had promised.
+    """
+    began = time.monotonic()
+    with command.user_errors():
+      rows = next(self._source)
+    self._waited += time.monotonic() - began
+    arrays = {name: self._placed(array) for name, array in rows.items()}
+    self._marks.append(self._mark(arrays))
+    return self._prepare(arrays, self._marks[-1][0])
+
+  def given(self) -> Given:
+    """What was given since this was last asked for; waits for the devices."""
+    marks, self._marks = jax.device_get(self._marks), []
+    waited, self._waited = self._waited, 0.0
+    digests = [digest.text(lanes) for lanes, _ in marks]
+    return Given(digests, [int(size) for _, size in marks], waited)
 
   def get_state(self) -> dict[str, Any]:
     """Where the data stands behind the last batch given, in all processes together."""

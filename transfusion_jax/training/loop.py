@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import tqdm
 
-from transfusion_jax.training import checkpoint, metrics, preemption, processes
+from transfusion_jax.core import command
+from transfusion_jax.training import checkpoint, feed, metrics, preemption, processes
 from transfusion_jax.training import state as state_lib
 from transfusion_jax.training import step as step_lib
 
@@ -44,9 +45,8 @@ class Batches(Protocol):
   def get_state(self) -> dict[str, Any]:
     """Where the data stands after the last batch given, as JSON."""
 
-  @property
-  def size(self) -> int:
-    """How much data was in the last batch given, in units."""
+  def given(self) -> feed.Given:
+    """What was given since this was last asked for."""
 
   @property
   def unit(self) -> str:
@@ -93,7 +93,7 @@ def fit(
     name: what the progress bar calls this stage.
   """
   done = int(state.step)
-  seen, since = 0, time.monotonic()
+  since = time.monotonic()
   bar = tqdm.tqdm(
     total=config.steps, initial=done, desc=name, unit='step', file=sys.stderr,
     mininterval=0.5, dynamic_ncols=True, disable=not processes.leads(),
@@ -101,17 +101,19 @@ def fit(
   with bar:
     while done < config.steps and not stop.agreed():
       state, measured = step(state, next(batches))
-      done, seen = done + 1, seen + batches.size
+      done += 1
       bar.update()
       if done % config.log_every == 0 or done == config.steps:
         values = {key: float(value) for key, value in jax.device_get(measured).items()}
-        speed = seen / (time.monotonic() - since)
-        seen, since = 0, time.monotonic()
+        given, before, since = batches.given(), since, time.monotonic()
+        speed = sum(given.sizes) / (since - before)
         log.write(
           {'step': done, **values, 'learning_rate': float(schedule(done - 1)),
-           f'{batches.unit}_per_second': speed, 'seconds': clock.seconds}
+           f'{batches.unit}_per_second': speed, 'seconds': clock.seconds,
+           'data_wait': given.waited / (since - before), 'batches': given.digests}
         )  # fmt: skip
         _check(values, done)
+        _check_data(given, done)
         bar.set_postfix_str(_postfix(values, f'{speed:,.0f} {batches.unit}/s'))
       if done % config.checkpoint_every == 0 and done < config.steps:
         checkpoints.save(state, _progress(batches, clock))
@@ -139,4 +141,13 @@ def _check(values: dict[str, float], step: int) -> None:
     raise FloatingPointError(
       f'expected finite losses, found {", ".join(broken)} not finite at step {step}; '
       'lower the learning rate, or start again from the last checkpoint'
+    )
+
+
+def _check_data(given: feed.Given, step: int) -> None:
+  if not given.sizes[-1]:
+    raise command.Exit(
+      2,
+      f'error: expected data for every step, found none at step {step}: every source '
+      'has given its epochs; raise them, or lower train.steps',
     )

@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from transfusion_jax.core import log, tree
 from transfusion_jax.training import processes
 
-FREE = ('train.', 'sampling.', 'evaluation.', 'mesh.')
-"""Sections that may differ when a run goes on; the rest decides what is learnt."""
+FREE = (
+  *('train.', 'sampling.', 'evaluation.', 'mesh.'),
+  *('data.threads', 'data.prefetch', 'data.broken'),
+)
+"""What may differ when a run goes on; the rest decides what is learnt."""
 
 FIXED = ('train.microbatches',)
 
@@ -29,6 +33,11 @@ class Workdir:
     return self.root / 'config.json'
 
   @property
+  def contents(self) -> pathlib.Path:
+    """What the names of files in the config stood for when the run was begun."""
+    return self.root / 'contents.json'
+
+  @property
   def metrics(self) -> pathlib.Path:
     return self.root / 'metrics.jsonl'
 
@@ -46,17 +55,29 @@ class Workdir:
     """Of an autoencoder: mean and deviation of its latents, and its PSNR."""
     return self.root / 'latents.json'
 
-  def claim(self, config: dict[str, Any]) -> None:
+  def claim(
+    self,
+    config: dict[str, Any],
+    contents: dict[str, str],
+    allowed: Sequence[str] = (),
+  ) -> None:
     """Makes the folder this run's, or checks that it already is.
 
     All processes of the run call this; one of them writes.
 
+    Args:
+      config: of the run.
+      contents: a fingerprint of what fields of the config name: a source, a tokenizer.
+      allowed: fields or sections that may differ from what the run was begun with.
+
     Raises:
-      ValueError: the folder belongs to a run with another config, or to something else.
+      ValueError: the folder belongs to a run with another config or with other data, or
+        to something else.
     """
     if self.config.exists():
-      found = json.loads(self.config.read_text())
-      self._compare(found, config)
+      self._compare(json.loads(self.config.read_text()), config, allowed)
+      if self.contents.exists():
+        self._compare(json.loads(self.contents.read_text()), contents, allowed)
     else:
       strangers = [p for p in (self.metrics, self.checkpoints) if p.exists()]
       if strangers:
@@ -67,22 +88,28 @@ class Workdir:
     if processes.leads():
       self.root.mkdir(parents=True, exist_ok=True)
       write_json(self.config, config)
+      write_json(self.contents, contents)
     processes.meet(f'claim {self.root.name}')
 
-  def _compare(self, found: dict[str, Any], config: dict[str, Any]) -> None:
-    lines = tree.differences(found, config)
-    free = [
-      line for line in lines if line.startswith(FREE) and not line.startswith(FIXED)
-    ]
-    fixed = [line for line in lines if line not in free]
+  def _compare(
+    self, found: dict[str, Any], wanted: dict[str, Any], allowed: Sequence[str]
+  ) -> None:
+    lines = tree.differences(found, wanted)
+    fixed = [line for line in lines if not _may_differ(line.split(': ')[0], allowed)]
     if fixed:
       more = f' (and {len(fixed) - 3} more)' if len(fixed) > 3 else ''
       raise ValueError(
-        f'expected the config that {self.root} was begun with; {"; ".join(fixed[:3])}'
-        f'{more}; name another --workdir, or take back the change'
+        f'expected what {self.root} was begun with; {"; ".join(fixed[:3])}{more}; '
+        'name another --workdir, take back the change, or allow it with '
+        f'--allow={fixed[0].split(": ")[0]}'
       )
-    for line in free:
+    for line in lines:
       log.info(f'going on with another setting than before: {line}')
+
+
+def _may_differ(field: str, allowed: Sequence[str]) -> bool:
+  named = any(field == each or field.startswith(f'{each}.') for each in allowed)
+  return named or (field.startswith(FREE) and field not in FIXED)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

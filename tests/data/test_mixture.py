@@ -1,0 +1,145 @@
+"""Mixing sources: exact shares, schedules, ends, broken documents, exact resumption."""
+
+import collections
+import json
+import logging
+from concurrent import futures
+
+import pytest
+
+from transfusion_jax.core import log
+from transfusion_jax.data import mixture
+
+LENGTHS = {'long': 100, 'short': 3, 'other': 10}
+
+
+def member(name, *, weights=(1.0,), since=(0,), limit=None, broken=lambda index: False):
+  """Document `index` is `LENGTHS[name]` times its own name and index."""
+
+  def make(index):
+    if broken(index):
+      raise ValueError(f'{name} {index} is broken')
+    return [[(name, index)] * LENGTHS[name]]
+
+  return mixture.Member(make, limit, weights, since)
+
+
+def mix(members, *, shard=0, shards=1, broken=0.0, pool=None):
+  return mixture.Mixture(members, shard=shard, shards=shards, broken=broken, pool=pool)
+
+
+def take(mixed, count, *, step=0):
+  return [mixed.draw(step)[0][1][0] for _ in range(count)]
+
+
+def filled(drawn):
+  counts = collections.Counter()
+  for name, _ in drawn:
+    counts[name] += LENGTHS[name]
+  return counts
+
+
+def test_shares_are_of_positions_and_exact_to_a_document():
+  mixed = mix({'long': member('long', weights=(3.0,)), 'short': member('short')})
+  for count in (50, 500):
+    counts = filled(take(mixed, count))
+    assert abs(counts['long'] - 3 * counts['short']) <= 3 * LENGTHS['long']
+
+
+def test_each_source_goes_in_order():
+  drawn = take(mix({'long': member('long'), 'short': member('short')}), 300)
+  for name in ('long', 'short'):
+    indices = [index for each, index in drawn if each == name]
+    assert indices == list(range(len(indices)))
+    assert indices
+
+
+def test_shards_share_out_the_documents():
+  drawn = []
+  for shard in range(4):
+    mixed = mix({'short': member('short')}, shard=shard, shards=4)
+    drawn += [index for _, index in take(mixed, 25)]
+  assert sorted(drawn) == list(range(100))
+
+
+def test_weights_change_at_their_step_without_catching_up():
+  members = {
+    'long': member('long', weights=(1.0, 1.0, 0.0), since=(0, 10, 20)),
+    'other': member('other', weights=(0.0, 1.0), since=(0, 10)),
+  }
+  mixed = mix(members)
+  assert {name for name, _ in take(mixed, 30, step=9)} == {'long'}
+  counts = filled(take(mixed, 220, step=10))
+  assert abs(counts['long'] - counts['other']) <= LENGTHS['long']
+  assert {name for name, _ in take(mixed, 30, step=25)} == {'other'}
+
+
+@pytest.mark.parametrize('shards', [1, 3])
+def test_a_source_ends_after_its_epochs_and_then_all_ends(shards):
+  drawn = []
+  for shard in range(shards):
+    members = {'long': member('long', limit=7), 'short': member('short', limit=10)}
+    mixed = mix(members, shard=shard, shards=shards)
+    while parts := mixed.draw(0):
+      drawn += [part[0] for _, part in parts]
+  expected = [('long', k) for k in range(7)] + [('short', k) for k in range(10)]
+  assert sorted(drawn) == expected
+
+
+def test_broken_documents_are_left_out_named_and_counted(caplog, monkeypatch):
+  monkeypatch.setattr(log.logger, 'propagate', True)
+  mixed = mix({'short': member('short', broken=lambda k: k % 100 == 7)}, broken=0.011)
+  with caplog.at_level(logging.INFO):
+    indices = [index for _, index in take(mixed, 396)]
+  assert indices == [k for k in range(400) if k % 100 != 7]
+  assert mixed.get_state()['sources']['short']['broken'] == 4
+  assert 'short: left out: short 107 is broken' in caplog.text
+
+
+def test_too_many_broken_documents_end_the_run():
+  mixed = mix({'short': member('short', broken=lambda k: k % 2 == 1)}, broken=0.1)
+  with pytest.raises(ValueError, match=r'at most 10.00% broken .*data.sources.short'):
+    take(mixed, 1000)
+
+
+def test_an_endless_row_of_broken_documents_ends_as_well():
+  mixed = mix({'short': member('short', broken=lambda k: True)}, broken=0.5)
+  with pytest.raises(ValueError, match='21 of the first 21'):
+    mixed.draw(0)
+
+
+@pytest.mark.parametrize('workers', [0, 3])
+def test_resuming_twice_is_exact_with_any_number_of_threads(workers):
+  def begin(pool):
+    members = {
+      'long': member('long', limit=40),
+      'short': member('short', weights=(2.0, 1.0), since=(0, 2)),
+      'other': member('other', broken=lambda k: k % 5 == 0),
+    }
+    return mix(members, shard=1, shards=2, broken=0.5, pool=pool)
+
+  whole = begin(None)
+  expected = [(step, ticket) for step in range(4) for ticket in draws(whole, step, 30)]
+  with futures.ThreadPoolExecutor(max(1, workers)) as pool:
+    state, found = None, []
+    for step in range(4):
+      mixed = begin(pool if workers else None)
+      if state is not None:
+        mixed.set_state(json.loads(state))
+      found += [(step, ticket) for ticket in draws(mixed, step, 30)]
+      state = json.dumps(mixed.get_state())
+  assert found == expected
+  assert json.loads(state) == whole.get_state()
+
+
+def draws(mixed, step, count):
+  return [ticket for _ in range(count) for ticket, _ in mixed.draw(step)]
+
+
+def test_what_was_drawn_can_be_fetched_again():
+  mixed = mix({'long': member('long'), 'short': member('short')}, shard=1, shards=3)
+  for _ in range(20):
+    for ticket, part in mixed.draw(0):
+      assert mixed.fetch(json.loads(json.dumps(ticket))) == part
+  assert mixed.fetch(['gone', 0, 0]) is None
+  assert mixed.fetch(['long', 0, 1]) is None

@@ -1,0 +1,255 @@
+"""The documents of one source, by index: from its config to what a mixture takes.
+
+  files -> records (`sources`) -> documents (`forms`) -> parts that fit into rows
+
+Every epoch is shuffled anew. A share of the records, evenly spread, can be held out of
+training; it makes up the split 'test'.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
+
+import grain
+import numpy as np
+
+from transfusion_jax.data import documents, emoji_scenes, forms, images
+from transfusion_jax.data.sources import (
+  array_record,
+  folder,
+  json_lines,
+  parquet,
+  source,
+  web_dataset,
+)
+
+GROUPS = 16
+"""Row groups of Parquet files that are kept in memory."""
+
+MOST = 2**31 - 1
+"""Documents of a source: the most that Grain can shuffle."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+  """A source of documents, and its part in the mixture.
+
+  Attributes:
+    kind: 'emoji_scenes' draws the scenes of `data.scenes`; 'stored_emoji_scenes' reads
+      them from where `tfds_emoji_scenes` has written them. The others read records:
+      'folder' pictures with text files beside them, 'json_lines', 'parquet',
+      'web_dataset', 'array_record' files, 'tfds' a data set by name.
+    path: folder, file, pattern or URL; of 'tfds' the name; empty for 'emoji_scenes'.
+    split: of a data set that comes in splits; empty elsewhere.
+    directory: of 'tfds', where data sets are kept (empty: TFDS's own place); of
+      'array_record' files that lie elsewhere, for copies of them.
+    heldout: share of the records that training leaves out.
+    form: how records become documents; of no account for scenes.
+    weights: share of the mixture, in positions, against the other sources; one for
+      every element of `since`.
+    since: steps from which the weights hold; the first is 0.
+    epochs: how often training goes through the source; 0: without end.
+  """
+
+  kind: Literal[
+    'emoji_scenes',
+    'stored_emoji_scenes',
+    'folder',
+    'json_lines',
+    'parquet',
+    'web_dataset',
+    'array_record',
+    'tfds',
+  ]
+  path: str
+  split: str
+  directory: str
+  heldout: float
+  form: forms.FormConfig
+  weights: tuple[float, ...]
+  since: tuple[int, ...]
+  epochs: int
+
+  def __post_init__(self):
+    if bool(self.path) == (self.kind == 'emoji_scenes'):
+      raise ValueError(
+        f'expected a path for every kind but emoji_scenes, found kind={self.kind!r} '
+        f'and path={self.path!r}; set or empty the path'
+      )
+    steps = list(self.since)
+    if len(self.weights) != len(steps) or steps[:1] != [0] or steps != sorted({*steps}):
+      raise ValueError(
+        'expected as many weights as steps in `since`, ascending from 0, found weights='
+        f'{self.weights} and since={self.since}; use (1.0,) and (0,) for one weight'
+      )
+    if min(self.weights) < 0 or not any(self.weights):
+      raise ValueError(
+        f'expected weights of at least 0 and one above, found {self.weights}; raise '
+        'one, or remove the source'
+      )
+    if not 0 <= self.heldout <= 0.5 or self.epochs < 0:
+      raise ValueError(
+        f'expected heldout from 0 to 0.5 and epochs >= 0, found {self.heldout} and '
+        f'{self.epochs}; change them'
+      )
+
+
+@runtime_checkable
+class Collection(Protocol):
+  """Documents in the order of their source."""
+
+  def __len__(self) -> int: ...
+
+  def document(self, index: int, rng: np.random.Generator) -> documents.Document:
+    """One of them, what is left to chance drawn from `rng`; a ValueError names it."""
+
+  def fingerprint(self) -> str:
+    """What it holds, in short, to notice when it has changed."""
+
+
+class Scenes:
+  """Emoji scenes, which leave nothing to chance."""
+
+  def __init__(self, scenes: emoji_scenes.Source, fingerprint: str):
+    self._scenes, self._fingerprint = scenes, fingerprint
+
+  def __len__(self) -> int:
+    return len(self._scenes)
+
+  def document(self, index: int, rng: np.random.Generator) -> documents.Document:
+    del rng
+    return self._scenes[index].document()
+
+  def fingerprint(self) -> str:
+    return self._fingerprint
+
+
+class Records:
+  """Documents made of a source's records, every `stride`th of them held out."""
+
+  def __init__(self, records: source.Source, form: forms.Form, *, stride: int, split):
+    """Args: records, form; stride: 0 holds nothing out; split: 'train' or 'test'."""
+    self._records, self._form = records, form
+    self._stride, self._split = stride, split
+
+  def __len__(self) -> int:
+    held = -(-len(self._records) // self._stride) if self._stride else 0
+    return held if self._split == 'test' else len(self._records) - held
+
+  def document(self, index: int, rng: np.random.Generator) -> documents.Document:
+    place = self._place(index)
+    try:
+      return self._form.document(self._records[place], rng)
+    except ValueError as error:
+      name = self._records.name(place)
+      raise ValueError(str(error) if name in str(error) else f'{name}: {error}') from (
+        error
+      )
+
+  def fingerprint(self) -> str:
+    return self._records.fingerprint()
+
+  def _place(self, index: int) -> int:
+    if not self._stride:
+      return index
+    if self._split == 'test':
+      return index * self._stride
+    return index + index // (self._stride - 1) + 1
+
+
+def open_collection(
+  config: SourceConfig,
+  split: str,
+  *,
+  scenes: emoji_scenes.EmojiScenesConfig,
+  pictures: images.ImagesConfig,
+) -> Collection:
+  """Opens a source.
+
+  Args:
+    config: the source.
+    split: 'train' or 'test'.
+    scenes: which emoji scenes, where it is those.
+    pictures: size of pictures in documents.
+
+  Raises:
+    ValueError: there is no such source, or it is of another kind.
+  """
+  if config.kind == 'emoji_scenes':
+    return Scenes(emoji_scenes.EmojiScenes(scenes, split), '')
+  if config.kind == 'stored_emoji_scenes':
+    # Here, because TFDS takes a second to import.
+    from transfusion_jax.data import tfds_emoji_scenes
+
+    return Scenes(tfds_emoji_scenes.StoredEmojiScenes(config.path, split), '')
+  stride = round(1 / config.heldout) if config.heldout else 0
+  form = forms.Form(config.form, pictures)
+  return Records(open_records(config), form, stride=stride, split=split)
+
+
+def open_records(config: SourceConfig) -> source.Source:
+  """The records of a source.
+
+  Raises:
+    ValueError: there is no such source, or it has scenes instead of records.
+  """
+  path, form = config.path, config.form
+  opened: dict[str, Callable[[], source.Source]] = {
+    'folder': lambda: folder.Folder(path),
+    'json_lines': lambda: json_lines.JsonLines(path, form.pictures),
+    'parquet': lambda: parquet.Parquet(path, form.fields, GROUPS),
+    'web_dataset': lambda: web_dataset.WebDataset(path),
+    'array_record': lambda: array_record.ArrayRecord(path, config.directory),
+    'tfds': lambda: _tfds(config),
+  }
+  if config.kind not in opened:
+    raise ValueError(
+      f'expected a source of records, {", ".join(opened)}, found {config.kind!r}; name '
+      'another source'
+    )
+  return opened[config.kind]()
+
+
+def _tfds(config: SourceConfig) -> source.Source:
+  # Here, because TFDS takes a second to import.
+  from transfusion_jax.data.sources import tfds
+
+  return tfds.Tfds(config.path, config.split, config.directory)
+
+
+class Endless:
+  """Documents by an index without end: epoch after epoch, each in an order of its own.
+
+  Index and seed decide the document and all that is left to chance in it.
+  """
+
+  def __init__(self, collection: Collection, *, name: str, seed: int):
+    """Shuffles.
+
+    Args:
+      collection: the documents.
+      name: of the source, so that two of the same size do not go side by side.
+      seed: of the order and of what is left to chance.
+
+    Raises:
+      ValueError: there are no documents, or more than can be shuffled.
+    """
+    if not 1 <= len(collection) <= MOST:
+      raise ValueError(
+        f'expected 1 to {MOST:,} documents in data.sources.{name}, found '
+        f'{len(collection):,}; give it another path, or divide it into several sources'
+      )
+    self._collection = collection
+    self._entropy = (seed % 2**32, zlib.crc32(name.encode()))
+    numbers = grain.MapDataset.range(len(collection))
+    self._order = numbers.shuffle(seed=seed % 2**32).repeat()
+
+  def __getitem__(self, index: int) -> documents.Document:
+    rng = np.random.default_rng(np.random.SeedSequence((*self._entropy, index)))
+    return self._collection.document(int(self._order[index]), rng)
+
+
+def limit(config: SourceConfig, collection: Collection) -> int | None:
+  """Documents that training takes from a source in all; None: without end."""
+  return config.epochs * len(collection) if config.epochs else None

@@ -1,0 +1,185 @@
+"""From a record of a data set to a document: which field is read as what.
+
+A record is a dict of plain values: texts as `str`, pictures as the bytes of a file or
+as pixels, a list where a record holds several. What is drawn by lot (the order of
+picture and caption, whether the caption is left out, which of several captions, where a
+picture is cropped) comes from a generator that belongs to the document, so that it is
+the same whoever makes it, whenever.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from transfusion_jax.data import documents, images
+
+Record = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class FormConfig:
+  """How the records of a source become documents.
+
+  Attributes:
+    kind: of document.
+      'captioned': a picture and its text, in either order; either alone where the other
+      is missing. Of several texts one is drawn. A class name is a caption too.
+      'text': text alone. 'picture': the picture alone.
+      'interleaved': lists of texts and pictures of one length, at every place one of
+      the two and nothing at the other.
+      'edit': a picture and an instruction as context, and the picture that results.
+      'question': a picture (or none) and a question as context, and the answer.
+    picture: field of the picture, or of the list of pictures.
+    text: field of the caption, text, instruction or question, or of the list of texts.
+    answer: field of the answer.
+    result: field of the picture that an edit results in.
+    caption_first: share of captioned pictures whose text comes first; 0.8 in the paper.
+    caption_drop: share of those that go without their text, for guidance.
+    noise_cap: largest noise level of a picture that precedes its text; 0.5 in the paper
+      (Transfusion, Table 8).
+  """
+
+  kind: Literal['captioned', 'text', 'picture', 'interleaved', 'edit', 'question']
+  picture: str
+  text: str
+  answer: str
+  result: str
+  caption_first: float
+  caption_drop: float
+  noise_cap: float
+
+  def __post_init__(self):
+    for name in ('caption_first', 'caption_drop', 'noise_cap'):
+      if not 0 <= getattr(self, name) <= 1:
+        found = getattr(self, name)
+        raise ValueError(f'expected {name} from 0 to 1, found {found}; use a share')
+
+  @property
+  def pictures(self) -> tuple[str, ...]:
+    """Fields that hold pictures."""
+    fields = {'text': (), 'edit': (self.picture, self.result)}
+    return fields.get(self.kind, (self.picture,))
+
+  @property
+  def fields(self) -> tuple[str, ...]:
+    """Fields that are read at all."""
+    texts = {'picture': (), 'question': (self.text, self.answer)}
+    return self.pictures + texts.get(self.kind, (self.text,))
+
+
+class Form:
+  """Makes documents of records."""
+
+  def __init__(self, config: FormConfig, pictures: images.ImagesConfig):
+    """Args: config: which field is what; pictures: their size in a document."""
+    self._config, self._pictures = config, pictures
+    self._make = getattr(self, f'_{config.kind}')
+
+  def document(self, record: Record, rng: np.random.Generator) -> documents.Document:
+    """The document of a record.
+
+    Raises:
+      ValueError: a field is missing, of another type or empty, or a picture is broken.
+    """
+    document = self._make(record, rng)
+    if not document:
+      raise ValueError(
+        f'expected a record with something in {self._config.fields}, found nothing; '
+        'name other fields in `form`, or leave the record out'
+      )
+    return document
+
+  def _captioned(self, record, rng) -> documents.Document:
+    config = self._config
+    first, dropped = rng.random(2) < (config.caption_first, config.caption_drop)
+    texts = _listed(record.get(config.text))
+    text = self._said(texts[int(rng.integers(len(texts)))] if texts else None, True)
+    cap = 1.0 if first or not text else config.noise_cap
+    shown = self._shown(record.get(config.picture), rng, cap=cap)
+    if first:
+      return shown if dropped and shown else (*text, *shown)
+    return (*shown, *text)
+
+  def _text(self, record, rng) -> documents.Document:
+    del rng
+    return self._said(record.get(self._config.text), True)
+
+  def _picture(self, record, rng) -> documents.Document:
+    return self._shown(record.get(self._config.picture), rng, cap=1.0)
+
+  def _interleaved(self, record, rng) -> documents.Document:
+    config = self._config
+    texts = _listed(record.get(config.text))
+    pictures = _listed(record.get(config.picture))
+    if len(texts) != len(pictures):
+      raise ValueError(
+        f'expected as many places for texts as for pictures, found {len(texts)} in '
+        f'{config.text!r} and {len(pictures)} in {config.picture!r}; fill the places '
+        'of the other kind with null'
+      )
+    document: documents.Document = ()
+    for text, picture in zip(texts, pictures, strict=True):
+      if _given(text) and _given(picture):
+        raise ValueError(
+          'expected a text or a picture at every place, found both at one; put them '
+          'one after the other'
+        )
+      cap = 1.0 if document else config.noise_cap
+      document += self._said(text, True) + self._shown(picture, rng, cap=cap)
+    return document
+
+  def _edit(self, record, rng) -> documents.Document:
+    config = self._config
+    before = self._shown(record.get(config.picture), rng, cap=0.0, learn=False)
+    after = self._shown(record.get(config.result), rng, cap=1.0)
+    said = self._said(record.get(config.text), False)
+    _demand(before and after and said, 'two pictures and an instruction', config)
+    return (*before, *said, *after)
+
+  def _question(self, record, rng) -> documents.Document:
+    config = self._config
+    shown = self._shown(record.get(config.picture), rng, cap=0.0, learn=False)
+    question = self._said(record.get(config.text), False)
+    answer = self._said(record.get(config.answer), True)
+    _demand(question and answer, 'a question and an answer', config)
+    return (*shown, *question, *answer)
+
+  def _said(self, value: Any, learn: bool) -> documents.Document:
+    if not _given(value):
+      return ()
+    if not isinstance(value, str):
+      raise ValueError(
+        f'expected text in the fields of {self._config.kind!r} documents, found '
+        f'{type(value).__name__}; name a field that holds text'
+      )
+    return (documents.Text(value, learn),) if value.strip() else ()
+
+  def _shown(self, value: Any, rng, *, cap: float, learn=True) -> documents.Document:
+    if not _given(value):
+      return ()
+    if isinstance(value, bytes):
+      value = images.decode(value, self._pictures, rng)
+    elif not isinstance(value, np.ndarray):
+      raise ValueError(
+        f'expected the bytes of a picture in {self._config.pictures}, found '
+        f'{type(value).__name__}; name a field that holds pictures'
+      )
+    return (documents.Image(value, learn, cap),)
+
+
+def _given(value: Any) -> bool:
+  return value is not None and not (isinstance(value, str | bytes) and not value)
+
+
+def _listed(value: Any) -> list[Any]:
+  return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _demand(met: Any, what: str, config: FormConfig) -> None:
+  if not met:
+    raise ValueError(
+      f'expected {what} in the fields {config.fields}, found one of them empty; name '
+      'other fields in `form`, or leave the record out'
+    )

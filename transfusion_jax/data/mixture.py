@@ -1,0 +1,177 @@
+"""Which source the next document comes from: exact shares, from a few integers.
+
+Every shard of the data mixes for itself. The next document comes from the source that
+is furthest behind its share, measured in what the documents so far have filled: with
+weights w and filled positions n, from the one with the least n / w. Shares are thus
+exact to one document, whatever the lengths of documents.
+
+Weights may change at given steps. Counting then begins anew, so that a source whose
+weight is raised does not catch up on what it had not been meant to give.
+
+Document k of shard v of V is document v + k V of its source's shuffled epochs: random
+access, so that the state is a few integers for every source, and nothing that was read
+ahead is part of it.
+"""
+
+import bisect
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+from transfusion_jax.core import log
+
+AHEAD = 4
+"""Documents of a source that a shard has made ahead where there are threads."""
+
+NAMED = 20
+"""Broken documents of a source and a shard whose names are logged."""
+
+LEAST = 20
+"""Broken documents of a source that a shard always forgives."""
+
+
+class Ticket(NamedTuple):
+  """Where something comes from, to make it again: part of a document of a source."""
+
+  source: str
+  index: int
+  part: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """A source in the mixture.
+
+  Attributes:
+    make: the parts of the document at an index, always the same; a ValueError says that
+      the document is broken.
+    limit: documents that it gives in all, on all shards; None: without end.
+    weights: its share against the others', one for every element of `since`.
+    since: steps from which the weights hold; the first is 0.
+  """
+
+  make: Callable[[int], Sequence[Any]]
+  limit: int | None
+  weights: tuple[float, ...]
+  since: tuple[int, ...]
+
+  def weight(self, step: int) -> float:
+    """Its weight at a step."""
+    return self.weights[bisect.bisect_right(self.since, step) - 1]
+
+
+class Mixture:
+  """The documents of one shard."""
+
+  def __init__(
+    self,
+    members: Mapping[str, Member],
+    *,
+    shard: int,
+    shards: int,
+    broken: float,
+    pool: futures.Executor | None,
+  ):
+    """Sets up the mixture; nothing is made yet.
+
+    Args:
+      members: by name.
+      shard: which of `shards` this is.
+      shards: in all.
+      broken: share of a source's documents that may be broken.
+      pool: makes documents ahead; None: they are made when they are asked for.
+    """
+    self._members, self._shard, self._shards = members, shard, shards
+    self._allowed, self._pool = broken, pool
+    self._changes = sorted({step for m in members.values() for step in m.since})
+    self._phase = 0
+    self._counts = {name: {'next': 0, 'filled': 0, 'broken': 0} for name in members}
+    self._ahead = {name: collections.deque() for name in members}
+
+  def draw(self, step: int) -> list[tuple[Ticket, Any]]:
+    """The next document in parts, and where they come from; nothing at the very end.
+
+    Raises:
+      ValueError: too many documents of a source were broken.
+    """
+    self._enter(bisect.bisect_right(self._changes, step) - 1)
+    while (name := self._due(step)) is not None:
+      index = self._counts[name]['next']
+      self._counts[name]['next'] = index + 1
+      try:
+        parts = self._made(name, index)
+      except ValueError as error:
+        self._forgive(name, error)
+        continue
+      self._counts[name]['filled'] += sum(map(len, parts))
+      return [(Ticket(name, index, k), part) for k, part in enumerate(parts)]
+    return []
+
+  def fetch(self, ticket: Sequence[Any]) -> Any | None:
+    """Again what was drawn before; None where sources or rows are not what they were,
+    and there is no such document or part any more.
+    """
+    name, index, part = ticket
+    if name not in self._members:
+      return None
+    parts = self._make(name, index)
+    return parts[part] if part < len(parts) else None
+
+  def get_state(self) -> dict[str, Any]:
+    """Where it stands, for JSON: of each source the next document, positions filled
+    since the weights changed, and broken documents.
+    """
+    counts = {name: dict(count) for name, count in self._counts.items()}
+    return {'phase': self._phase, 'sources': counts}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes on from a state; a source that it does not know begins."""
+    self._phase = int(state['phase'])
+    for name, count in self._counts.items():
+      known = state['sources'].get(name, {})
+      count.update({key: int(known.get(key, 0)) for key in count})
+      self._ahead[name].clear()
+
+  def _enter(self, phase: int) -> None:
+    if phase != self._phase:
+      self._phase = phase
+      for count in self._counts.values():
+        count['filled'] = 0
+
+  def _due(self, step: int) -> str | None:
+    behind = {}
+    for name, member in self._members.items():
+      weight = member.weight(step)
+      if weight and not self._ended(name, self._counts[name]['next']):
+        behind[name] = self._counts[name]['filled'] / weight
+    return min(behind, key=behind.__getitem__) if behind else None
+
+  def _ended(self, name: str, index: int) -> bool:
+    limit = self._members[name].limit
+    return limit is not None and self._shard + self._shards * index >= limit
+
+  def _make(self, name: str, index: int) -> Sequence[Any]:
+    return self._members[name].make(self._shard + self._shards * index)
+
+  def _made(self, name: str, index: int) -> Sequence[Any]:
+    if self._pool is None:
+      return self._make(name, index)
+    ahead = self._ahead[name]
+    for later in range(index + len(ahead), index + AHEAD + 1):
+      if not self._ended(name, later):
+        ahead.append(self._pool.submit(self._make, name, later))
+    return ahead.popleft().result()
+
+  def _forgive(self, name: str, error: ValueError) -> None:
+    count = self._counts[name]
+    count['broken'] += 1
+    if count['broken'] <= NAMED:
+      log.info(f'{name}: left out: {error}')
+    if count['broken'] > max(LEAST, self._allowed * count['next']):
+      raise ValueError(
+        f'expected at most {self._allowed:.2%} broken documents in data.sources.'
+        f'{name}, found {count["broken"]} of the first {count["next"]} of a shard, the '
+        f'last: {error}; mend the source, or raise data.broken'
+      )
