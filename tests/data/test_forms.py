@@ -72,6 +72,11 @@ def test_pictures_are_brought_to_their_size_at_a_place_drawn():
   assert len({int(crop[0, 0, 0]) for crop in crops}) > 5
 
 
+def test_decoded_pictures_are_brought_to_their_size_too():
+  (image,) = make('picture', {'image': PIXELS})
+  np.testing.assert_array_equal(image.pixels, np.full((8, 16, 3), 200))
+
+
 def test_text_alone():
   assert told(make('text', {'text': 'Once.'})) == ['Once.']
 

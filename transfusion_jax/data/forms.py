@@ -159,6 +159,8 @@ class Form:
   def _shown(self, value: Any, rng, *, cap: float, learn=True) -> documents.Document:
     if not _given(value):
       return ()
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+      value = images.encode_png(value)  # decoded already: brought to size all the same
     if isinstance(value, bytes):
       value = images.decode(value, self._pictures, rng)
     elif not isinstance(value, np.ndarray):
