@@ -96,6 +96,8 @@ def test_in_a_bucket(corpus, bucket, tmp_path):
   found = array_record.ArrayRecord('gs://bucket/corpus', str(copies))
   assert [found[n]['key'] for n in range(7)] == list('0246135')
   assert found.name(0).startswith('gs://bucket/corpus/train-00000-of-00002')
+  assert array_record.written('gs://bucket/corpus/train', 1, 2)
+  assert not array_record.written('gs://bucket/corpus/train', 1, 3)
   before = {path: path.stat().st_mtime_ns for path in copies.iterdir()}
   assert len(before) == 2
   array_record.ArrayRecord('gs://bucket/corpus', str(copies))
@@ -110,6 +112,8 @@ def test_half_a_file_is_never_seen(tmp_path):
     writer.write({'a': 1})
     with pytest.raises(ValueError, match='found none among the 0'):  # it is hidden
       array_record.ArrayRecord(str(tmp_path), '')
+    assert not array_record.written(str(prefix), 0, 1)
+  assert array_record.written(str(prefix), 0, 1)
   before = pathlib.Path(array_record.shard_path(str(prefix), 0, 1)).read_bytes()
   with pytest.raises(ValueError, match='can be stored'):
     write(prefix, 1, [{'a': 2}, {'a': object()}])

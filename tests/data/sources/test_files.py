@@ -95,6 +95,9 @@ def test_elsewhere(tmp_path, bucket, place):
   assert pathlib.Path(one).read_bytes() == b'0123456789'
   assert found.copy(1, copies) == one
   assert os.listdir(copies) == [os.path.basename(one)]
+  if place.startswith('memory'):  # which knows when a file was written
+    system.pipe_file(f'{place}/deep/b.x', b'9876543210')
+    assert pathlib.Path(found.copy(1, copies)).read_bytes() == b'9876543210'
   with pytest.raises(ValueError, match='expected a folder for copies'):
     found.copy(1, '')
   part = tmp_path / 'part'

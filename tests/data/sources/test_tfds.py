@@ -222,6 +222,19 @@ def test_what_cannot_be_opened(folder, case):
   assert '\n' not in str(told.value)
 
 
+def test_neither_name_nor_directory(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(
+    ValueError, match='one TFDS data set in the usual place, found none'
+  ):
+    source.Tfds('', 'train', '')
+
+
+def test_the_home_folder_is_known(folder, monkeypatch):
+  monkeypatch.setenv('HOME', str(folder.parent))
+  assert len(source.Tfds('made', 'train', f'~/{folder.name}')) == EXAMPLES
+
+
 def test_a_bucket_is_refused():
   with pytest.raises(ValueError, match="on this machine, found data_dir='gs://b'"):
     source.Tfds('made', 'train', 'gs://b')

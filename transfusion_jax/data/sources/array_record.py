@@ -136,6 +136,11 @@ def shard_path(prefix: str, shard: int, shards: int) -> str:
   return f'{prefix}-{shard:05d}-of-{shards:05d}{SUFFIX}'
 
 
+def written(prefix: str, shard: int, shards: int) -> bool:
+  """Whether one file of a set is there, and so is whole."""
+  return files.exists(shard_path(prefix, shard, shards))
+
+
 def pack(record: Mapping[str, Any]) -> bytes:
   """A record as bytes.
 

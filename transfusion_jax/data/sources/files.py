@@ -100,29 +100,28 @@ class Files:
 
     Args:
       number: of the file.
-      folder: for copies of files that lie elsewhere; a copy is made once.
+      folder: for copies of files that lie elsewhere; of every version one is made.
 
     Raises:
       ValueError: it lies elsewhere and cannot be copied.
     """
     if self.local:
       return self._inner(number)
-    path, size = self.path(number), self.sizes[number]
+    path, inner = self.path(number), self._inner(number)
     if not folder:
       raise ValueError(
         f'expected a folder for copies of files elsewhere, found none for {path}; name '
         'one on a disk of this machine'
       )
     folder = os.path.expanduser(folder)
-    name = f'{source.digest([path, size])}-{posixpath.basename(path)}'
-    target = os.path.join(folder, name)
-    if os.path.exists(target):
-      return target
-    part = f'{target}.{os.getpid()}-{threading.get_ident()}'
     try:
-      os.makedirs(folder, exist_ok=True)
-      self._system.get_file(self._inner(number), part)
-      os.replace(part, target)
+      version = source.digest([path, self._system.ukey(inner)])
+      target = os.path.join(folder, f'{version}-{posixpath.basename(path)}')
+      if not os.path.exists(target):
+        part = f'{target}.{os.getpid()}-{threading.get_ident()}'
+        os.makedirs(folder, exist_ok=True)
+        self._system.get_file(inner, part)
+        os.replace(part, target)
     except OSError as error:
       raise _unreadable(path, error) from error
     return target
@@ -190,7 +189,6 @@ def publish(local: str, path: str) -> None:
   """
   system, inner = _system(path)
   try:
-    system.makedirs(posixpath.dirname(inner), exist_ok=True)
     if _is_local(system):
       os.replace(local, inner)
     else:  # a bucket shows an object when all of it is there
@@ -201,9 +199,9 @@ def publish(local: str, path: str) -> None:
 
 
 def exists(path: str) -> bool:
-  """Whether there is something at a path."""
+  """Whether there is a file at a path."""
   system, inner = _system(path)
-  return system.exists(inner)
+  return system.isfile(inner)
 
 
 def _system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -1,5 +1,6 @@
 """TFDS data sets, by name or by directory, without TensorFlow."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,6 +85,7 @@ def opened(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     raise ValueError(
       f'expected a data set on this machine, found data_dir={data_dir!r}; copy it here'
     )
+  data_dir = os.path.expanduser(data_dir)
   try:
     if not name:
       return tfds.builder_from_directory(data_dir)
