@@ -95,18 +95,23 @@ def path(section: path_lib.PathConfig) -> path_lib.Path:
 def vocabulary(run: config.TransfusionRun) -> tuple[int, int]:
   """Rows of the token table, and how many of them stand for tokens.
 
-  Raises:
-    ValueError: the table is smaller than the tokenizer's vocabulary.
+  A size in the config is taken as it is: a step can be compiled where the tokenizer is
+  not installed. `check_vocabulary` is for where it is used.
   """
+  if run.model.vocabulary:
+    return run.model.vocabulary, run.model.vocabulary
   tokenizer = pipeline.tokenizer(run.data)
-  table = run.model.vocabulary or tokenizer.vocab_size
-  if table < tokenizer.used_size:
+  return tokenizer.vocab_size, tokenizer.used_size
+
+
+def check_vocabulary(run: config.TransfusionRun) -> None:
+  """Raises ValueError if the token table is smaller than the tokenizer's vocabulary."""
+  table, used = vocabulary(run)[0], pipeline.tokenizer(run.data).used_size
+  if table < used:
     raise ValueError(
-      f'expected model.vocabulary of at least {tokenizer.used_size}, the size of the '
-      f'tokenizer, found {table}; raise it, or set 0 to follow the tokenizer'
+      f'expected model.vocabulary of at least {used}, the size of the tokenizer, found '
+      f'{table}; raise it, or set 0 to follow the tokenizer'
     )
-  used = tokenizer.used_size if not run.model.vocabulary else table
-  return table, used
 
 
 def trainer(run: config.Run, mesh: Mesh) -> Trainer:

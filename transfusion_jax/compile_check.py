@@ -54,7 +54,7 @@ def main() -> None:
       )
     topology = topologies.find(_TOPOLOGY.value, _SLICES.value)
     run = config.parse(_CONFIG.value)
-    preflight.check(run)
+    preflight.check_model(run)
     if _BATCH.value:  # nothing is packed: no shards that rows would have to divide into
       data = dataclasses.replace(run.data, rows=_BATCH.value, shards=1)
       run = dataclasses.replace(run, data=data)

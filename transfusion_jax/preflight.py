@@ -2,7 +2,8 @@
 
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -13,20 +14,41 @@ from transfusion_jax.training import mesh
 
 
 def check(run: config.Run) -> None:
-  """Checks a run by itself; no device is asked for.
+  """Checks a run and opens its data; no device is asked for.
 
   Raises:
     ValueError: one problem or several, each with the way out.
   """
-  problems: list[str] = []
-  checks = [lambda: build.parts(run), lambda: _check_steps(run)]
+  check_model(run)
+  checks: list[Callable[[], None]] = []
   if isinstance(run, config.TransfusionRun):
-    checks += [lambda: build.latents(run)]
+    checks += [lambda: build.check_vocabulary(run)]
     checks += [lambda: pipeline.check(run.data, build.patch_count(run))]
-    checks += [lambda: check(run.autoencoder.run), lambda: _check_evaluation(run)]
+    checks += [lambda: _check_evaluation(run)]
     if run.autoencoder.checkpoint:
       directory = pathlib.Path(run.autoencoder.checkpoint)
       checks += [lambda: build.autoencoder_in(directory)]
+    else:
+      checks += [lambda: pipeline.check_pictures(run.autoencoder.run.data)]
+  else:
+    checks += [lambda: pipeline.check_pictures(run.data)]
+  _check_all(checks)
+
+
+def check_model(run: config.Run) -> None:
+  """Checks what is computed and not what it is computed of.
+
+  Raises:
+    ValueError: one problem or several, each with the way out.
+  """
+  checks = [lambda: build.parts(run), lambda: _check_steps(run)]
+  if isinstance(run, config.TransfusionRun):
+    checks += [lambda: build.latents(run), lambda: check_model(run.autoencoder.run)]
+  _check_all(checks)
+
+
+def _check_all(checks: Sequence[Callable[[], Any]]) -> None:
+  problems: list[str] = []
   for each in checks:
     try:
       each()

@@ -185,12 +185,7 @@ def pictures(
     seed: of the order.
     rows: of every batch, those that are wanted, ascending.
   """
-  endless = {
-    name: dataclasses.replace(source, epochs=0)
-    for name, source in config.sources.items()
-    if source.form.pictures
-  }
-  config = dataclasses.replace(config, sources=endless)
+  config = _with_pictures(config)
   members = _members(config, split, seed, _one_picture)
 
   def make(shard: int, pool) -> iterators.Drawn:
@@ -235,6 +230,36 @@ def check(config: DataConfig, patches: int) -> None:
     )
 
 
+def check_pictures(config: DataConfig) -> None:
+  """Opens every source that has pictures, for training and for measuring.
+
+  Raises:
+    ValueError: there is none, one cannot be opened, or none is held out.
+  """
+  for split in ('train', 'test'):
+    opened = collections(_with_pictures(config), split)
+    if not any(len(each) for each in opened.values()):
+      raise ValueError(
+        f'expected pictures for the split {split!r}, found none in data.sources; give '
+        'a source of pictures, and heldout=0.01 to measure on some of them'
+      )
+
+
+def _with_pictures(config: DataConfig) -> DataConfig:
+  """The sources that have pictures, without end."""
+  endless = {
+    name: dataclasses.replace(source, epochs=0)
+    for name, source in config.sources.items()
+    if source.form.pictures
+  }
+  if not endless:
+    raise ValueError(
+      f'expected sources with pictures, found {sorted(config.sources)} of text alone; '
+      'add one'
+    )
+  return dataclasses.replace(config, sources=endless)
+
+
 def _members(
   config: DataConfig,
   split: str,
@@ -254,7 +279,7 @@ def _members(
     )
 
   opened = collections(config, split)
-  return {name: member(name, each) for name, each in opened.items()}
+  return {name: member(name, each) for name, each in opened.items() if len(each)}
 
 
 def _mixture(
