@@ -130,8 +130,7 @@ def mixture(place: str) -> pipeline.DataConfig:
 
 def opened(place: str, kind: str, weight: float) -> corpus.SourceConfig:
   """A source of documents of a kind."""
-  section = source('array_record', place, weights=(weight,))
-  section.form.kind = kind
+  section = source('array_record', place, form=kind, weights=(weight,))
   return config.build(corpus.SourceConfig, section)
 
 

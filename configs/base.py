@@ -117,13 +117,22 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
   return run
 
 
-def source(kind: str, path: str = '', **changes) -> ConfigDict:
-  """A source of documents for `mix`; `changes` are fields of it or of its form."""
+def source(
+  kind: str, path: str = '', *, form: str = 'captioned', **changes
+) -> ConfigDict:
+  """A source of documents for `mix`.
+
+  Args:
+    kind: of source; see `corpus.SourceConfig`.
+    path: where it is, or what it is called.
+    form: kind of document; see `forms.FormConfig`.
+    changes: fields of the source or of its form.
+  """
   made = config.empty(config.pipeline.corpus.SourceConfig)
   made.update(kind=kind, path=path, split='', directory='', heldout=0.0)
   made.update(weights=(1.0,), since=(0,), epochs=0)
   made.form.update(
-    kind='captioned',
+    kind=form,
     picture='image',
     text='text',
     answer='answer',

@@ -45,7 +45,7 @@ def mixed(data, photos, stories):
     data,
     sources={
       'photos': tiny.source('folder', photos, weights=(1.0, 3.0), since=(0, 3)),
-      'stories': with_form(tiny.source('json_lines', stories, epochs=3), kind='text'),
+      'stories': tiny.source('json_lines', stories, form='text', epochs=3),
     },
     tokenizer=dataclasses.replace(data.tokenizer, kind='bytes'),
     images=SIZE,
@@ -56,10 +56,6 @@ def mixed(data, photos, stories):
     shards=8,
     window=6,
   )
-
-
-def with_form(source, **changes):
-  return dataclasses.replace(source, form=dataclasses.replace(source.form, **changes))
 
 
 def iterate(config, *, rows=None, seed=0):
@@ -171,7 +167,7 @@ def told(opened, index):
 
 def test_contents_change_with_the_files(mixed, tmp_path):
   (tmp_path / 'a.jsonl').write_text('{"text": "one"}\n')
-  source = with_form(tiny.source('json_lines', str(tmp_path)), kind='text')
+  source = tiny.source('json_lines', str(tmp_path), form='text')
   config = dataclasses.replace(mixed, sources={'notes': source})
   before = pipeline.contents(config)
   assert before == pipeline.contents(config)
