@@ -20,6 +20,19 @@ SIZES = {
 """Transfusion, section 4.1; hidden widths are Llama's, which match its counts."""
 
 
+SMALL_AUTOENCODER = {
+  'channels': 64,
+  'multipliers': (1, 2),
+  'encoder_blocks': 1,
+  'decoder_blocks': 1,
+  'middle': False,
+  'latent_channels': 16,
+  'groups': 8,
+  'patch': 4,
+}
+"""The layout of windows, 8x, for small pictures and a CPU."""
+
+
 def transfusion() -> ConfigDict:
   """A mixed run with the paper's objective and optimizer; sizes are left open."""
   run = config.empty(config.TransfusionRun)

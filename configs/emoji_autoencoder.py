@@ -17,16 +17,7 @@ def get_config() -> ConfigDict:
   run = base.autoencoder()
   run.data.update(rows=64, row_length=128, image_slots=4)
   run.data.scenes.update(single=0.25, count=0.1, pair=0.55, binding=0.05, story=0.05)
-  run.model.update(
-    channels=64,
-    multipliers=(1, 2),
-    encoder_blocks=1,
-    decoder_blocks=1,
-    middle=False,
-    latent_channels=16,
-    groups=8,
-    patch=4,
-  )
+  run.model.update(base.SMALL_AUTOENCODER)
   run.objective.kl_weight = 2e-3
   run.optimizer.update(
     learning_rate=3e-3,

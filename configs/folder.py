@@ -49,16 +49,7 @@ def _autoencoder(path: str) -> ConfigDict:
   run = base.autoencoder()
   run.data = _data(path)
   run.data.rows = 32
-  run.model.update(
-    channels=64,
-    multipliers=(1, 2),
-    encoder_blocks=1,
-    decoder_blocks=1,
-    middle=False,
-    latent_channels=16,
-    groups=8,
-    patch=4,
-  )
+  run.model.update(base.SMALL_AUTOENCODER)
   run.objective.kl_weight = 1e-4
   run.optimizer.update(learning_rate=1e-3, warmup_steps=200)
   run.train.update(steps=5000, log_every=10, checkpoint_every=1000)

@@ -55,6 +55,7 @@ def documents(
     state=data_state,
     prepare=lambda rows, digest: prepare(frozen, rows, digest),
     count=lambda rows: jnp.sum(rows['end'] > rows['start']),
+    shares=pipeline.shares,
     unit='tokens',
   )
 
@@ -85,6 +86,7 @@ def pictures(
     state=data_state,
     prepare=lambda rows, _: batch_lib.Pictures(**rows),
     count=lambda rows: jnp.int32(len(rows['images'])),
+    shares=pipeline.shares,
     unit='pictures',
   )
 

@@ -178,6 +178,26 @@ def test_contents_change_with_the_files(mixed, tmp_path):
   }
 
 
+def test_shares_are_told(mixed):
+  sources = {
+    'photos': dataclasses.replace(
+      mixed.sources['photos'], weights=(3.0, 1.0), since=(0, 9)
+    ),
+    'stories': dataclasses.replace(mixed.sources['stories'], epochs=0),
+  }
+  source = iterate(dataclasses.replace(mixed, sources=sources))
+  for _ in range(9):
+    next(source)
+  assert pipeline.shares(source.get_state()) == pytest.approx(
+    {'photos': 0.75, 'stories': 0.25}, abs=0.03
+  )
+  for _ in range(9):
+    next(source)
+  assert pipeline.shares(source.get_state()) == pytest.approx(
+    {'photos': 0.5, 'stories': 0.5}, abs=0.05
+  )
+
+
 def test_pictures_alone_leave_text_and_broken_ones_out(mixed):
   source = pipeline.pictures(mixed, split='train', seed=0, rows=range(8))
   for _ in range(6):

@@ -36,6 +36,7 @@ def make(state=None, source=Counting):
     state=state,
     prepare=lambda rows, digest: {**rows, 'prepared': rows['tokens'] * 2},
     count=lambda rows: rows['tokens'][0, 0],
+    shares=lambda state: {'all': 1.0} if state['given'] else {},
     unit='tokens',
   )
 
@@ -61,7 +62,7 @@ def test_what_was_given_is_told_once():
   assert given.sizes == [100, 200]
   assert len(set(given.digests)) == 2
   assert given.waited > 0
-  assert batches.given() == feed.Given([], [], 0.0)
+  assert batches.given() == feed.Given([], [], 0.0, {'all': 1.0})
 
 
 def test_digests_are_those_of_the_batch_wherever_it_was_begun():

@@ -195,6 +195,20 @@ def pictures(
   return _iterate(config, make, lambda made: {'images': np.stack(made)}, rows)
 
 
+def shares(state: dict[str, Any]) -> dict[str, float]:
+  """What every source has given of all positions since the weights last changed.
+
+  Args:
+    state: of an iterator, with the shards of one process or of all.
+  """
+  filled: dict[str, int] = {}
+  for shard in state['shards'].values():
+    for name, count in shard['source']['sources'].items():
+      filled[name] = filled.get(name, 0) + count['filled']
+  total = max(1, sum(filled.values()))
+  return {name: count / total for name, count in filled.items()}
+
+
 def pixels(config: DataConfig) -> tuple[int, int, int]:
   """Height, width and channels of every picture."""
   return config.images.height, config.images.width, 3

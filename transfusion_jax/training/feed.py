@@ -35,11 +35,13 @@ class Given:
     digests: of every batch on all hosts, in sixteen hexadecimal digits.
     sizes: how much data was in every batch on all hosts.
     waited: seconds that the data was waited for.
+    shares: of the sources in what this process has drawn.
   """
 
   digests: list[str]
   sizes: list[int]
   waited: float
+  shares: dict[str, float]
 
 
 class Feed:
@@ -58,6 +60,7 @@ class Feed:
     state: dict[str, Any] | None,
     prepare: Callable[[dict[str, jax.Array], jax.Array], Any],
     count: Callable[[Mapping[str, jax.Array]], jax.Array],
+    shares: Callable[[dict[str, Any]], dict[str, float]],
     unit: str,
   ):
     """Sets up the feed.
@@ -70,6 +73,7 @@ class Feed:
       prepare: from the arrays on the devices, and a digest of theirs to draw keys from,
         to what the step takes, for example with pictures encoded as latents.
       count: how much data a batch holds, for the speed that is shown.
+      shares: of the sources, from the state of the iterator.
       unit: what `count` counts: 'tokens' or 'pictures'.
     """
     self._sharding, self._rows = NamedSharding(mesh, axes.BATCH_SPEC), rows
@@ -78,7 +82,7 @@ class Feed:
     self._source = source(self._here)
     if state is not None:
       self._source.set_state(state)
-    self._prepare, self.unit = prepare, unit
+    self._prepare, self._shares, self.unit = prepare, shares, unit
     self._mark = jax.jit(lambda arrays: (digest.digest(arrays), count(arrays)))
     self._marks: list[tuple[jax.Array, jax.Array]] = []
     self._waited = 0.0
@@ -102,7 +106,8 @@ class Feed:
     marks, self._marks = jax.device_get(self._marks), []
     waited, self._waited = self._waited, 0.0
     digests = [digest.text(lanes) for lanes, _ in marks]
-    return Given(digests, [int(size) for _, size in marks], waited)
+    shares = self._shares(self._source.get_state())
+    return Given(digests, [int(size) for _, size in marks], waited, shares)
 
   def get_state(self) -> dict[str, Any]:
     """Where the data stands behind the last batch given, in all processes together."""

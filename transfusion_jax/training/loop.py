@@ -110,7 +110,8 @@ def fit(
         log.write(
           {'step': done, **values, 'learning_rate': float(schedule(done - 1)),
            f'{batches.unit}_per_second': speed, 'seconds': clock.seconds,
-           'data_wait': given.waited / (since - before), 'batches': given.digests}
+           'data_wait': given.waited / (since - before), 'batches': given.digests,
+           **{f'share_{name}': share for name, share in given.shares.items()}}
         )  # fmt: skip
         _check(values, done)
         _check_data(given, done)
