@@ -117,6 +117,8 @@ def train_transfusion(
     before = train_autoencoder(run.autoencoder.run, nested, stop)
   devices = mesh.make(run.mesh)
   frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
+  with command.user_errors():
+    feeds.check_latents(run, frozen)
   trainer = build.trainer(run, devices)
   outcome = stage.run(
     _stage(

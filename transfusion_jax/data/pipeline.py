@@ -115,10 +115,9 @@ def collections(config: DataConfig, split: str) -> dict[str, corpus.Collection]:
   Raises:
     ValueError: a source cannot be opened.
   """
+  pictures = None if config.moments else config.images
   return {
-    name: corpus.open_collection(
-      source, split, scenes=config.scenes, pictures=config.images
-    )
+    name: corpus.open_collection(source, split, scenes=config.scenes, pictures=pictures)
     for name, source in config.sources.items()
   }
 
