@@ -95,24 +95,12 @@ def _settings() -> config.TransfusionRun:
       'expected the config of a mixed run with autoencoder.checkpoint, found none; '
       'name the work directory of an autoencoder with --config.autoencoder.checkpoint'
     )
-  source = run.data.sources.get(_SOURCE.value)
-  if source is None or not source.form.pictures:
-    pictured = [name for name, each in run.data.sources.items() if each.form.pictures]
-    raise ValueError(
-      f'expected one of data.sources with pictures, {sorted(pictured)}, found '
-      f'{_SOURCE.value!r}; change --source'
-    )
-  if run.data.images.crop != 'center':
-    raise ValueError(
-      f"expected data.images.crop='center', found {run.data.images.crop!r}: what is "
-      'encoded once is cropped once; set --config.data.images.crop=center'
-    )
   if _PROCESS.value >= _PROCESSES.value:
     raise ValueError(
       f'expected --process below --processes, found {_PROCESS.value} of '
       f'{_PROCESSES.value}; count from 0'
     )
-  encoded.check_pictures(_SOURCE.value, source)
+  encoded.check_source(run.data, _SOURCE.value)
   return run
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from transfusion_jax.evaluation import reconstruction
 from transfusion_jax.models import autoencoder, codec
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.training import feed
+from transfusion_jax.training import mesh as mesh_lib
 
 
 def documents(
@@ -88,13 +90,18 @@ def moments(
   return lambda images: encode(frozen, jax.device_put(images, rows))
 
 
-def check_latents(run: config.TransfusionRun, frozen: codec.Codec) -> None:
-  """Checks that the latents of a run's data, where they are stored, are of its codec.
+def check_latents(run: config.Run) -> None:
+  """Checks that latents, where a run takes stored ones, are of its autoencoder.
 
   Raises:
-    ValueError: they are of another autoencoder.
+    ValueError: they are of another one.
   """
-  if run.data.moments:
+  if isinstance(run, config.TransfusionRun) and run.data.moments:
+    directory, devices = (
+      pathlib.Path(run.autoencoder.checkpoint),
+      mesh_lib.make(run.mesh),
+    )
+    frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
     encoded.check_autoencoder(run.data, identity(frozen))
 
 

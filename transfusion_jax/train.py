@@ -70,6 +70,7 @@ def main() -> None:
   with preemption.Stop() as stop:
     with command.user_errors():
       preflight.check_devices(run, jax.devices())
+      feeds.check_latents(run)
       place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
       _claim(place, run)
     if isinstance(run, config.AutoencoderRun):
@@ -117,8 +118,6 @@ def train_transfusion(
     before = train_autoencoder(run.autoencoder.run, nested, stop)
   devices = mesh.make(run.mesh)
   frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
-  with command.user_errors():
-    feeds.check_latents(run, frozen)
   trainer = build.trainer(run, devices)
   outcome = stage.run(
     _stage(

@@ -9,9 +9,9 @@ import dataclasses
 import json
 import posixpath
 
-from transfusion_jax.core import tree
 from transfusion_jax.data import corpus, pipeline
-from transfusion_jax.data.sources import array_record, files, source
+from transfusion_jax.data.sources import array_record, files
+from transfusion_jax.data.sources import source as source_lib
 
 MANIFEST = 'encoded.json'
 
@@ -50,7 +50,12 @@ def claim(folder: str, manifest: Manifest) -> None:
     text = json.dumps(dataclasses.asdict(manifest), indent=2) + '\n'
     files.write(posixpath.join(folder, MANIFEST), text.encode())
   elif found != manifest:
-    lines = tree.differences(dataclasses.asdict(found), dataclasses.asdict(manifest))
+    before, now = dataclasses.asdict(found), dataclasses.asdict(manifest)
+    lines = [
+      f'{name}: expected {value!r}, found {now[name]!r}'
+      for name, value in before.items()
+      if value != now[name]
+    ]
     raise ValueError(
       f'expected what {folder} was begun with; {"; ".join(lines)}; name another '
       '--output, or take back the change'
@@ -73,21 +78,29 @@ def check(config: pipeline.DataConfig) -> None:
     if each.form.pictures and config.moments:
       _check_latents(config, name, each)
     elif each.form.pictures:
-      check_pictures(name, each)
+      _check_pictures(name, each)
 
 
-def check_pictures(name: str, config: corpus.SourceConfig) -> None:
-  """Checks that a source does not hold latents.
+def check_source(config: pipeline.DataConfig, name: str) -> None:
+  """Checks that a source is one to encode.
 
   Raises:
-    ValueError: it does.
+    ValueError: there is no such source, or it has no pictures or latents already, or
+      pictures would be cropped at random.
   """
-  for folder, manifest in _manifests(config).items():
-    if manifest is not None:
-      raise ValueError(
-        f'expected pictures in data.sources.{name}, found latents that encode_images '
-        f'has stored in {folder}; set data.moments=true, or name the pictures instead'
-      )
+  source = config.sources.get(name)
+  if source is None or not source.form.pictures:
+    pictured = [name for name, each in config.sources.items() if each.form.pictures]
+    raise ValueError(
+      f'expected one of data.sources with pictures, {sorted(pictured)}, found {name!r};'
+      ' change --source'
+    )
+  if config.images.crop != 'center':
+    raise ValueError(
+      f"expected data.images.crop='center', found {config.images.crop!r}: what is "
+      'encoded once is cropped once; set --config.data.images.crop=center'
+    )
+  _check_pictures(name, source)
 
 
 def check_autoencoder(config: pipeline.DataConfig, autoencoder: str) -> None:
@@ -138,6 +151,15 @@ def _check_latents(
       )
 
 
+def _check_pictures(name: str, config: corpus.SourceConfig) -> None:
+  for folder, manifest in _manifests(config).items():
+    if manifest is not None:
+      raise ValueError(
+        f'expected pictures in data.sources.{name}, found latents that encode_images '
+        f'has stored in {folder}; set data.moments=true, or name the pictures instead'
+      )
+
+
 def _manifests(config: corpus.SourceConfig) -> dict[str, Manifest | None]:
   """For every folder with files of a source its manifest, if there is one."""
   if config.kind != 'array_record':
@@ -156,6 +178,6 @@ def _read(folder: str) -> Manifest | None:
     return Manifest(**json.loads(data))
   except (ValueError, TypeError) as error:
     raise ValueError(
-      f'expected {path} as encode_images writes it, found {source.one_line(error)}; '
-      'encode the source again'
+      f'expected {path} as encode_images writes it, found none of its fields alone '
+      f'({source_lib.one_line(error)}); encode the source again'
     ) from error

@@ -133,10 +133,11 @@ def shard_path(prefix: str, shard: int, shards: int) -> str:
 
 
 def sweep(prefix: str, shard: int, shards: int) -> None:
-  """Removes what writers of a file have left here that were killed."""
-  begin = _unfinished(shard_path(prefix, shard, shards))
-  for part in glob.glob(f'{glob.escape(begin)}*'):
-    os.remove(part)
+  """Removes what writers of a file on this machine have left that were killed."""
+  path = shard_path(prefix, shard, shards)
+  if '://' not in path:  # else it lies where others of this name may be at work
+    for part in glob.glob(f'{glob.escape(_unfinished(path))}*'):
+      os.remove(part)
 
 
 def _unfinished(path: str) -> str:
