@@ -16,8 +16,8 @@ MANIFEST = encoded.Manifest('0123', 32, 32, ['image'], 'abcd', files=1)
 @pytest.fixture
 def latents(tmp_path):
   """A folder of one record with latents."""
-  store(tmp_path / 'latents', {'image': np.zeros((4, 4, 8), np.float16), 'text': 'a'})
   encoded.claim(str(tmp_path / 'latents'), MANIFEST)
+  store(tmp_path / 'latents', {'image': np.zeros((4, 4, 8), np.float16), 'text': 'a'})
   return tmp_path / 'latents'
 
 
@@ -54,6 +54,13 @@ def test_a_folder_is_claimed_once(tmp_path):
     encoded.claim(folder, other)
   assert "autoencoder: expected '0123', found '4567'" in str(error.value)
   assert 'height: expected 32, found 64' in str(error.value)
+
+
+def test_a_folder_of_others_is_not_taken(tmp_path):
+  store(tmp_path, {'image': b''})
+  with pytest.raises(ValueError, match='new or to hold encoded.json, found files of r'):
+    encoded.claim(str(tmp_path), MANIFEST)
+  assert not (tmp_path / 'encoded.json').exists()
 
 
 def test_latents_are_taken_where_they_are_wanted(data, latents):

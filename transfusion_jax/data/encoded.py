@@ -43,10 +43,16 @@ def claim(folder: str, manifest: Manifest) -> None:
   Any number of processes may do so at once.
 
   Raises:
-    ValueError: the folder holds other latents, or nothing can be written there.
+    ValueError: the folder holds other latents or other files of records, or nothing can
+      be written there.
   """
   found = _read(folder)
   if found is None:
+    if _has_records(folder):
+      raise ValueError(
+        f'expected {folder} to be new or to hold {MANIFEST}, found files of records '
+        'without it; name another --output'
+      )
     text = json.dumps(dataclasses.asdict(manifest), indent=2) + '\n'
     files.write(posixpath.join(folder, MANIFEST), text.encode())
   elif found != manifest:
@@ -167,6 +173,14 @@ def _manifests(config: corpus.SourceConfig) -> dict[str, Manifest | None]:
   found = files.find(config.path, (array_record.SUFFIX,))
   folders = {posixpath.dirname(found.path(number)) for number in range(len(found))}
   return {folder: _read(folder) for folder in sorted(folders)}
+
+
+def _has_records(folder: str) -> bool:
+  try:
+    files.find(folder, (array_record.SUFFIX,))
+  except ValueError:
+    return False
+  return True
 
 
 def _read(folder: str) -> Manifest | None:
