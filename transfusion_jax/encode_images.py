@@ -1,4 +1,4 @@
-"""Encodes the pictures of a source once, so that training can read their latents.
+r"""Encodes the pictures of a source once, so that training can read their latents.
 
   python -m transfusion_jax.encode_images --config=FILE --source=NAME --output=DIR \
     --config.autoencoder.checkpoint=AUTOENCODER

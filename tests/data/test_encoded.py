@@ -56,6 +56,19 @@ def test_a_folder_is_claimed_once(tmp_path):
   assert 'height: expected 32, found 64' in str(error.value)
 
 
+def test_elsewhere(data, tmp_path):
+  """In a bucket, for which a folder in memory stands."""
+  folder = f'memory://{tmp_path}/latents'
+  for _ in range(2):
+    encoded.claim(folder, MANIFEST)
+  with array_record.Writer(f'{folder}/some', 0, 1) as writer:
+    writer.write({'image': b''})
+  config = of(data, a=stored(folder))
+  encoded.check(config)
+  with pytest.raises(ValueError, match='those of 0123 in memory://.*/latents;'):
+    encoded.check_autoencoder(config, '4567')
+
+
 def test_a_folder_of_others_is_not_taken(tmp_path):
   store(tmp_path, {'image': b''})
   with pytest.raises(ValueError, match='new or to hold encoded.json, found files of r'):
