@@ -2,20 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import UInt8
 
 from transfusion_jax import build, config
-from transfusion_jax.data import pipeline
+from transfusion_jax.core import axes, digest
+from transfusion_jax.data import encoded, pipeline
 from transfusion_jax.evaluation import reconstruction
 from transfusion_jax.models import autoencoder, codec
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.training import feed
+from transfusion_jax.training import mesh as mesh_lib
 
 
 def documents(
@@ -24,10 +28,15 @@ def documents(
   frozen: codec.Codec,
   data_state: dict[str, Any] | None,
 ) -> feed.Feed:
-  """Packed rows with their pictures as latents, from where `data_state` stands."""
+  """Packed rows with their pictures as latents, from where `data_state` stands.
+
+  Latents that are stored differ from those made here by the rounding to float16. Where
+  they are drawn from the posterior, the noise is another as well: it belongs to what is
+  in the batch, which is pixels here and moments there.
+  """
 
   @jax.jit
-  def prepare(frozen, rows, digest):
+  def prepare(frozen, rows, lanes):
     images = rows.pop('images')
     b, i = images.shape[:2]
     flat = images.reshape(b * i, *images.shape[2:])
@@ -35,7 +44,7 @@ def documents(
       posterior = autoencoder.Posterior.of(flat.astype(jnp.float32))
     else:
       posterior = frozen.model.encode(codec.to_unit(flat))
-    keys = _keys(digest, b * i) if run.autoencoder.sample else None
+    keys = _keys(lanes, b * i) if run.autoencoder.sample else None
     latents = frozen.scaled(posterior, keys)
     return batch_lib.Batch(images=latents.reshape(b, i, *latents.shape[1:]), **rows)
 
@@ -53,18 +62,53 @@ def documents(
     mesh,
     rows=run.data.rows,
     state=data_state,
-    prepare=lambda rows, digest: prepare(frozen, rows, digest),
+    prepare=lambda rows, lanes: prepare(frozen, rows, lanes),
     count=lambda rows: jnp.sum(rows['end'] > rows['start']),
     shares=pipeline.shares,
     unit='tokens',
   )
 
 
-def _keys(digest: jax.Array, count: int) -> jax.Array:
+def _keys(lanes: jax.Array, count: int) -> jax.Array:
   """Random keys that the data decides: the same wherever and whenever it is met."""
-  return jax.random.split(
-    jax.random.fold_in(jax.random.key(digest[0]), digest[1]), count
-  )
+  return jax.random.split(jax.random.fold_in(jax.random.key(lanes[0]), lanes[1]), count)
+
+
+def moments(
+  frozen: codec.Codec, mesh: Mesh
+) -> Callable[[UInt8[np.ndarray, 'b h w 3']], jax.Array]:
+  """Makes of pictures what `documents` takes with `data.moments`: [b, y, x, 2 c].
+
+  Batches are divided over the devices, and are to be of one size.
+  """
+  rows = NamedSharding(mesh, axes.BATCH_SPEC)
+
+  @jax.jit
+  def encode(frozen, images):
+    posterior = frozen.model.encode(codec.to_unit(images))
+    return posterior.moments.astype(jnp.float16)
+
+  return lambda images: encode(frozen, jax.device_put(images, rows))
+
+
+def check_latents(run: config.Run) -> None:
+  """Checks that latents, where a run takes stored ones, are of its autoencoder.
+
+  Raises:
+    ValueError: they are of another one.
+  """
+  if isinstance(run, config.TransfusionRun) and run.data.moments:
+    directory, devices = (
+      pathlib.Path(run.autoencoder.checkpoint),
+      mesh_lib.make(run.mesh),
+    )
+    frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
+    encoded.check_autoencoder(run.data, identity(frozen))
+
+
+def identity(frozen: codec.Codec) -> str:
+  """What tells an autoencoder from others: a digest of its parameters."""
+  return digest.text(jax.jit(digest.digest)(frozen.model))
 
 
 def image_shape(run: config.TransfusionRun) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import jax
 
 from transfusion_jax import build, config
 from transfusion_jax.core import axes
-from transfusion_jax.data import pipeline
+from transfusion_jax.data import encoded, pipeline
 from transfusion_jax.training import mesh
 
 
@@ -24,14 +24,10 @@ def check(run: config.Run) -> None:
   if isinstance(run, config.TransfusionRun):
     checks += [lambda: build.check_vocabulary(run)]
     checks += [lambda: pipeline.check(run.data, build.patch_count(run))]
-    checks += [lambda: _check_evaluation(run)]
-    if run.autoencoder.checkpoint:
-      directory = pathlib.Path(run.autoencoder.checkpoint)
-      checks += [lambda: build.autoencoder_in(directory)]
-    else:
-      checks += [lambda: pipeline.check_pictures(run.autoencoder.run.data)]
+    checks += [lambda: encoded.check(run.data), lambda: _check_evaluation(run)]
+    checks += [lambda: _check_autoencoder(run)]
   else:
-    checks += [lambda: pipeline.check_pictures(run.data)]
+    checks += [lambda: _check_pictures(run)]
   _check_all(checks)
 
 
@@ -100,6 +96,28 @@ def check_step(run: config.Run, devices: Sequence[jax.Device]) -> None:
       f"expected TPUs for attention 'tpu', found {platform}; set "
       '--config.model.transformer.attention=xla'
     )
+
+
+def _check_autoencoder(run: config.TransfusionRun) -> None:
+  if run.autoencoder.checkpoint:
+    build.autoencoder_in(pathlib.Path(run.autoencoder.checkpoint))
+    return
+  if run.data.moments:
+    raise ValueError(
+      'expected autoencoder.checkpoint with data.moments=true, found none: stored '
+      'latents are of an autoencoder that is trained; name its work directory'
+    )
+  check(run.autoencoder.run)
+
+
+def _check_pictures(run: config.AutoencoderRun) -> None:
+  if run.data.moments:
+    raise ValueError(
+      'expected pictures to train an autoencoder with, found data.moments=true; set it '
+      'to false'
+    )
+  encoded.check(run.data)
+  pipeline.check_pictures(run.data)
 
 
 def _check_evaluation(run: config.TransfusionRun) -> None:

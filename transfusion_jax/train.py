@@ -70,6 +70,7 @@ def main() -> None:
   with preemption.Stop() as stop:
     with command.user_errors():
       preflight.check_devices(run, jax.devices())
+      feeds.check_latents(run)
       place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
       _claim(place, run)
     if isinstance(run, config.AutoencoderRun):

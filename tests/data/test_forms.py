@@ -14,9 +14,9 @@ PICTURE = images.encode_png(PIXELS)
 SIZE = images.ImagesConfig(8, 16, 'random', smallest=1, most_pixels=10**6)
 
 
-def make(kind, record, seed=0, **changes):
+def make(kind, record, seed=0, pictures=SIZE, **changes):
   section = dataclasses.replace(tiny.source('folder', 'x').form, kind=kind, **changes)
-  form = forms.Form(section, SIZE)
+  form = forms.Form(section, pictures)
   return form.document(record, np.random.default_rng(seed))
 
 
@@ -107,8 +107,12 @@ def test_questions_learn_the_answer_alone():
 
 def test_moments_are_taken_as_they_are():
   moments = np.zeros((4, 4, 6), np.float16)
-  (image,) = make('picture', {'image': moments})
+  (image,) = make('picture', {'image': moments}, pictures=None)
   assert image.pixels is moments
+  with pytest.raises(ValueError, match=r'found ndarray; .* set data.moments=true'):
+    make('picture', {'image': moments})
+  with pytest.raises(ValueError, match=r'latents from encode_images .* found bytes'):
+    make('picture', {'image': PICTURE}, pictures=None)
 
 
 def test_one_generator_one_document():

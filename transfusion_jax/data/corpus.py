@@ -163,7 +163,7 @@ def open_collection(
   split: str,
   *,
   scenes: emoji_scenes.EmojiScenesConfig,
-  pictures: images.ImagesConfig,
+  pictures: images.ImagesConfig | None,
 ) -> Collection:
   """Opens a source.
 
@@ -171,7 +171,7 @@ def open_collection(
     config: the source.
     split: 'train' or 'test'.
     scenes: which emoji scenes, where it is those.
-    pictures: size of pictures in documents.
+    pictures: size of pictures in documents; None: moments of latents are stored.
 
   Raises:
     ValueError: there is no such source, or it is of another kind.

@@ -8,7 +8,7 @@ the same whoever makes it, whenever.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -72,8 +72,13 @@ class FormConfig:
 class Form:
   """Makes documents of records."""
 
-  def __init__(self, config: FormConfig, pictures: images.ImagesConfig):
-    """Args: config: which field is what; pictures: their size in a document."""
+  def __init__(self, config: FormConfig, pictures: images.ImagesConfig | None):
+    """Sets up the form.
+
+    Args:
+      config: which field is what.
+      pictures: their size in a document; None: moments of latents are stored instead.
+    """
     self._config, self._pictures = config, pictures
     self._make = getattr(self, f'_{config.kind}')
 
@@ -94,7 +99,7 @@ class Form:
   def _captioned(self, record, rng) -> documents.Document:
     config = self._config
     first, dropped = rng.random(2) < (config.caption_first, config.caption_drop)
-    texts = _listed(record.get(config.text))
+    texts = listed(record.get(config.text))
     text = self._said(texts[int(rng.integers(len(texts)))] if texts else None, True)
     cap = 1.0 if first or not text else config.noise_cap
     shown = self._shown(record.get(config.picture), rng, cap=cap)
@@ -111,8 +116,8 @@ class Form:
 
   def _interleaved(self, record, rng) -> documents.Document:
     config = self._config
-    texts = _listed(record.get(config.text))
-    pictures = _listed(record.get(config.picture))
+    texts = listed(record.get(config.text))
+    pictures = listed(record.get(config.picture))
     if len(texts) != len(pictures):
       raise ValueError(
         f'expected as many places for texts as for pictures, found {len(texts)} in '
@@ -121,7 +126,7 @@ class Form:
       )
     document: documents.Document = ()
     for text, picture in zip(texts, pictures, strict=True):
-      if _given(text) and _given(picture):
+      if given(text) and given(picture):
         raise ValueError(
           'expected a text or a picture at every place, found both at one; put them '
           'one after the other'
@@ -147,7 +152,7 @@ class Form:
     return (*shown, *question, *answer)
 
   def _said(self, value: Any, learn: bool) -> documents.Document:
-    if not _given(value):
+    if not given(value):
       return ()
     if not isinstance(value, str):
       raise ValueError(
@@ -157,25 +162,44 @@ class Form:
     return (documents.Text(value, learn),) if value.strip() else ()
 
   def _shown(self, value: Any, rng, *, cap: float, learn=True) -> documents.Document:
-    if not _given(value):
+    if not given(value):
       return ()
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
-      value = images.encode_png(value)  # decoded already: brought to size all the same
-    if isinstance(value, bytes):
-      value = images.decode(value, self._pictures, rng)
+    if self._pictures is not None:
+      value = images.decode(
+        picture_bytes(value, self._config.pictures), self._pictures, rng
+      )
     elif not isinstance(value, np.ndarray):
       raise ValueError(
-        f'expected the bytes of a picture in {self._config.pictures}, found '
-        f'{type(value).__name__}; name a field that holds pictures'
+        f'expected latents from encode_images in {self._config.pictures}, found '
+        f'{type(value).__name__}; encode these fields too, or set data.moments=false'
       )
     return (documents.Image(value, learn, cap),)
 
 
-def _given(value: Any) -> bool:
+def picture_bytes(value: Any, fields: Sequence[str]) -> bytes:
+  """The value of one of these fields as the bytes of a file.
+
+  Raises:
+    ValueError: it is neither that nor pixels.
+  """
+  if isinstance(value, bytes):
+    return value
+  if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+    return images.encode_png(value)
+  latents = ', or set data.moments=true' if isinstance(value, np.ndarray) else ''
+  raise ValueError(
+    f'expected the bytes of a picture in {tuple(fields)}, found '
+    f'{type(value).__name__}; name a field that holds pictures{latents}'
+  )
+
+
+def given(value: Any) -> bool:
+  """Whether a field holds anything."""
   return value is not None and not (isinstance(value, str | bytes) and not value)
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+  """What a field holds, as a list."""
   return value if isinstance(value, list) else [] if value is None else [value]
 
 

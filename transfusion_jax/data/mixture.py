@@ -167,11 +167,29 @@ class Mixture:
   def _forgive(self, name: str, error: ValueError) -> None:
     count = self._counts[name]
     count['broken'] += 1
-    if count['broken'] <= NAMED:
-      log.info(f'{name}: left out: {error}')
-    if count['broken'] > max(LEAST, self._allowed * count['next']):
-      raise ValueError(
-        f'expected at most {self._allowed:.2%} broken documents in data.sources.'
-        f'{name}, found {count["broken"]} of the first {count["next"]} of a shard, the '
-        f'last: {error}; mend the source, or raise data.broken'
-      )
+    forgive(name, error, count['broken'], of=count['next'], allowed=self._allowed)
+
+
+def forgive(
+  name: str, error: ValueError, broken: int, *, of: int, allowed: float
+) -> None:
+  """Leaves a broken document out.
+
+  Args:
+    name: of the source.
+    error: what is wrong with the document.
+    broken: documents so far, with this one.
+    of: documents so far, sound and broken.
+    allowed: share that may be broken.
+
+  Raises:
+    ValueError: it is one too many.
+  """
+  if broken <= NAMED:
+    log.info(f'{name}: left out: {error}')
+  if broken > max(LEAST, allowed * of):
+    raise ValueError(
+      f'expected at most {allowed:.2%} broken documents in data.sources.{name}, found '
+      f'{broken} of the first {of} of a shard, the last: {error}; mend the source, or '
+      'raise data.broken'
+    )

@@ -40,7 +40,8 @@ class DataConfig:
       were written.
     tokenizer: from text to ids.
     images: size of pictures, and how they are brought to it.
-    moments: whether pictures are stored as moments of their latents (`encode_images`).
+    moments: whether all sources hold moments of latents, which `encode_images` has
+      stored, in place of pictures.
     rows: of a batch, on all hosts.
     row_length: positions of a row.
     image_slots: pictures that a row can hold; 0: text alone.
@@ -115,10 +116,9 @@ def collections(config: DataConfig, split: str) -> dict[str, corpus.Collection]:
   Raises:
     ValueError: a source cannot be opened.
   """
+  pictures = None if config.moments else config.images
   return {
-    name: corpus.open_collection(
-      source, split, scenes=config.scenes, pictures=config.images
-    )
+    name: corpus.open_collection(source, split, scenes=config.scenes, pictures=pictures)
     for name, source in config.sources.items()
   }
 

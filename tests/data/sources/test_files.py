@@ -105,6 +105,20 @@ def test_elsewhere(tmp_path, bucket, place):
   files.publish(str(part), f'{place}/new/c.x')
   assert system.cat_file(f'{place}/new/c.x') == b'new'
   assert not part.exists()
+  for content in (b'small', b'smaller'):
+    assert files.exists(f'{place}/new/d.x') == (content == b'smaller')
+    files.write(f'{place}/new/d.x', content)
+    assert system.cat_file(f'{place}/new/d.x') == content
+
+
+def test_a_small_file_is_written_in_one_go(tmp_path):
+  path = tmp_path / 'new' / 'a.x'
+  for content in (b'small', b'smaller'):
+    files.write(str(path), content)
+    assert path.read_bytes() == content
+  assert os.listdir(tmp_path / 'new') == ['a.x']
+  with pytest.raises(ValueError, match='expected a readable file, found .*a.x/b.x'):
+    files.write(f'{path}/b.x', b'')
 
 
 def test_what_may_not_be_read(bucket, forbid):

@@ -8,6 +8,7 @@ lacks one cannot be read.
 """
 
 import contextlib
+import glob
 import os
 import re
 import tempfile
@@ -103,13 +104,8 @@ class Writer(contextlib.AbstractContextManager):
   def __init__(self, prefix: str, shard: int, shards: int):
     """Args: prefix: path of the set; shard: number of the file, of `shards`."""
     self._path = shard_path(prefix, shard, shards)
-    # Beside the file if that is possible: only then can it be renamed into its place.
-    folder = os.path.dirname(os.path.expanduser(self._path))
-    if '://' in self._path:
-      folder = tempfile.gettempdir()
-    os.makedirs(folder or '.', exist_ok=True)
-    name = f'.{os.path.basename(self._path)}.{os.getpid()}'
-    self._part = os.path.join(folder, name)
+    self._part = f'{_unfinished(self._path)}{os.getpid()}'
+    os.makedirs(os.path.dirname(self._part) or '.', exist_ok=True)
     self._writer = array_record_module.ArrayRecordWriter(self._part, OPTIONS)
 
   def write(self, record: Mapping[str, Any]) -> None:
@@ -139,6 +135,24 @@ def shard_path(prefix: str, shard: int, shards: int) -> str:
 def written(prefix: str, shard: int, shards: int) -> bool:
   """Whether one file of a set is there, and so is whole."""
   return files.exists(shard_path(prefix, shard, shards))
+
+
+def sweep(prefix: str, shard: int, shards: int) -> None:
+  """Removes what writers of a file on this machine have left that were killed."""
+  path = shard_path(prefix, shard, shards)
+  if '://' not in path:  # else it lies where others of this name may be at work
+    for part in glob.glob(f'{glob.escape(_unfinished(path))}*'):
+      os.remove(part)
+
+
+def _unfinished(path: str) -> str:
+  """How the path of a file begins that is being written.
+
+  Beside the file if that is possible: only then can it be renamed into its place.
+  """
+  folder, name = os.path.split(os.path.expanduser(path))
+  folder = tempfile.gettempdir() if '://' in path else folder
+  return os.path.join(folder, f'.{name}.')
 
 
 def pack(record: Mapping[str, Any]) -> bytes:

@@ -198,6 +198,27 @@ def publish(local: str, path: str) -> None:
     raise _unreadable(path, error) from error
 
 
+def write(path: str, data: bytes) -> None:
+  """Writes a small file, which others see whole or not at all.
+
+  Raises:
+    ValueError: it cannot be written.
+  """
+  system, inner = _system(path)
+  try:
+    if not _is_local(system):
+      system.pipe_file(inner, data)
+      return
+    folder, name = posixpath.split(inner)
+    part = posixpath.join(folder, f'.{name}.{os.getpid()}')
+    os.makedirs(folder, exist_ok=True)
+    with open(part, 'wb') as file:
+      file.write(data)
+  except OSError as error:
+    raise _unreadable(path, error) from error
+  publish(part, path)
+
+
 def exists(path: str) -> bool:
   """Whether there is a file at a path."""
   system, inner = _system(path)
