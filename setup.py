@@ -37,6 +37,7 @@ setuptools.setup(
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
     'pillow>=10.0',
+    'safetensors>=0.4',
     'tensorflow-datasets>=4.9.10',
     'tqdm>=4.66',
   ],

@@ -24,10 +24,12 @@ def get_config() -> ConfigDict:
     decoder_blocks=1,
     middle=False,
     latent_channels=16,
+    latent_convs=False,
     groups=8,
     patch=4,
   )
-  run.objective.kl_weight = 2e-3
+  run.objective.update(kl_weight=2e-3, lpips_weight=0.0)
+  run.objective.adversarial.weight = 0.0
   run.optimizer.update(
     learning_rate=3e-3,
     final_learning_rate=6e-5,

@@ -54,7 +54,7 @@ def test_config_checks_and_its_step_traces(case):
     ema_decay=run.optimizer.ema_decay,
   )
   batch = build.batch_shapes(run, run.data.rows)
-  after, metrics = jax.eval_shape(one_step, state, batch)
+  after, metrics = jax.eval_shape(one_step, state, batch, parts.frozen.shapes)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
     lambda x: (x.shape, x.dtype), state
   )

@@ -36,6 +36,17 @@ def check(run: config.Run) -> None:
     raise ValueError('; '.join(problems))
 
 
+def check_files(run: config.Run) -> None:
+  """Checks that weights which training needs are there; compiling does without.
+
+  Raises:
+    ValueError: they are not, or are those of something else.
+  """
+  build.frozen(run)
+  if isinstance(run, config.TransfusionRun) and not run.autoencoder.checkpoint:
+    build.frozen(run.autoencoder.run)
+
+
 def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
   """Checks that a run suits the devices, and the autoencoder that it trains first.
 
