@@ -28,6 +28,7 @@ def _every_config() -> list[tuple[str, ...]]:
   names = [name for name in names if name not in ('__init__', 'base')]
   sized = [name for name in names if name.removeprefix('transfusion_') in base.SIZES]
   cases = [(name,) for name in names if name not in sized]
+  cases += [('emoji_autoencoder', 'perceptual')]
   return cases + [(name, kind) for name in sized for kind in ('linear', 'unet')]
 
 

@@ -192,15 +192,12 @@ def _model_flops(run: config.Run, parts: build.Parts, batch: Any) -> float:
       lambda: jax.random.split(jax.random.key(0), len(batch.images))
     )
 
-
     def loss(params, frozen, batch, keys, step):
       normalizers = parts.objective.normalizers(batch, step)
       return parts.objective(bind(params | frozen), batch, keys, normalizers).total
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    return flops.count(
-      jax.grad(loss), shapes, parts.frozen.shapes, batch, keys, step
-    )
+    return flops.count(jax.grad(loss), shapes, parts.frozen.shapes, batch, keys, step)
   rows, length = batch.tokens.shape
   slots, patches = run.data.image_slots, build.patch_count(run)
   decoder = run.model.transformer

@@ -4,9 +4,10 @@
     --config=configs/transfusion_160m.py
 
 FOLDER is as the package diffusers saves an `AutoencoderKL`: `config.json` and
-`diffusion_pytorch_model.safetensors` (or name the `.safetensors`, beside which the other
-lies). DIR is then what `--config.autoencoder.checkpoint` takes. The config is that of the
-run which is to use it, or of an autoencoder; its autoencoder's layout is replaced.
+`diffusion_pytorch_model.safetensors` (or name the `.safetensors`, beside which the
+other lies). DIR is then what `--config.autoencoder.checkpoint` takes. The config is
+that of the run which is to use it, or of an autoencoder; its autoencoder's layout is
+replaced.
 """
 
 import dataclasses

@@ -25,8 +25,7 @@ def check(run: config.Run) -> None:
     checks += [lambda: pipeline.check(run.data, build.patch_count(run))]
     checks += [lambda: check(run.autoencoder.run)]
     if run.autoencoder.checkpoint:
-      directory = pathlib.Path(run.autoencoder.checkpoint)
-      checks += [lambda: build.autoencoder_in(directory)]
+      checks += [lambda: _check_autoencoder(run)]
   for each in checks:
     try:
       each()
@@ -88,6 +87,21 @@ def check_step(run: config.Run, devices: Sequence[jax.Device]) -> None:
     raise ValueError(
       f"expected TPUs for attention 'tpu', found {platform}; set "
       '--config.model.transformer.attention=xla'
+    )
+
+
+def _check_autoencoder(run: config.TransfusionRun) -> None:
+  """Checks that the autoencoder that is there makes the latents that the run is for."""
+  found = build.autoencoder_in(pathlib.Path(run.autoencoder.checkpoint))[0].model
+  wanted = run.autoencoder.run.model
+  expected, given = (
+    f'latents of {each.factor} pixels a side and {each.latent_channels} channels'
+    for each in (wanted, found)
+  )
+  if expected != given:
+    raise ValueError(
+      f'expected {expected} from {run.autoencoder.checkpoint}, found {given}; set '
+      'patch, multipliers and latent_channels of --config.autoencoder.run.model'
     )
 
 

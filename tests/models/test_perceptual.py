@@ -139,7 +139,9 @@ def test_names_are_those_of_vgg16():
   places = [int(name.split('.')[2]) for name in convs]
   assert places == [0, 2, 6, 8, 12, 14, 16, 20, 22, 24, 28, 30, 32]
   plan = module.blueprint(lambda rngs: perceptual.Perceptual(rngs, perceptual.WIDTHS))
-  assert tree.size(plan.shapes) == 14_714_688 + 6 + sum(w[-1] for w in perceptual.WIDTHS)
+  assert tree.size(plan.shapes) == 14_714_688 + 6 + sum(
+    w[-1] for w in perceptual.WIDTHS
+  )
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transfusion_jax.models import autoencoder, codec, discriminator, judged, module
+from transfusion_jax.models import (
+  autoencoder,
+  codec,
+  discriminator,
+  judged,
+  module,
+  perceptual,
+)
 from transfusion_jax.models import batch as batch_lib
-from transfusion_jax.models import perceptual
 from transfusion_jax.objectives import adversarial, autoencoding, loss
 
 STEP = jnp.zeros((), jnp.int32)
@@ -186,7 +192,9 @@ def test_gradients_are_finite(weight):
   keys = jax.random.split(jax.random.key(1), 4)
 
   def total(params):
-    return rule(definition.bind(params), batch, keys, rule.normalizers(batch, STEP)).total
+    return rule(
+      definition.bind(params), batch, keys, rule.normalizers(batch, STEP)
+    ).total
 
   gradient = jax.jit(jax.grad(total))(params)
   assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))

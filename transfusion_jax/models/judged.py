@@ -22,7 +22,7 @@ class Judged(autoencoder.Autoencoder):
     opponent: discriminator.DiscriminatorConfig | None,
     lpips: bool,
   ):
-    """Args: opponent: layout of the discriminator, if any; lpips: whether it is asked."""
+    """Args: opponent: layout of the discriminator; lpips: whether it is asked."""
     super().__init__(rngs, config)
     self.discriminator = (
       None if opponent is None else discriminator.Discriminator(rngs, opponent)

@@ -130,9 +130,7 @@ def blueprint(make: Callable[[nnx.Rngs], Module]) -> Blueprint:
   return Blueprint(definition, shapes, axes(abstract), init)
 
 
-def divide(
-  whole: Blueprint, frozen: Collection[str]
-) -> tuple[Blueprint, Blueprint]:
+def divide(whole: Blueprint, frozen: Collection[str]) -> tuple[Blueprint, Blueprint]:
   """A blueprint of what is trained, and one of the branches that are frozen.
 
   Both define the whole model: `bind` takes the parameters of both, merged.

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from transfusion_jax.core import torch_file
@@ -94,8 +93,8 @@ def find(file: str) -> pathlib.Path:
     if place.is_file():
       return place
   raise ValueError(
-    f'expected the weights of LPIPS, found {file or "no installed package"}; pip install '
-    '--no-deps stlpips-pytorch==0.0.2, or set objective.lpips_weight=0'
+    f'expected the weights of LPIPS, found no {file or "installed package"}; pip '
+    'install --no-deps stlpips-pytorch==0.0.2, or set objective.lpips_weight=0'
   )
 
 
@@ -118,7 +117,8 @@ def read(path: pathlib.Path, shapes: module.Params) -> dict[str, module.Params]:
 
 def _names(widths: Sequence[Sequence[int]]) -> dict[tuple[str, ...], str]:
   """Places in the package's sequences: a ReLU behind every convolution, and a pooling
-  and a blur between stages, count as well."""
+  and a blur between stages, count as well.
+  """
   names = {('shift',): 'scaling_layer.shift', ('scale',): 'scaling_layer.scale'}
   index, conv = 0, 0
   for stage, each in enumerate(widths):

@@ -1,4 +1,4 @@
-"""Weights of others under our names: what PyTorch calls them, and how it lays them out."""
+"""Weights of others under our names, from the names and layouts of PyTorch."""
 
 from collections.abc import Collection, Mapping
 
@@ -52,7 +52,7 @@ def _laid_out(x: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
   theirs = tuple(shape[axis] for axis in order)
   if [n for n in x.shape if n > 1] != [n for n in theirs if n > 1]:
     raise ValueError(
-      f'expected {name} of shape {theirs}, found {x.shape}; the file is of another model'
+      f'expected {name} of shape {theirs}, found {x.shape}; it is of another model'
     )
   return np.ascontiguousarray(
     x.reshape(theirs).astype(np.float32).transpose(np.argsort(order))

@@ -1,9 +1,9 @@
 """Autoencoders of the Stable Diffusion family, as the package diffusers saves them.
 
-Stable Diffusion 1, 2 and XL, 3 and Flux have VQGAN's convolutional layout, which is ours
-(`models.autoencoder`), under other names: `config.json` says the sizes of an
-`AutoencoderKL`, and by what its latents are shifted and multiplied. The two newer ones
-have 16 channels and no 1 x 1 convolutions around the latents.
+Stable Diffusion 1, 2 and XL, 3 and Flux have VQGAN's convolutional layout, which is
+ours (`models.autoencoder`), under other names: `config.json` says the sizes of an
+`AutoencoderKL`, and by what its latents are shifted and multiplied. The last two have
+16 channels and no 1 x 1 convolutions around the latents.
 """
 
 import re
@@ -61,7 +61,7 @@ RULES = (
   (r'\bout\b', 'to_out.0'),
   (r'\b(kernel|matrix|gain)$', 'weight'),
 )
-"""From the path of one of our parameters to its name in the file, one after the other."""
+"""From the path of a parameter of ours to its name in the file, in this order."""
 
 OLDER = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 """Names of attention's matrices in files of diffusers before 0.18."""
@@ -77,7 +77,7 @@ def config(values: Mapping[str, Any]) -> autoencoder.AutoencoderConfig:
     if values.get(name, wanted) != wanted:
       raise ValueError(
         f'expected {name} {wanted!r} in the config.json of the weights, found '
-        f'{values[name]!r}; only autoencoders of the Stable Diffusion family can be used'
+        f'{values[name]!r}; only those of the Stable Diffusion family can be used'
       )
   values = DEFAULTS | dict(values)
   convs = {values['use_quant_conv'], values['use_post_quant_conv']}
@@ -115,7 +115,8 @@ def scale(
   shift, deviation = values['latents_mean'], values['latents_std']
   shift = channels * (values['shift_factor'] or 0.0) if shift is None else shift
   deviation = channels if deviation is None else deviation
-  return np.asarray(shift), np.asarray(deviation) / values['scaling_factor']
+  shift, deviation = np.asarray(shift, float), np.asarray(deviation, float)
+  return shift, deviation / values['scaling_factor']
 
 
 def params(

@@ -9,9 +9,9 @@ With y = decode(z), z drawn from q(z | x), the loss of a picture x is
 The first mean is over latent elements, in nats, the second over pixel values in
 [-1, 1]. VQGAN's code adds both up over a picture instead: its weight is ours times the
 pixel values per latent element, 24 for the paper's 8x and 8 channels. At the paper's
-1e-6 neither is felt. `models.perceptual` is LPIPS; `objectives.adversarial` has realism,
-its balance, and the loss of the discriminator, which is added here and moves nothing
-else. Terms of weight 0 are not there at all.
+1e-6 neither is felt. `models.perceptual` is LPIPS; `objectives.adversarial` has realism
+and its balance, and the loss of the discriminator, which is added here and moves
+nothing else. Terms of weight 0 are not there at all.
 
 Transfusion (appendix A) adds 0.2 times a distance of MoCo v2's features. There are no
 weights of MoCo to be had by name; the term is left out.

@@ -48,7 +48,8 @@ class Objective(Protocol):
 
   def normalizers(self, batch: Any, step: Int[Array, '']) -> dict[str, Array]:
     """What all parts share: counts over the whole batch by which their sums are
-    divided, and weights that follow the steps taken."""
+    divided, and weights that follow the steps taken.
+    """
 
   def __call__(
     self,

@@ -1,13 +1,13 @@
-"""Our LPIPS beside the code of stlpips-pytorch: `python -m tests.parity.lpips`.
+"""Our LPIPS beside the code of stlpips-pytorch.
 
 Run by hand, where PyTorch, this package and stlpips-pytorch are installed:
 
   pip install torch torchsummary && pip install --no-deps stlpips-pytorch==0.0.2
-  python -m tests.parity.lpips --pictures=FOLDER
+  python -m tests.parity.against_stlpips --pictures=FOLDER
 
-Pairs are noise, smooth pictures, and crops of the PNG and JPEG files of a folder, if one
-is given, each beside a disturbed copy. Prints the largest relative difference of every
-kind and size, and of the gradient, in float32.
+Pairs are noise, smooth pictures, and crops of the PNG and JPEG files of a folder, if
+one is given, each beside a disturbed copy. Prints the largest relative difference of
+every kind and size, and of the gradient, in float32.
 """
 
 import argparse
