@@ -109,7 +109,7 @@ def _judged_blueprint(run: config.AutoencoderRun) -> module.Blueprint:
   )
 
 
-def frozen(run: config.Run) -> module.Params:
+def frozen_params(run: config.Run) -> module.Params:
   """Parameters that are not trained, from their files.
 
   Raises:
@@ -128,7 +128,7 @@ def placed_frozen(run: config.Run, trainer: Trainer) -> tuple[module.Params, ...
   def place(leaf, values):
     return jax.make_array_from_callback(leaf.shape, leaf.sharding, values.__getitem__)
 
-  return tuple(jax.tree.map(place, each, frozen(run)) for each in trainer.frozen)
+  return tuple(jax.tree.map(place, each, frozen_params(run)) for each in trainer.frozen)
 
 
 def _transfusion_blueprint(run: config.TransfusionRun) -> module.Blueprint:

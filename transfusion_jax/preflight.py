@@ -41,9 +41,9 @@ def check_files(run: config.Run) -> None:
   Raises:
     ValueError: they are not, or are those of something else.
   """
-  build.frozen(run)
+  build.frozen_params(run)
   if isinstance(run, config.TransfusionRun) and not run.autoencoder.checkpoint:
-    build.frozen(run.autoencoder.run)
+    build.frozen_params(run.autoencoder.run)
 
 
 def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:

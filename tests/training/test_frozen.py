@@ -38,7 +38,7 @@ OBJECTIVE = autoencoding.Autoencoding(
     1e-3, 1.0, '', adversarial.AdversarialConfig(0.5, 0, OPPONENT)
   )
 )
-SGD = optax.sgd(0.5)
+SGD, ATOL = optax.sgd(0.5), 1e-5
 
 
 @functools.cache
@@ -97,7 +97,7 @@ def assert_close(found):
   for name, value in wanted_metrics.items():
     np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=ATOL),
     after.params,
     wanted.params,
   )
@@ -115,7 +115,7 @@ def test_what_is_frozen_is_no_part_of_the_state():
     moved = jax.tree.map(
       lambda a, b: float(jnp.abs(a - b).max()), after.params[branch], params[branch]
     )
-    assert max(jax.tree.leaves(moved)) > 1e-3, branch
+    assert max(jax.tree.leaves(moved)) > 10 * ATOL, branch
   names = {'loss_lpips', 'loss_realism', 'loss_doubt', 'adversarial_weight'}
   assert names <= metrics.keys()
 
@@ -127,12 +127,7 @@ def test_frozen_weights_count():
   assert float(metrics['loss_lpips']) != float(expected()[1]['loss_lpips'])
 
 
-def test_micro_batches_change_nothing():
-  now, frozen = begin()
-  assert_close(jax.jit(make(microbatches=2))(now, batch(), frozen))
-
-
-def test_eight_devices_change_nothing():
+def test_micro_batches_and_eight_devices_change_nothing():
   mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 2, 1, 2))
   trained, frozen, _ = plans()
   now, given = begin()
@@ -140,7 +135,7 @@ def test_eight_devices_change_nothing():
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
   where = axes.shardings(mesh, frozen.axes, frozen.shapes)
   run = jax.jit(
-    sharding.on(mesh, make()),
+    sharding.on(mesh, make(microbatches=2)),
     in_shardings=(places, rows, where),
     out_shardings=(places, axes.replicated(mesh)),
   )

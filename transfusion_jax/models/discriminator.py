@@ -37,9 +37,7 @@ class Discriminator(module.Module):
   """Pictures in [-1, 1] to a logit for every patch: above 0 a picture of the data."""
 
   def __init__(self, rngs: module.Rngs, config: DiscriminatorConfig):
-    widths = [
-      config.channels * min(2**i, WIDEST) for i in range(max(config.layers, 1) + 1)
-    ]
+    widths = [config.channels * min(2**i, WIDEST) for i in range(config.layers + 1)]
     self.entry = layers.Conv(rngs, 3, widths[0], size=4, stride=2)
     self.blocks = module.List(
       Block(rngs, before, after, stride=1 + (i < config.layers), groups=config.groups)
