@@ -7,7 +7,9 @@ Two minutes on two CPU cores, to 32 dB. `configs/emoji_scenes.py` trains it as i
 stage, so that this command is only needed to change it.
 
 `--config=configs/emoji_autoencoder.py:perceptual` adds LPIPS and, from step 300, a
-small discriminator; it takes `pip install --no-deps stlpips-pytorch==0.0.2`.
+small discriminator; it takes `pip install --no-deps stlpips-pytorch==0.0.2` and ten times
+as long on a CPU. LPIPS has a weight of 0.1: with the paper's 1, flat artwork of 32 pixels
+was drawn in a texture that is not there (19.2 dB where the plain loss had 22.3).
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +36,7 @@ def get_config(terms: str = 'plain') -> ConfigDict:
   run.objective.update(kl_weight=2e-3, lpips_weight=0.0)
   run.objective.adversarial.weight = 0.0
   if terms == 'perceptual':
-    run.objective.lpips_weight = 1.0
+    run.objective.lpips_weight = 0.1
     run.objective.adversarial.update(weight=0.5, begin=300)
     run.objective.adversarial.discriminator.update(channels=32, layers=2, groups=8)
   run.optimizer.update(

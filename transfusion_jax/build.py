@@ -103,7 +103,7 @@ def _judged_blueprint(run: config.AutoencoderRun) -> module.Blueprint:
     lambda rngs: judged.Judged(
       rngs,
       run.model,
-      opponent=opposed.discriminator if opposed.weight else None,
+      opponent=opposed.discriminator if opposed.weight > 0 else None,
       lpips=run.objective.lpips_weight > 0,
     )
   )
@@ -115,7 +115,7 @@ def frozen_params(run: config.Run) -> module.Params:
   Raises:
     ValueError: there is no such file, or it holds something else.
   """
-  if isinstance(run, config.AutoencoderRun) and run.objective.lpips_weight:
+  if isinstance(run, config.AutoencoderRun) and run.objective.lpips_weight > 0:
     file = perceptual.find(run.objective.lpips_file)
     shapes = _judged_blueprint(run).shapes['perceptual']
     return {'perceptual': perceptual.read(file, shapes)}
