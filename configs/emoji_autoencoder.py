@@ -7,10 +7,10 @@ Two minutes on two CPU cores, to 32 dB. `configs/emoji_scenes.py` trains it as i
 stage, so that this command is only needed to change it.
 
 `--config=configs/emoji_autoencoder.py:perceptual` adds LPIPS and, from step 300, a
-small discriminator; it takes `pip install --no-deps stlpips-pytorch==0.0.2` and some
-thirty times as long on a CPU. LPIPS has a weight of 0.1: with the paper's 1 flat artwork
-of 32 pixels got a texture that is not there (after 600 steps of 16 pictures 19.2 dB,
-where the plain loss had 22.3).
+small discriminator; it takes `pip install --no-deps stlpips-pytorch==0.0.2`, and some
+thirty times as long on a CPU. LPIPS has a weight of 0.1: with the paper's 1, artwork of
+32 pixels got a texture that is not there (after 600 steps of 16 pictures 19.2 dB, where
+the plain loss had 22.3).
 """
 
 from ml_collections import ConfigDict

@@ -56,10 +56,16 @@ def opposed():
   """A model with a discriminator and a small LPIPS."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(perceptual, 'WIDTHS', WIDTHS)
-    make = lambda key: judged.Judged(  # noqa: E731
-      module.Rngs(key), CONFIG, opponent=OPPONENT, lpips=True
+    plan = module.blueprint(
+      lambda rngs: judged.Judged(rngs, CONFIG, opponent=OPPONENT, lpips=True)
     )
-    return jax.jit(make)(jax.random.key(0))
+  random = np.random.default_rng(0)
+  return plan.definition.bind(
+    jax.tree.map(
+      lambda leaf: jnp.asarray(0.3 * random.normal(size=leaf.shape), jnp.float32),
+      plan.shapes,
+    )
+  )
 
 
 @jax.jit
