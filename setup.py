@@ -43,6 +43,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.12.8',
     'pillow>=10.0',
     'protobuf>=4.25',
+    'safetensors>=0.4',
     'tensorflow-datasets>=4.9.10',
     'tqdm>=4.66',
   ],

@@ -67,8 +67,9 @@ class Llama(module.Module):
 class NextToken:
   """The objective of a language model."""
 
-  def normalizers(self, batch):
+  def normalizers(self, batch, step):
     """Learnt tokens of the whole batch."""
+    del step
     return {'text': batch.weight.sum()}
 
   def __call__(self, model, batch, keys, normalizers):
@@ -81,11 +82,12 @@ class NextToken:
 def llama(run: config.TransfusionRun) -> build.Parts:
   """A Llama of a run's size, trained as the run says."""
   words, decoder = build.vocabulary(run), run.model.transformer
-  blueprint = module.blueprint(lambda rngs: Llama(rngs, decoder, *words))
+  whole = module.blueprint(lambda rngs: Llama(rngs, decoder, *words))
+  blueprint, frozen = module.divide(whole, ())
   steps = run.train.steps
   tx = optimizer.make(run.optimizer, blueprint.axes, steps)
   schedule = optimizer.schedule(run.optimizer, steps)
-  return build.Parts(blueprint, NextToken(), tx, schedule)
+  return build.Parts(blueprint, NextToken(), tx, schedule, frozen)
 
 
 def text_only(run: config.TransfusionRun) -> config.TransfusionRun:

@@ -27,6 +27,7 @@ SMALL_AUTOENCODER = {
   'decoder_blocks': 1,
   'middle': False,
   'latent_channels': 16,
+  'latent_convs': False,
   'groups': 8,
   'patch': 4,
 }
@@ -81,10 +82,13 @@ def autoencoder() -> ConfigDict:
     decoder_blocks=3,
     middle=True,
     latent_channels=8,
+    latent_convs=True,
     groups=32,
     patch=1,
   )
-  run.objective.kl_weight = 1e-6
+  run.objective.update(kl_weight=1e-6, lpips_weight=1.0, lpips_file='')
+  run.objective.adversarial.update(weight=0.5, begin=50_000)
+  run.objective.adversarial.discriminator.update(channels=64, layers=3, groups=32)
   run.optimizer = _optimizer()
   run.optimizer.update(
     learning_rate=1e-4, beta2=0.99, weight_decay=0.0, ema_decay=0.999

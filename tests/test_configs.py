@@ -28,6 +28,7 @@ def _every_config() -> list[tuple[str, ...]]:
   names = [name for name in names if name not in ('__init__', 'base')]
   sized = [name for name in names if name.removeprefix('transfusion_') in base.SIZES]
   cases = [(name,) for name in names if name not in sized]
+  cases += [('emoji_autoencoder', 'perceptual')]
   return cases + [(name, kind) for name in sized for kind in ('linear', 'unet')]
 
 
@@ -57,7 +58,7 @@ def test_config_checks_and_its_step_traces(case):
     ema_decay=run.optimizer.ema_decay,
   )
   batch = build.batch_shapes(run, run.data.rows)
-  after, metrics = jax.eval_shape(one_step, state, batch)
+  after, metrics = jax.eval_shape(one_step, state, batch, parts.frozen.shapes)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
     lambda x: (x.shape, x.dtype), state
   )

@@ -1,12 +1,13 @@
 """What is found before any device works; commands say it in `test_commands`."""
 
 import dataclasses
+import types
 
 import jax
 import pytest
 
-from configs import emoji_scenes
-from transfusion_jax import config, preflight
+from configs import emoji_autoencoder, emoji_scenes
+from transfusion_jax import build, config, preflight
 from transfusion_jax.training import mesh
 
 
@@ -53,3 +54,35 @@ def test_an_autoencoder_that_is_there_already_need_not_suit_the_devices():
     preflight.check_devices(dataclasses.replace(run, autoencoder=odd), jax.devices())
   trained = dataclasses.replace(odd, checkpoint='somewhere')
   preflight.check_devices(dataclasses.replace(run, autoencoder=trained), jax.devices())
+
+
+def test_an_autoencoder_of_other_latents_is_found(monkeypatch):
+  run = emoji_run(row_length=160)
+  model = run.autoencoder.run.model
+  stage = dataclasses.replace(run.autoencoder, checkpoint='somewhere')
+  run = dataclasses.replace(run, autoencoder=stage)
+  for changed, fits in ((model, True), ({'latent_channels': 4}, False)):
+    given = model if fits else dataclasses.replace(model, **changed)
+    there = types.SimpleNamespace(model=given)
+    monkeypatch.setattr(build, 'autoencoder_in', lambda _, there=there: (there, {}))
+    if fits:
+      preflight.check(run)
+    else:
+      with pytest.raises(
+        ValueError, match='16 channels from somewhere, found .* and 4'
+      ):
+        preflight.check(run)
+
+
+def test_weights_of_lpips_are_looked_for_before_training_alone(tmp_path):
+  page = emoji_autoencoder.get_config('perceptual')
+  page.objective.lpips_file = str(tmp_path / 'none.pth')
+  run = config.parse(page)
+  preflight.check(run)
+  with pytest.raises(ValueError, match='no-deps stlpips-pytorch'):
+    preflight.check_files(run)
+  mixed = emoji_run(row_length=160)
+  preflight.check_files(mixed)
+  stage = dataclasses.replace(mixed.autoencoder, run=run)
+  with pytest.raises(ValueError, match='no-deps stlpips-pytorch'):
+    preflight.check_files(dataclasses.replace(mixed, autoencoder=stage))

@@ -15,7 +15,15 @@ from transfusion_jax.core import axes, sharding
 from transfusion_jax.data import layout, pipeline, tokenizers
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.generation import mixed
-from transfusion_jax.models import autoencoder, codec, module, patches, transfusion
+from transfusion_jax.models import (
+  autoencoder,
+  codec,
+  judged,
+  module,
+  patches,
+  perceptual,
+  transfusion,
+)
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import autoencoding
 from transfusion_jax.objectives import transfusion as transfusion_objective
@@ -32,12 +40,14 @@ class Parts:
     objective: the loss.
     tx: the optimizer.
     schedule: learning rate by step.
+    frozen: of parameters that the model needs and that are not trained.
   """
 
   blueprint: module.Blueprint
   objective: Any
   tx: optax.GradientTransformation
   schedule: optax.Schedule
+  frozen: module.Blueprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +60,7 @@ class Trainer:
     abstract: shapes and shardings of the state.
     init: makes the state, sharded, from a key.
     step: the jitted step, which takes over its state's memory.
+    frozen: shapes and shardings of the step's further arguments.
   """
 
   parts: Parts
@@ -57,23 +68,65 @@ class Trainer:
   abstract: state_lib.TrainState
   init: Any
   step: step.Step
+  frozen: tuple[module.Params, ...]
 
 
 def parts(run: config.Run) -> Parts:
   """Model, objective and optimizer of a run."""
   if isinstance(run, config.AutoencoderRun):
-    blueprint = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, run.model))
+    whole = _judged_blueprint(run)
     objective: Any = autoencoding.Autoencoding(run.objective)
   else:
-    blueprint = _transfusion_blueprint(run)
+    whole = _transfusion_blueprint(run)
     objective = transfusion_objective.Transfusion(
       image_weight=run.objective.image_weight,
       target=run.objective.target,
       path=path(run.objective.path),
     )
   steps = run.train.steps
+  blueprint, frozen = module.divide(whole, judged.FROZEN)
   tx = optimizer.make(run.optimizer, blueprint.axes, steps)
-  return Parts(blueprint, objective, tx, optimizer.schedule(run.optimizer, steps))
+  schedule = optimizer.schedule(run.optimizer, steps)
+  return Parts(blueprint, objective, tx, schedule, frozen)
+
+
+def autoencoder_blueprint(run: config.AutoencoderRun) -> module.Blueprint:
+  """The autoencoder without its judges."""
+  return module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, run.model))
+
+
+def _judged_blueprint(run: config.AutoencoderRun) -> module.Blueprint:
+  opposed = run.objective.adversarial
+  return module.blueprint(
+    lambda rngs: judged.Judged(
+      rngs,
+      run.model,
+      opponent=opposed.discriminator if opposed.weight > 0 else None,
+      lpips=run.objective.lpips_weight > 0,
+    )
+  )
+
+
+def frozen_params(run: config.Run) -> module.Params:
+  """Parameters that are not trained, from their files.
+
+  Raises:
+    ValueError: there is no such file, or it holds something else.
+  """
+  if isinstance(run, config.AutoencoderRun) and run.objective.lpips_weight > 0:
+    file = perceptual.find(run.objective.lpips_file)
+    shapes = _judged_blueprint(run).shapes['perceptual']
+    return {'perceptual': perceptual.read(file, shapes)}
+  return {}
+
+
+def placed_frozen(run: config.Run, trainer: Trainer) -> tuple[module.Params, ...]:
+  """The further arguments of a trainer's step, on its devices."""
+
+  def place(leaf, values):
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, values.__getitem__)
+
+  return tuple(jax.tree.map(place, each, frozen_params(run)) for each in trainer.frozen)
 
 
 def _transfusion_blueprint(run: config.TransfusionRun) -> module.Blueprint:
@@ -137,13 +190,25 @@ def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
     ema_decay=run.optimizer.ema_decay,
   )
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
+  more = (made.frozen,) if made.frozen.shapes else ()
+  given = tuple(axes.shardings(mesh, each.axes, each.shapes) for each in more)
   jitted = jax.jit(
     sharding.on(mesh, one_step),
-    in_shardings=(shardings, rows),
+    in_shardings=(shardings, rows, *given),
     out_shardings=(shardings, axes.replicated(mesh)),
     donate_argnums=(0,),
   )
-  return Trainer(made, mesh, checkpoint.abstract(abstract, shardings), init, jitted)
+  return Trainer(
+    made,
+    mesh,
+    checkpoint.abstract(abstract, shardings),
+    init,
+    jitted,
+    tuple(
+      checkpoint.abstract(each.shapes, where)
+      for each, where in zip(more, given, strict=True)
+    ),
+  )
 
 
 def codec_from(directory: pathlib.Path, mesh: Mesh, *, deviation: float) -> codec.Codec:
@@ -158,7 +223,7 @@ def codec_from(directory: pathlib.Path, mesh: Mesh, *, deviation: float) -> code
     ValueError: the folder does not hold a finished autoencoder.
   """
   run, measured = autoencoder_in(directory)
-  blueprint = parts(run).blueprint
+  blueprint = autoencoder_blueprint(run)
   whole = axes.replicated(mesh)
   wanted = checkpoint.abstract(
     blueprint.shapes, jax.tree.map(lambda _: whole, blueprint.shapes)

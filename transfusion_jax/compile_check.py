@@ -20,6 +20,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from jax.sharding import NamedSharding
 from ml_collections import config_flags
@@ -92,7 +93,7 @@ def compiled(
   trainer = build.trainer(run, mesh)
   program.check_state(trainer.abstract, topology.chip.hbm_bytes)
   batch = build.batch_shapes(run, run.data.rows, NamedSharding(mesh, axes.BATCH_SPEC))
-  made = program.build(trainer.step, (trainer.abstract, batch), mesh)
+  made = program.build(trainer.step, (trainer.abstract, batch, *trainer.frozen), mesh)
   if _HLO.value:
     pathlib.Path(_HLO.value).write_text(made.text)
   return summary.measure(
@@ -190,12 +191,13 @@ def _model_flops(run: config.Run, parts: build.Parts, batch: Any) -> float:
     keys = jax.eval_shape(
       lambda: jax.random.split(jax.random.key(0), len(batch.images))
     )
-    return 3.0 * flops.count(
-      lambda params, batch, keys: parts.objective(
-        bind(params), batch, keys, parts.objective.normalizers(batch)
-      ),
-      *(shapes, batch, keys),
-    )
+
+    def loss(params, frozen, batch, keys, step):
+      normalizers = parts.objective.normalizers(batch, step)
+      return parts.objective(bind(params | frozen), batch, keys, normalizers).total
+
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    return flops.count(jax.grad(loss), shapes, parts.frozen.shapes, batch, keys, step)
   rows, length = batch.tokens.shape
   slots, patches = run.data.image_slots, build.patch_count(run)
   decoder = run.model.transformer

@@ -54,6 +54,17 @@ def _check_all(checks: Sequence[Callable[[], Any]]) -> None:
     raise ValueError('; '.join(problems))
 
 
+def check_files(run: config.Run) -> None:
+  """Checks that weights which training needs are there; compiling does without.
+
+  Raises:
+    ValueError: they are not, or are those of something else.
+  """
+  build.frozen_params(run)
+  if isinstance(run, config.TransfusionRun) and not run.autoencoder.checkpoint:
+    build.frozen_params(run.autoencoder.run)
+
+
 def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
   """Checks that a run suits the devices, and the autoencoder that it trains first.
 
@@ -99,15 +110,31 @@ def check_step(run: config.Run, devices: Sequence[jax.Device]) -> None:
 
 
 def _check_autoencoder(run: config.TransfusionRun) -> None:
+  """Checks the autoencoder that is to be trained, or that the one there suits."""
   if run.autoencoder.checkpoint:
-    build.autoencoder_in(pathlib.Path(run.autoencoder.checkpoint))
-    return
-  if run.data.moments:
+    _check_trained(run)
+  elif run.data.moments:
     raise ValueError(
       'expected autoencoder.checkpoint with data.moments=true, found none: stored '
       'latents are of an autoencoder that is trained; name its work directory'
     )
-  check(run.autoencoder.run)
+  else:
+    check(run.autoencoder.run)
+
+
+def _check_trained(run: config.TransfusionRun) -> None:
+  """Checks that the autoencoder that is there makes the latents that the run is for."""
+  found = build.autoencoder_in(pathlib.Path(run.autoencoder.checkpoint))[0].model
+  wanted = run.autoencoder.run.model
+  expected, given = (
+    f'latents of {each.factor} pixels a side and {each.latent_channels} channels'
+    for each in (wanted, found)
+  )
+  if expected != given:
+    raise ValueError(
+      f'expected {expected} from {run.autoencoder.checkpoint}, found {given}; set '
+      'patch, multipliers and latent_channels of --config.autoencoder.run.model'
+    )
 
 
 def _check_pictures(run: config.AutoencoderRun) -> None:

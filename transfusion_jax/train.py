@@ -64,6 +64,7 @@ def main() -> None:
       )
     run = config.parse(_CONFIG.value)
     preflight.check(run)
+    preflight.check_files(run)
     mesh.join(_DISTRIBUTED.value)
   if not processes.leads():
     log.quiet()
@@ -94,7 +95,7 @@ def train_autoencoder(
   _leave_if_stopped(stop)
   params = processes.own(outcome.state.averaged, devices)
   if processes.leads() and not place.latents.exists():
-    bind = trainer.parts.blueprint.definition.bind
+    bind = build.autoencoder_blueprint(run).definition.bind
     measured = feeds.measure(run, bind(params))
     workdir.write_json(place.latents, measured)
     log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
@@ -151,7 +152,7 @@ def _report(run, place, directory, writer, outcome: stage.Outcome, facts) -> Non
   results = scene_scores.evaluate(writer, run.data.scenes, run.evaluation, run.sampling)
   measured = build.autoencoder_in(directory)[1]
   seconds = outcome.seconds + time.monotonic() - began
-  scores = {'autoencoder_psnr': measured['psnr'], **results.scores}
+  scores = {'autoencoder_psnr': measured.get('psnr'), **results.scores}
   written = report.write(
     place.root,
     title='Transfusion on emoji scenes',
@@ -170,13 +171,14 @@ def _report(run, place, directory, writer, outcome: stage.Outcome, facts) -> Non
 
 
 def _stage(name: str, run: config.Run, trainer: build.Trainer, feed) -> stage.Stage:
+  frozen = build.placed_frozen(run, trainer)
   return stage.Stage(
     name=name,
     config=run.train,
     seed=run.seed,
     abstract=trainer.abstract,
     init=trainer.init,
-    step=trainer.step,
+    step=lambda state, batch: trainer.step(state, batch, *frozen),
     schedule=trainer.parts.schedule,
     feed=feed,
   )

@@ -19,6 +19,7 @@ def config(**changes):
     'decoder_blocks': 1,
     'middle': False,
     'latent_channels': 3,
+    'latent_convs': False,
     'groups': 4,
     'patch': 2,
   }
@@ -153,6 +154,7 @@ def paper():
     decoder_blocks=3,
     middle=True,
     latent_channels=8,
+    latent_convs=True,
     groups=32,
     patch=1,
   )

@@ -5,9 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transfusion_jax.models import autoencoder, codec, module
+from transfusion_jax.models import (
+  autoencoder,
+  codec,
+  discriminator,
+  judged,
+  module,
+  perceptual,
+)
 from transfusion_jax.models import batch as batch_lib
-from transfusion_jax.objectives import autoencoding, loss
+from transfusion_jax.objectives import adversarial, autoencoding, loss
+
+STEP = jnp.zeros((), jnp.int32)
+OPPONENT = discriminator.DiscriminatorConfig(channels=4, layers=1, groups=2)
+WIDTHS = ((4,), (6, 6))
 
 CONFIG = autoencoder.AutoencoderConfig(
   channels=8,
@@ -16,13 +27,18 @@ CONFIG = autoencoder.AutoencoderConfig(
   decoder_blocks=1,
   middle=False,
   latent_channels=4,
+  latent_convs=False,
   groups=4,
   patch=4,
 )
 
 
-def objective(kl_weight=0.1):
-  return autoencoding.Autoencoding(autoencoding.AutoencodingConfig(kl_weight))
+def objective(kl_weight=0.1, begin=0):
+  """All terms; those that a model has no judge for are not there."""
+  opposed = adversarial.AdversarialConfig(0.5, begin, OPPONENT)
+  return autoencoding.Autoencoding(
+    autoencoding.AutoencodingConfig(kl_weight, 2.0, '', opposed)
+  )
 
 
 @jax.jit
@@ -32,7 +48,24 @@ def loss_of(model, batch, keys, normalizers):
 
 @jax.jit
 def build(key):
-  return autoencoder.Autoencoder(module.Rngs(key), CONFIG)
+  return judged.Judged(module.Rngs(key), CONFIG, opponent=None, lpips=False)
+
+
+@pytest.fixture(scope='module')
+def opposed():
+  """A model with a discriminator and a small LPIPS."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(perceptual, 'WIDTHS', WIDTHS)
+    plan = module.blueprint(
+      lambda rngs: judged.Judged(rngs, CONFIG, opponent=OPPONENT, lpips=True)
+    )
+  random = np.random.default_rng(0)
+  return plan.definition.bind(
+    jax.tree.map(
+      lambda leaf: jnp.asarray(0.3 * random.normal(size=leaf.shape), jnp.float32),
+      plan.shapes,
+    )
+  )
 
 
 @jax.jit
@@ -60,7 +93,7 @@ def part(tree, index, count):
 def test_loss_is_l1_and_divergence():
   model = build(jax.random.key(0))
   batch, keys = pictures(), jax.random.split(jax.random.key(1), 4)
-  found = loss_of(model, batch, keys, objective().normalizers(batch))
+  found = loss_of(model, batch, keys, objective().normalizers(batch, STEP))
   y, posterior, x = sampled(model, batch.images, keys)
   l1, kl = jnp.mean(jnp.abs(x - y)), jnp.mean(posterior.divergence())
   np.testing.assert_allclose(found.metrics['loss_l1'].value, l1, rtol=1e-5)
@@ -69,10 +102,42 @@ def test_loss_is_l1_and_divergence():
   np.testing.assert_allclose(found.metrics['loss'].value, found.total, rtol=1e-5)
 
 
-def test_parts_add_up_to_the_whole():
-  model = build(jax.random.key(0))
+def test_all_terms_add_up_to_the_loss(opposed):
+  batch, keys = pictures(1), jax.random.split(jax.random.key(1), 1)
+  found = loss_of(opposed, batch, keys, objective().normalizers(batch, STEP))
+  values = {name: float(metric.value) for name, metric in found.metrics.items()}
+  assert min(values['loss_lpips'], values['adversarial_weight']) > 0
+  expected = values['loss_l1'] + 0.1 * values['loss_kl'] + 2.0 * values['loss_lpips']
+  expected += values['adversarial_weight'] * values['loss_realism']
+  np.testing.assert_allclose(found.total, expected + values['loss_doubt'], rtol=1e-5)
+
+
+def test_before_its_time_a_discriminator_neither_counts_nor_learns(opposed):
   batch, keys = pictures(), jax.random.split(jax.random.key(1), 4)
-  normalizers = objective().normalizers(batch)
+  definition, params = module.split(opposed)
+  rule = objective(begin=10)
+
+  @jax.jit
+  def gradient(params, step):
+    found = lambda params: rule(  # noqa: E731
+      definition.bind(params), batch, keys, rule.normalizers(batch, step)
+    )
+    return jax.grad(lambda params: found(params).total)(params)
+
+  before, after = (gradient(params, jnp.int32(step)) for step in (9, 10))
+  largest = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))  # noqa: E731
+  assert largest(before['discriminator']) == 0.0
+  assert largest(after['discriminator']) > 0.0
+  assert largest(before['decoder']) > 0.0
+  changed = jax.tree.map(jnp.subtract, before['decoder'], after['decoder'])
+  assert largest(changed) > 0.0
+
+
+@pytest.mark.parametrize('judges', [False, True])
+def test_parts_add_up_to_the_whole(judges, opposed):
+  model = opposed if judges else build(jax.random.key(0))
+  batch, keys = pictures(), jax.random.split(jax.random.key(1), 4)
+  normalizers = objective().normalizers(batch, STEP)
   whole = loss_of(model, batch, keys, normalizers)
   pieces = [
     loss_of(model, part(batch, i, 2), part(keys, i, 2), normalizers) for i in range(2)
@@ -92,7 +157,7 @@ def test_psnr_of_known_errors():
 def test_psnr_follows_from_the_metric():
   model = build(jax.random.key(0))
   batch, keys = pictures(1), jax.random.split(jax.random.key(1), 1)
-  found = loss_of(model, batch, keys, objective().normalizers(batch))
+  found = loss_of(model, batch, keys, objective().normalizers(batch, STEP))
   y, _, x = sampled(model, batch.images, keys)
   metric = -10 * np.log10(found.metrics['loss_mse'].value)
   np.testing.assert_allclose(autoencoding.psnr(x, y)[0], metric, rtol=1e-5)
@@ -107,7 +172,7 @@ def test_learns_to_draw_a_few_pictures():
       definition.bind(params),
       batch,
       jax.random.split(key, 4),
-      rule.normalizers(batch),
+      rule.normalizers(batch, STEP),
     )
     return found.total, found.metrics['loss_mse'].value
 
@@ -133,7 +198,9 @@ def test_gradients_are_finite(weight):
   keys = jax.random.split(jax.random.key(1), 4)
 
   def total(params):
-    return rule(definition.bind(params), batch, keys, rule.normalizers(batch)).total
+    return rule(
+      definition.bind(params), batch, keys, rule.normalizers(batch, STEP)
+    ).total
 
   gradient = jax.jit(jax.grad(total))(params)
   assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))

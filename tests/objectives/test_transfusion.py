@@ -9,6 +9,8 @@ from tests import tiny
 from transfusion_jax.compiling import flops
 from transfusion_jax.core import tree
 
+STEP = jnp.zeros((), jnp.int32)
+
 
 def keys(seed=0, rows=8):
   return jax.random.split(jax.random.key(seed), rows)
@@ -29,7 +31,7 @@ def measure(params, batch, keys, normalizers):
 
 def evaluate(batch, params=None, seed=0):
   params = tiny.params() if params is None else params
-  return measure(params, batch, keys(seed), tiny.OBJECTIVE.normalizers(batch))
+  return measure(params, batch, keys(seed), tiny.OBJECTIVE.normalizers(batch, STEP))
 
 
 def largest(gradient):
@@ -105,7 +107,7 @@ def test_without_image_slots_the_step_has_the_operations_of_a_text_model(adapter
 
   def total(params, batch, keys):
     model = plan.definition.bind(params)
-    normalizers = tiny.OBJECTIVE.normalizers(batch)
+    normalizers = tiny.OBJECTIVE.normalizers(batch, STEP)
     return tiny.OBJECTIVE(model, batch, keys, normalizers).total
 
   found = flops.count(jax.grad(total), plan.shapes, batch, keys())
@@ -159,7 +161,7 @@ def test_zero_heads_give_the_losses_of_knowing_nothing():
 def test_parts_add_up_to_the_whole():
   parts = [[0, 1, 2, 3], [7, 6, 5, 4]]
   batch = tiny.mixed_batch()
-  normalizers = tiny.OBJECTIVE.normalizers(batch)
+  normalizers = tiny.OBJECTIVE.normalizers(batch, STEP)
   whole, gradient = evaluate(batch)
   found = [
     measure(

@@ -49,6 +49,8 @@ class AutoencoderConfig:
     middle: whether the lowest resolution goes on through a residual block, attention
       and a residual block, as in VQGAN.
     latent_channels: channels of a latent; 8 in the paper.
+    latent_convs: whether 1 x 1 convolutions stand before and behind the latents, as in
+      VQGAN; Stable Diffusion 3 has none.
     groups: groups of the norms.
     patch: side of the windows that a picture enters and leaves as. 1, as in the paper,
       is the convolutional layout of VQGAN; above 1 windows join resolutions as well.
@@ -60,6 +62,7 @@ class AutoencoderConfig:
   decoder_blocks: int
   middle: bool
   latent_channels: int
+  latent_convs: bool
   groups: int
   patch: int
 
@@ -167,7 +170,9 @@ class Encoder(module.Module):
     self.middle = Middle(rngs, widths[-1], groups=groups) if config.middle else None
     self.norm = layers.GroupNorm(widths[-1], groups=groups)
     self.exit = layers.Conv(rngs, widths[-1], outputs, size=1 if windows else 3)
-    self.posterior = None if windows else layers.Conv(rngs, outputs, outputs, size=1)
+    self.posterior = (
+      layers.Conv(rngs, outputs, outputs, size=1) if config.latent_convs else None
+    )
 
   def __call__(self, x: Float[Array, 'b y x 3']) -> Float[Array, 'b h w c']:
     y = self.entry(_windows(x, self.patch))
@@ -186,7 +191,9 @@ class Decoder(module.Module):
     self.patch = config.patch
     widths, groups, inputs = config.widths[::-1], config.groups, config.latent_channels
     windows = config.patch > 1
-    self.latent = None if windows else layers.Conv(rngs, inputs, inputs, size=1)
+    self.latent = (
+      layers.Conv(rngs, inputs, inputs, size=1) if config.latent_convs else None
+    )
     self.entry = layers.Conv(rngs, inputs, widths[0], size=1 if windows else 3)
     self.middle = Middle(rngs, widths[0], groups=groups) if config.middle else None
     self.levels = module.List(
@@ -207,12 +214,29 @@ class Decoder(module.Module):
     self.exit = layers.Conv(rngs, widths[-1], CHANNELS * config.patch**2, size=3)
 
   def __call__(self, z: Float[Array, 'b h w c']) -> Float[Array, 'b y x 3']:
+    return self.pictures(self.features(z))
+
+  def features(self, z: Float[Array, 'b h w c']) -> Float[Array, 'b y x f']:
+    """What the last layer draws from."""
     y = self.entry(z if self.latent is None else self.latent(z))
     y = y if self.middle is None else self.middle(y)
     for i, level in enumerate(self.levels):
       y = self.enlarge[i - 1](y) if i else y
       y = level(y)
-    return _pixels(self.exit(jax.nn.silu(self.norm(y))), self.patch)
+    return jax.nn.silu(self.norm(y))
+
+  def pictures(self, features: Float[Array, 'b h w f']) -> Float[Array, 'b y x 3']:
+    """The last layer."""
+    return _pixels(self.exit(features), self.patch)
+
+  def gradient_of_pictures(
+    self, features: Float[Array, 'b h w f'], gradient: Float[Array, 'b y x 3']
+  ) -> Float[Array, 'b k f o']:
+    """From a loss's gradient at every picture to that at the last layer's kernel.
+
+    One for every picture, as if it were alone, with a kernel's pixels in a row.
+    """
+    return self.exit.kernel_gradient(features, _windows(gradient, self.patch))
 
 
 class Enlarge(module.Module):

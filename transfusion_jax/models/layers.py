@@ -4,6 +4,7 @@ Every layer takes the compute type from its input: parameters are kept in float3
 cast where they are used, so that bfloat16 compute is a matter of casting the input.
 """
 
+import itertools
 import math
 
 import jax
@@ -101,6 +102,21 @@ class Conv(module.Module):
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
     return _shift(y, self.bias)
+
+  def kernel_gradient(
+    self, x: Float[Array, 'b h w i'], gradient: Float[Array, 'b h w o']
+  ) -> Float[Array, 'b k i o']:
+    """The kernel's gradient of every row, for one of the output; at stride 1."""
+    assert self.stride == 1
+    size, (h, w) = self.kernel.shape[0], x.shape[1:3]
+    before = (size - 1) // 2
+    around = (before, size - 1 - before)
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    shifted = (
+      x[:, i : i + h, j : j + w] for i, j in itertools.product(range(size), repeat=2)
+    )
+    pixels = [jnp.einsum('bhwi,bhwo->bio', each, gradient) for each in shifted]
+    return jnp.stack(pixels, axis=1)
 
 
 class GroupNorm(module.Module):

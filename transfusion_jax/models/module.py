@@ -8,7 +8,7 @@ axes.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -128,6 +128,26 @@ def blueprint(make: Callable[[nnx.Rngs], Module]) -> Blueprint:
   abstract = jax.eval_shape(lambda: make(nnx.Rngs(jax.random.key(0))))
   definition, shapes = split(abstract)
   return Blueprint(definition, shapes, axes(abstract), init)
+
+
+def divide(whole: Blueprint, frozen: Collection[str]) -> tuple[Blueprint, Blueprint]:
+  """A blueprint of what is trained, and one of the branches that are frozen.
+
+  Both define the whole model: `bind` takes the parameters of both, merged.
+  """
+
+  def part(inside: bool) -> Blueprint:
+    def some(branches: Params) -> Params:
+      return {k: v for k, v in branches.items() if (k in frozen) == inside}
+
+    return Blueprint(
+      whole.definition,
+      some(whole.shapes),
+      some(whole.axes),
+      lambda key: some(whole.init(key)),
+    )
+
+  return part(False), part(True)
 
 
 def _names(path: tuple) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from transfusion_jax.core import tree
 
@@ -46,8 +46,10 @@ class Loss:
 class Objective(Protocol):
   """From a model and a part of a batch to that part's loss."""
 
-  def normalizers(self, batch: Any) -> dict[str, Array]:
-    """Counts over the whole batch by which the sums of every part are divided."""
+  def normalizers(self, batch: Any, step: Int[Array, '']) -> dict[str, Array]:
+    """What all parts share: counts over the whole batch by which their sums are
+    divided, and weights that follow the steps taken.
+    """
 
   def __call__(
     self,

@@ -3,7 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.models import batch as batch_lib
@@ -35,8 +35,11 @@ class Transfusion:
   target: path_lib.Target
   path: path_lib.Path
 
-  def normalizers(self, batch: batch_lib.Batch) -> dict[str, Array]:
+  def normalizers(
+    self, batch: batch_lib.Batch, step: Int[Array, '']
+  ) -> dict[str, Array]:
     """Learnt tokens and denoised pictures of the whole batch."""
+    del step
     return {
       'text': jnp.maximum(jnp.sum(batch.weight), 1.0),
       'images': jnp.maximum(jnp.sum(batch.image_weight), 1.0),

@@ -1,5 +1,7 @@
 """The training step: a pure function (state, batch) -> (state, metrics).
 
+Parameters of the model that are given and not trained are a third argument.
+
 The batch's denominators are counted first, so that the loss is a plain sum over rows
 and the gradient of a batch is the sum of the gradients of its micro-batches. Every row
 draws its noise from a key of its own: nothing depends on how rows are grouped or
@@ -18,7 +20,8 @@ from transfusion_jax.core import sharding
 from transfusion_jax.training import state as state_lib
 
 Metrics = dict[str, Array]
-Step = Callable[[state_lib.TrainState, Any], tuple[state_lib.TrainState, Metrics]]
+Step = Callable[..., tuple[state_lib.TrainState, Metrics]]
+"""Of a state, a batch and, where a model has some, parameters that are not trained."""
 
 
 def make_step(
@@ -40,19 +43,18 @@ def make_step(
       `min(decay, (1 + step) / (10 + step))`; a state without an average keeps none.
   """
 
-  def part_loss(params, rows, keys, normalizers):
-    loss = objective(bind(params), rows, keys, normalizers)
-    return loss.total, loss
-
-  def step(state, batch):
-    normalizers = objective.normalizers(batch)
+  def step(state, batch, frozen=None):
+    normalizers = objective.normalizers(batch, state.step)
     count = jax.tree.leaves(batch)[0].shape[0]
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), count)
-    gradient = jax.grad(part_loss, has_aux=True)
+
+    def part_loss(params, rows, keys):
+      loss = objective(bind(params | (frozen or {})), rows, keys, normalizers)
+      return loss.total, loss
 
     def part_of(rows, keys):
       rows, keys = jax.tree.map(sharding.rows, (rows, keys))
-      return gradient(state.params, rows, keys, normalizers)
+      return jax.grad(part_loss, has_aux=True)(state.params, rows, keys)
 
     def accumulate(total, part):
       return jax.tree.map(jnp.add, total, part_of(*part)), None

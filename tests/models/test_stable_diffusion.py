@@ -1,0 +1,202 @@
+"""Autoencoders of others: every name has its place, and what does not fit is said."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from transfusion_jax import build
+from transfusion_jax.core import tree
+from transfusion_jax.models import autoencoder, module, stable_diffusion
+from transfusion_jax.training import mesh
+
+SIZES = {
+  '_class_name': 'AutoencoderKL',
+  'block_out_channels': [4, 8],
+  'down_block_types': ['DownEncoderBlock2D'] * 2,
+  'layers_per_block': 1,
+  'norm_num_groups': 2,
+  'latent_channels': 4,
+  'scaling_factor': 0.5,
+}
+NEWER = {
+  'latent_channels': 16,
+  'use_quant_conv': False,
+  'use_post_quant_conv': False,
+  'shift_factor': 0.25,
+}
+
+
+def residual(name, inputs, outputs):
+  shapes = {
+    f'{name}.norm1.weight': (inputs,),
+    f'{name}.norm1.bias': (inputs,),
+    f'{name}.conv1.weight': (outputs, inputs, 3, 3),
+    f'{name}.conv1.bias': (outputs,),
+    f'{name}.norm2.weight': (outputs,),
+    f'{name}.norm2.bias': (outputs,),
+    f'{name}.conv2.weight': (outputs, outputs, 3, 3),
+    f'{name}.conv2.bias': (outputs,),
+  }
+  if inputs != outputs:
+    shapes[f'{name}.conv_shortcut.weight'] = (outputs, inputs, 1, 1)
+    shapes[f'{name}.conv_shortcut.bias'] = (outputs,)
+  return shapes
+
+
+def layer(name, *shape):
+  return {f'{name}.weight': shape, f'{name}.bias': shape[:1]}
+
+
+def middle(name, width):
+  shapes = residual(f'{name}.resnets.0', width, width)
+  shapes |= layer(f'{name}.attentions.0.group_norm', width)
+  for each in ('to_q', 'to_k', 'to_v', 'to_out.0'):
+    shapes |= layer(f'{name}.attentions.0.{each}', width, width)
+  return shapes | residual(f'{name}.resnets.1', width, width)
+
+
+@functools.cache
+def tensors(channels: int = 4, convs: bool = True) -> dict[str, np.ndarray]:
+  """Two resolutions of 4 and 8 channels, written down from the documented layout."""
+  shapes = layer('encoder.conv_in', 4, 3, 3, 3)
+  shapes |= residual('encoder.down_blocks.0.resnets.0', 4, 4)
+  shapes |= layer('encoder.down_blocks.0.downsamplers.0.conv', 4, 4, 3, 3)
+  shapes |= residual('encoder.down_blocks.1.resnets.0', 4, 8)
+  shapes |= middle('encoder.mid_block', 8) | layer('encoder.conv_norm_out', 8)
+  shapes |= layer('encoder.conv_out', 2 * channels, 8, 3, 3)
+  shapes |= layer('decoder.conv_in', 8, channels, 3, 3)
+  shapes |= middle('decoder.mid_block', 8)
+  for i, (before, after) in enumerate([(8, 8), (8, 4)]):
+    shapes |= residual(f'decoder.up_blocks.{i}.resnets.0', before, after)
+    shapes |= residual(f'decoder.up_blocks.{i}.resnets.1', after, after)
+  shapes |= layer('decoder.up_blocks.0.upsamplers.0.conv', 8, 8, 3, 3)
+  shapes |= layer('decoder.conv_norm_out', 4) | layer('decoder.conv_out', 3, 4, 3, 3)
+  if convs:
+    shapes |= layer('quant_conv', 2 * channels, 2 * channels, 1, 1)
+    shapes |= layer('post_quant_conv', channels, channels, 1, 1)
+  random = np.random.default_rng(0)
+  return {k: 0.3 * random.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+
+
+def blueprint(sizes):
+  layout = stable_diffusion.config(sizes)
+  return module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, layout))
+
+
+@pytest.mark.parametrize(('sizes', 'convs'), [(SIZES, True), (SIZES | NEWER, False)])
+def test_every_tensor_has_a_place(sizes, convs):
+  found = tensors(sizes['latent_channels'], convs)
+  params = stable_diffusion.params(found, blueprint(sizes).shapes, source='a')
+  placed = tree.flatten(params)
+  assert len(placed) == len(found)
+  # Numbers are all different: each tensor is somewhere, once.
+  sums = lambda values: sorted(float(np.sum(x, dtype=np.float64)) for x in values)  # noqa: E731
+  np.testing.assert_allclose(sums(placed.values()), sums(found.values()), rtol=1e-12)
+  kernel = found['encoder.down_blocks.1.resnets.0.conv1.weight']
+  ours = params['encoder']['levels']['1']['blocks']['0']['conv_in']['kernel']
+  np.testing.assert_array_equal(ours[2, 1, 3], kernel[:, 3, 2, 1])
+  query = found['decoder.mid_block.attentions.0.to_q.weight']
+  ours = params['decoder']['middle']['attention']['query']['matrix']
+  np.testing.assert_array_equal(ours, query.T)
+
+
+def test_downsampling_pads_below_and_to_the_right():
+  """A pixel of the shrunk picture sees its own 2 x 2 pixels and the next ones."""
+  plan = blueprint(SIZES)
+  params = stable_diffusion.params(tensors(), plan.shapes, source='a')
+  model = plan.definition.bind(jax.tree.map(jnp.asarray, params))
+  x = jnp.zeros((1, 8, 8, 4))
+  changed = x.at[0, 4, 4].set(1.0)
+  shrink = jax.jit(model.encoder.shrink[0])
+  seen = jnp.abs(shrink(changed) - shrink(x)).sum(axis=(0, 3)) > 0
+  np.testing.assert_array_equal(np.argwhere(seen), [[1, 1], [1, 2], [2, 1], [2, 2]])
+
+
+def test_older_names_of_attention():
+  renamed = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
+  older = {}
+  for name, value in tensors().items():
+    for new, old in renamed.items():
+      name = name.replace(f'.{new}.', f'.{old}.')
+    older[name] = value
+  assert older.keys() != tensors().keys()
+  shapes = blueprint(SIZES).shapes
+  both = (stable_diffusion.params(x, shapes, source='a') for x in (older, tensors()))
+  jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda x: x.pop('quant_conv.bias'), 'found no quant_conv.bias'),
+    (lambda x: x.update({'loss.logvar': np.ones(1)}), 'found also loss.logvar'),
+    (
+      lambda x: x.update({'decoder.conv_in.bias': np.ones(9)}),
+      r'decoder.conv_in.bias in a of shape \(8,\), found \(9,\)',
+    ),
+  ],
+)
+def test_other_weights_are_refused(change, message):
+  other = dict(tensors())
+  change(other)
+  with pytest.raises(ValueError, match=message):
+    stable_diffusion.params(other, blueprint(SIZES).shapes, source='a')
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'_class_name': 'AutoencoderTiny'}, 'AutoencoderTiny'),
+    ({'mid_block_add_attention': False}, 'mid_block_add_attention True'),
+    ({'use_quant_conv': False}, 'on both sides of the latents or on none'),
+    ({'block_out_channels': [4, 6]}, 'multiples of the first'),
+    ({'block_out_channels': []}, 'multiples of the first'),
+  ],
+)
+def test_other_layouts_are_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    stable_diffusion.config(SIZES | change)
+
+
+def test_scales_are_those_of_diffusers():
+  z = np.random.default_rng(0).normal(size=(5, 4))
+  per_channel = {'latents_mean': [1, 2, 3, 4], 'latents_std': [4.0, 3.0, 2.0, 1.0]}
+  for values, wanted in (
+    (SIZES, 0.5 * z),
+    (SIZES | {'shift_factor': 0.25}, 0.5 * (z - 0.25)),
+    (SIZES | per_channel, (z - [1, 2, 3, 4]) * 0.5 / [4.0, 3.0, 2.0, 1.0]),
+  ):
+    shift, scale = stable_diffusion.scale(values)
+    np.testing.assert_allclose((z - shift) / scale, wanted)
+
+
+def test_the_command_writes_what_a_run_takes(tmp_path, environment):
+  """Read back as `autoencoder.checkpoint` is."""
+  safetensors_numpy.save_file(
+    tensors(), tmp_path / 'diffusion_pytorch_model.safetensors'
+  )
+  (tmp_path / 'config.json').write_text(json.dumps(SIZES))
+  target = tmp_path / 'runs' / 'imported'
+  command = [sys.executable, '-m', 'transfusion_jax.import_weights']
+  flags = [f'--weights={tmp_path}', f'--workdir={target}']
+  config = ['--config=configs/transfusion_160m.py']
+  start = functools.partial(
+    subprocess.run, env=environment(), capture_output=True, text=True, check=False
+  )
+  refused = start([*command, *flags])
+  assert refused.returncode == 2
+  assert 'expected --weights=FOLDER' in refused.stderr
+  done = start([*command, *flags, *config])
+  assert done.returncode == 0, done.stderr
+  assert '4 channels for every 2 x 2 pixels' in done.stdout
+  codec = build.codec_from(target, mesh.single(), deviation=1.0)
+  np.testing.assert_array_equal(codec.scale, np.full(4, 2.0))
+  kernel = tensors()['decoder.conv_out.weight'].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(codec.model.decoder.exit.kernel[...], kernel)
