@@ -34,8 +34,7 @@ def get_config(terms: str = 'plain') -> ConfigDict:
     groups=8,
     patch=4,
   )
-  run.objective.update(kl_weight=2e-3, lpips_weight=0.0)
-  run.objective.adversarial.weight = 0.0
+  base.plain_objective(run, kl_weight=2e-3)
   if terms == 'perceptual':
     run.objective.lpips_weight = 0.1
     run.objective.adversarial.update(weight=0.5, begin=300)
