@@ -99,6 +99,12 @@ def autoencoder() -> ConfigDict:
   return run
 
 
+def plain_objective(run: ConfigDict, *, kl_weight: float) -> None:
+  """Takes LPIPS and the discriminator away, which need weights and an accelerator."""
+  run.objective.update(kl_weight=kl_weight, lpips_weight=0.0)
+  run.objective.adversarial.weight = 0.0
+
+
 def size(run: ConfigDict, name: str) -> ConfigDict:
   """One of the paper's sizes, for a mixed run at 256 pixels and 4,096 positions.
 

@@ -24,8 +24,7 @@ def get_config(terms: str = 'plain') -> ConfigDict:
   run.data.update(rows=64, row_length=128, image_slots=4)
   run.data.scenes.update(single=0.25, count=0.1, pair=0.55, binding=0.05, story=0.05)
   run.model.update(base.SMALL_AUTOENCODER)
-  run.objective.update(kl_weight=2e-3, lpips_weight=0.0)
-  run.objective.adversarial.weight = 0.0
+  base.plain_objective(run, kl_weight=2e-3)
   if terms == 'perceptual':
     run.objective.lpips_weight = 0.1
     run.objective.adversarial.update(weight=0.5, begin=300)

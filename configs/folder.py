@@ -50,8 +50,7 @@ def _autoencoder(path: str) -> ConfigDict:
   run.data = _data(path)
   run.data.rows = 32
   run.model.update(base.SMALL_AUTOENCODER)
-  run.objective.update(kl_weight=1e-4, lpips_weight=0.0)
-  run.objective.adversarial.weight = 0.0
+  base.plain_objective(run, kl_weight=1e-4)
   run.optimizer.update(learning_rate=1e-3, warmup_steps=200)
   run.train.update(steps=5000, log_every=10, checkpoint_every=1000)
   run.measured = 256
