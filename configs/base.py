@@ -135,6 +135,7 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
   run.autoencoder.run.data = run.data.copy_and_resolve_references()
   run.autoencoder.run.data.rows = 256
   run.data.shards = run.data.rows
+  run.autoencoder.run.data.shards = run.autoencoder.run.data.rows
   run.autoencoder.run.train.steps = 1_000_000
   run.train.update(steps=250_000, checkpoint_every=1000)
   return run

@@ -26,7 +26,7 @@ def test_judges_train_it_and_stay_behind(tmp_path, monkeypatch):
   preflight.check(run)
   preflight.check_files(run)
   place = workdir.Workdir(tmp_path / 'run')
-  place.claim(config.to_dict(run))
+  place.claim(config.to_dict(run), {})
   with preemption.Stop() as stop:
     train.train_autoencoder(run, place, stop)
   devices = mesh.make(run.mesh)

@@ -211,6 +211,11 @@ def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
   )
 
 
+def trains_autoencoder(run: config.TransfusionRun) -> bool:
+  """Whether a run begins with its autoencoder: it needs one, and has none."""
+  return run.data.image_slots > 0 and not run.autoencoder.checkpoint
+
+
 def codec_from(directory: pathlib.Path, mesh: Mesh, *, deviation: float) -> codec.Codec:
   """A trained autoencoder, its averaged parameters whole on every device.
 

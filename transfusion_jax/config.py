@@ -187,7 +187,11 @@ def _build(kind: type, config: Any, prefix: str, problems: list[str]) -> Any:
       }
     else:
       values[name] = _value(value, hint, path, problems)
-  return kind(**values) if not problems else None
+  try:
+    return kind(**values) if not problems else None
+  except ValueError as error:
+    problems.append(f'{prefix.rstrip(".")}: {error}' if prefix else str(error))
+    return None
 
 
 def _value(value: Any, hint: Any, path: str, problems: list[str]) -> Any:

@@ -25,10 +25,12 @@ from transfusion_jax.training import mesh as mesh_lib
 def documents(
   run: config.TransfusionRun,
   mesh: Mesh,
-  frozen: codec.Codec,
+  frozen: codec.Codec | None,
   data_state: dict[str, Any] | None,
 ) -> feed.Feed:
   """Packed rows with their pictures as latents, from where `data_state` stands.
+
+  Without image slots there are none, and no autoencoder is needed.
 
   Latents that are stored differ from those made here by the rounding to float16. Where
   they are drawn from the posterior, the noise is another as well: it belongs to what is
@@ -40,6 +42,9 @@ def documents(
     images = rows.pop('images')
     b, i = images.shape[:2]
     flat = images.reshape(b * i, *images.shape[2:])
+    if frozen is None:
+      empty = jnp.zeros((b, 0, *build.latents(run)))
+      return batch_lib.Batch(images=empty, **rows)
     if run.data.moments:
       posterior = autoencoder.Posterior.of(flat.astype(jnp.float32))
     else:
@@ -65,6 +70,7 @@ def documents(
     prepare=lambda rows, lanes: prepare(frozen, rows, lanes),
     count=lambda rows: jnp.sum(rows['end'] > rows['start']),
     shares=pipeline.shares,
+    empty=lambda rows: not rows['end'].any(),
     unit='tokens',
   )
 
@@ -131,6 +137,7 @@ def pictures(
     prepare=lambda rows, _: batch_lib.Pictures(**rows),
     count=lambda rows: jnp.int32(len(rows['images'])),
     shares=pipeline.shares,
+    empty=lambda rows: False,
     unit='pictures',
   )
 

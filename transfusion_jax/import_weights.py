@@ -49,7 +49,11 @@ def main() -> None:
     sizes = _sizes(weights.parent / SIZES)
     run = _run(config.parse(_CONFIG.value), sizes)
     params = _params(weights, run)
-    place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
+    place = workdir.Workdir(pathlib.Path(_WORKDIR.value).expanduser())
+    if place.checkpoints.exists():
+      raise ValueError(
+        f'expected a new --workdir, found checkpoints in {place.root}; name another'
+      )
     place.claim(config.to_dict(run), {})
   _write(place, params)
   shift, scale = stable_diffusion.scale(sizes)
@@ -57,7 +61,9 @@ def main() -> None:
   workdir.write_json(place.latents, constants)
   print(
     f'{place.root}: {tree.size(params):,} parameters, {run.model.latent_channels} '
-    f'channels for every {run.model.factor} x {run.model.factor} pixels'
+    f'channels for every {run.model.factor} x {run.model.factor} pixels; train with '
+    f'--config.autoencoder.checkpoint={place.root} '
+    f'--config.autoencoder.run.model.latent_channels={run.model.latent_channels}'
   )
 
 

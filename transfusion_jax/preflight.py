@@ -9,7 +9,8 @@ import jax
 
 from transfusion_jax import build, config
 from transfusion_jax.core import axes
-from transfusion_jax.data import encoded, pipeline
+from transfusion_jax.data import encoded, inspection, pipeline
+from transfusion_jax.models import patches
 from transfusion_jax.training import mesh
 
 
@@ -23,7 +24,7 @@ def check(run: config.Run) -> None:
   checks: list[Callable[[], None]] = []
   if isinstance(run, config.TransfusionRun):
     checks += [lambda: build.check_vocabulary(run)]
-    checks += [lambda: pipeline.check(run.data, build.patch_count(run))]
+    checks += [lambda: inspection.check(run.data, build.patch_count(run))]
     checks += [lambda: encoded.check(run.data), lambda: _check_evaluation(run)]
     checks += [lambda: _check_autoencoder(run)]
   else:
@@ -38,8 +39,12 @@ def check_model(run: config.Run) -> None:
     ValueError: one problem or several, each with the way out.
   """
   checks = [lambda: build.parts(run), lambda: _check_steps(run)]
-  if isinstance(run, config.TransfusionRun):
-    checks += [lambda: build.latents(run), lambda: check_model(run.autoencoder.run)]
+  if isinstance(run, config.AutoencoderRun):
+    checks += [lambda: _check_pictures_size(run)]
+  else:
+    checks += [lambda: build.latents(run)]
+    if build.trains_autoencoder(run):
+      checks += [lambda: check_model(run.autoencoder.run)]
   _check_all(checks)
 
 
@@ -61,7 +66,7 @@ def check_files(run: config.Run) -> None:
     ValueError: they are not, or are those of something else.
   """
   build.frozen_params(run)
-  if isinstance(run, config.TransfusionRun) and not run.autoencoder.checkpoint:
+  if isinstance(run, config.TransfusionRun) and build.trains_autoencoder(run):
     build.frozen_params(run.autoencoder.run)
 
 
@@ -72,7 +77,7 @@ def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
     ValueError: as `check_step`.
   """
   check_step(run, devices)
-  if isinstance(run, config.TransfusionRun) and not run.autoencoder.checkpoint:
+  if isinstance(run, config.TransfusionRun) and build.trains_autoencoder(run):
     check_step(run.autoencoder.run, devices)
 
 
@@ -111,6 +116,8 @@ def check_step(run: config.Run, devices: Sequence[jax.Device]) -> None:
 
 def _check_autoencoder(run: config.TransfusionRun) -> None:
   """Checks the autoencoder that is to be trained, or that the one there suits."""
+  if not run.data.image_slots:
+    return
   if run.autoencoder.checkpoint:
     _check_trained(run)
   elif run.data.moments:
@@ -144,14 +151,25 @@ def _check_pictures(run: config.AutoencoderRun) -> None:
       'to false'
     )
   encoded.check(run.data)
-  pipeline.check_pictures(run.data)
+  inspection.check_pictures(run.data)
+
+
+def _check_pictures_size(run: config.AutoencoderRun) -> None:
+  height, width, _ = pipeline.pixels(run.data)
+  patches.grid(height, width, run.model.factor)
+  if run.measured < 1:
+    raise ValueError(
+      f'expected measured pictures of at least 1, found {run.measured}; raise it'
+    )
 
 
 def _check_evaluation(run: config.TransfusionRun) -> None:
-  if run.evaluation.prompts and not pipeline.has_scenes(run.data):
+  scenes = pipeline.has_scenes(run.data) and run.data.image_slots
+  if run.evaluation.prompts and not scenes:
     raise ValueError(
-      'expected emoji scenes among data.sources for evaluation.prompts, found '
-      f'{sorted(run.data.sources)}; set --config.evaluation.prompts=0'
+      'expected emoji scenes among data.sources and image slots for '
+      f'evaluation.prompts, found {sorted(run.data.sources)} and '
+      f'{run.data.image_slots}; set --config.evaluation.prompts=0'
     )
 
 

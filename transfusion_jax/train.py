@@ -96,7 +96,8 @@ def train_autoencoder(
   params = processes.own(outcome.state.averaged, devices)
   if processes.leads() and not place.latents.exists():
     bind = build.autoencoder_blueprint(run).definition.bind
-    measured = feeds.measure(run, bind(params))
+    with command.user_errors():
+      measured = feeds.measure(run, bind(params))
     workdir.write_json(place.latents, measured)
     log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
   processes.meet('autoencoder measured')
@@ -112,13 +113,15 @@ def train_transfusion(
   """Trains the autoencoder if need be, then the transformer; ends with a report."""
   before = 0.0
   directory = pathlib.Path(run.autoencoder.checkpoint or place.autoencoder)
-  if not run.autoencoder.checkpoint:
+  if build.trains_autoencoder(run):
     nested = workdir.Workdir(directory)
     with command.user_errors():
       _claim(nested, run.autoencoder.run)
     before = train_autoencoder(run.autoencoder.run, nested, stop)
   devices = mesh.make(run.mesh)
-  frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
+  frozen = None  # where there are no pictures
+  if run.data.image_slots:
+    frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   trainer = build.trainer(run, devices)
   outcome = stage.run(
     _stage(

@@ -161,7 +161,7 @@ def long_document():
 @pytest.mark.parametrize('slots', [1, 2, 9])
 def test_parts_are_the_whole_and_fit(length, slots):
   whole = long_document()
-  parts = layout.cut(whole, length, slots)
+  parts = list(layout.cut(whole, length, slots))
   for field in ('tokens', 'targets', 'weight', 'noise_cap', 'image_weight', 'images'):
     joined = np.concatenate([getattr(part, field) for part in parts])
     np.testing.assert_array_equal(joined, getattr(whole, field))
@@ -195,4 +195,4 @@ def test_a_picture_longer_than_a_row_cannot_be_cut(length, slots):
   with pytest.raises(
     ValueError, match='expected rows that hold a picture, 6 positions'
   ):
-    layout.cut(long_document(), length, slots)
+    list(layout.cut(long_document(), length, slots))

@@ -74,6 +74,15 @@ def test_weights_change_at_their_step_without_catching_up():
   assert {name for name, _ in take(mixed, 30, step=25)} == {'other'}
 
 
+def test_other_weights_on_resuming_do_not_catch_up_either():
+  before = mix({'long': member('long')})
+  take(before, 500)
+  after = mix({'long': member('long', weights=(2.0,)), 'other': member('other')})
+  after.set_state(json.loads(json.dumps(before.get_state())))
+  counts = filled(take(after, 240))
+  assert abs(counts['long'] - 2 * counts['other']) <= 2 * LENGTHS['long']
+
+
 @pytest.mark.parametrize('shards', [1, 3])
 def test_a_source_ends_after_its_epochs_and_then_all_ends(shards):
   drawn = []
@@ -134,6 +143,15 @@ def test_resuming_twice_is_exact_with_any_number_of_threads(workers):
 
 def draws(mixed, step, count):
   return [ticket for _ in range(count) for ticket, _ in mixed.draw(step)]
+
+
+def test_a_failing_disk_is_no_broken_document():
+  def make(index):
+    raise OSError('the disk is gone')
+
+  mixed = mix({'short': mixture.Member(make, None, (1.0,), (0,))}, broken=1.0)
+  with pytest.raises(OSError, match='the disk is gone'):
+    mixed.draw(0)
 
 
 def test_what_was_drawn_can_be_fetched_again():

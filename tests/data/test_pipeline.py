@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from transfusion_jax.data import packing, pipeline
+from transfusion_jax.data import inspection, packing, pipeline
 from transfusion_jax.training import processes
 
 PATCHES = 16
@@ -148,20 +148,20 @@ def test_pictures_are_of_every_kind(data):
 def test_bytes_as_tokens(data):
   words = dataclasses.replace(data.tokenizer, kind='bytes')
   data = dataclasses.replace(data, tokenizer=words, row_length=512)
-  pipeline.check(data, PATCHES)
+  inspection.check(data, PATCHES)
   batch = next(iterate(data))
   start = batch['tokens'][0, 1:40]
   assert bytes(start[start < 256].astype(np.uint8)).decode().strip()
 
 
 def test_check_finds_short_rows(data):
-  pipeline.check(data, PATCHES)
+  inspection.check(data, PATCHES)
   with pytest.raises(ValueError, match='row_length=120 .*scenes.frames'):
-    pipeline.check(dataclasses.replace(data, row_length=120), PATCHES)
+    inspection.check(dataclasses.replace(data, row_length=120), PATCHES)
   with pytest.raises(ValueError, match='image_slots=3'):
-    pipeline.check(dataclasses.replace(data, image_slots=3), PATCHES)
+    inspection.check(dataclasses.replace(data, image_slots=3), PATCHES)
   with pytest.raises(ValueError, match='image_slots=0'):
-    pipeline.check(dataclasses.replace(data, image_slots=0), PATCHES)
+    inspection.check(dataclasses.replace(data, image_slots=0), PATCHES)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import json, os, pathlib, signal, sys
 import jax, numpy as np
+import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from transfusion_jax.core import axes
@@ -36,8 +37,9 @@ class Source:
 def batches(*sizes):
   placed = Mesh(mixed.reshape(sizes), axes.MESH_AXES)
   return feed.Feed(
-    Source, placed, rows=8, state=None, prepare=lambda rows: rows['tokens'],
-    count=len, unit='rows',
+    Source, placed, rows=8, state=None, prepare=lambda rows, _: rows['tokens'],
+    count=lambda rows: jnp.int32(len(rows['tokens'])), shares=lambda state: {},
+    empty=lambda rows: False, unit='rows',
   )
 
 
@@ -46,6 +48,7 @@ for name, sizes in {'rows': (1, 1, 4, 1, 1), 'whole': (1, 1, 2, 1, 2)}.items():
   each = batches(*sizes)
   next(each)
   batch = multihost_utils.process_allgather(next(each), tiled=True)
+  found[name + ' given'] = [each.given().digests, len(each.given().sizes)]
   found[name] = batch[:, 0].tolist()
   found[name + ' here'] = each._here
   found[name + ' state'] = each.get_state()
@@ -77,6 +80,8 @@ def test_two_processes_agree(tmp_path):
   assert one.pop('rows here') == [0, 1, 4, 5]
   assert other.pop('rows here') == [2, 3, 6, 7]
   assert one == other
+  digests = [one.pop(f'{name} given') for name in ('rows', 'whole')]
+  assert digests[0] == digests[1]  # the mesh makes no difference
   state = {'given': 2, 'shards': {str(row): 7 * row for row in range(8)}}
   assert one == {
     'processes': 2,

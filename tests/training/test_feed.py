@@ -37,6 +37,7 @@ def make(state=None, source=Counting):
     prepare=lambda rows, digest: {**rows, 'prepared': rows['tokens'] * 2},
     count=lambda rows: rows['tokens'][0, 0],
     shares=lambda state: {'all': 1.0} if state['given'] else {},
+    empty=lambda rows: not rows['tokens'].any(),
     unit='tokens',
   )
 
@@ -83,6 +84,28 @@ def test_data_that_breaks_a_promise_ends_the_command_in_one_line():
   with pytest.raises(command.Exit, match='error: expected sound documents') as error:
     next(batches)
   assert error.value.code == 2
+
+
+def test_the_end_of_the_data_is_the_end():
+  class Short(Counting):
+    def __next__(self):
+      rows = super().__next__()
+      return rows if self.given < 3 else {key: 0 * rows[key] for key in rows}
+
+  batches = make(source=Short)
+  assert [next(batches)['tokens'][0, 0] for _ in range(2)] == [100, 200]
+  with pytest.raises(StopIteration):
+    next(batches)
+  assert batches.given().sizes == [100, 200]
+
+
+def test_a_state_that_cannot_be_gone_on_from_is_one_line():
+  class Gone(Counting):
+    def set_state(self, state):
+      raise ValueError('expected the document that waited, found none')
+
+  with pytest.raises(command.Exit, match='error: expected the document that waited'):
+    make({'given': 1}, source=Gone)
 
 
 def test_it_goes_on_from_a_state():

@@ -31,6 +31,11 @@ def info(message: str) -> None:
   logger.info(message)
 
 
+def warning(message: str) -> None:
+  """Says something that every process has to say for itself."""
+  logger.warning(message)
+
+
 @functools.cache
 def once(message: str) -> None:
   """Says something only the first time, for example that a fallback is in use."""

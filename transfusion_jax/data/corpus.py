@@ -6,7 +6,9 @@ Every epoch is shuffled anew. A share of the records, evenly spread, can be held
 training; it makes up the split 'test'.
 """
 
+import bisect
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
@@ -23,6 +25,9 @@ from transfusion_jax.data.sources import (
   source,
   web_dataset,
 )
+
+SAMPLE = 50
+"""Records that are looked at before a run begins."""
 
 GROUPS = 16
 """Row groups of Parquet files that are kept in memory."""
@@ -94,6 +99,10 @@ class SourceConfig:
         f'{self.epochs}; change them'
       )
 
+  def weight(self, step: int) -> float:
+    """Its share of the mixture at a step."""
+    return self.weights[bisect.bisect_right(self.since, step) - 1]
+
 
 @runtime_checkable
 class Collection(Protocol):
@@ -106,6 +115,9 @@ class Collection(Protocol):
 
   def fingerprint(self) -> str:
     """What it holds, in short, to notice when it has changed."""
+
+  def check(self) -> None:
+    """Raises ValueError if it cannot be what was meant."""
 
 
 class Scenes:
@@ -123,6 +135,9 @@ class Scenes:
 
   def fingerprint(self) -> str:
     return self._fingerprint
+
+  def check(self) -> None:
+    """Nothing can be wrong with them."""
 
 
 class Records:
@@ -149,6 +164,25 @@ class Records:
 
   def fingerprint(self) -> str:
     return self._records.fingerprint()
+
+  def check(self) -> None:
+    """Looks at some records, evenly spread, for the fields that documents are made of.
+
+    Raises:
+      ValueError: a field is in none of them.
+    """
+    found: set[str] = set()
+    for index in np.unique(np.linspace(0, len(self) - 1, SAMPLE).astype(int)):
+      try:
+        found |= self._records[self._place(int(index))].keys()
+      except ValueError:
+        continue  # counted when its turn comes
+    missing = [field for field in self._form.fields if field not in found]
+    if found and missing:
+      raise ValueError(
+        f'expected the field {missing[0]!r} in some of the records, found '
+        f'{", ".join(sorted(found))}; name the fields in `form`, or take another form'
+      )
 
   def _place(self, index: int) -> int:
     if not self._stride:
@@ -188,8 +222,9 @@ def open_collection(
   return Records(open_records(config), form, stride=stride, split=split)
 
 
+@functools.lru_cache(maxsize=32)
 def open_records(config: SourceConfig) -> source.Source:
-  """The records of a source.
+  """The records of a source, opened once in a process: that may read all of them.
 
   Raises:
     ValueError: there is no such source, or it has scenes instead of records.
@@ -229,7 +264,8 @@ class Endless:
 
     Args:
       collection: the documents.
-      name: of the source, so that two of the same size do not go side by side.
+      name: of the source, so that two of the same size do not go side by side; scenes
+        that are drawn go by the seed alone.
       seed: of the order and of what is left to chance.
 
     Raises:
@@ -241,9 +277,10 @@ class Endless:
         f'{len(collection):,}; give it another path, or divide it into several sources'
       )
     self._collection = collection
-    self._entropy = (seed % 2**32, zlib.crc32(name.encode()))
+    salt = 0 if isinstance(collection, Scenes) else zlib.crc32(name.encode())
+    self._entropy = (seed % 2**32, salt)
     numbers = grain.MapDataset.range(len(collection))
-    self._order = numbers.shuffle(seed=seed % 2**32).repeat()
+    self._order = numbers.shuffle(seed=(seed + salt) % 2**32).repeat()
 
   def __getitem__(self, index: int) -> documents.Document:
     rng = np.random.default_rng(np.random.SeedSequence((*self._entropy, index)))

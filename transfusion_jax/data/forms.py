@@ -82,6 +82,11 @@ class Form:
     self._config, self._pictures = config, pictures
     self._make = getattr(self, f'_{config.kind}')
 
+  @property
+  def fields(self) -> tuple[str, ...]:
+    """Fields of a record that are read."""
+    return self._config.fields
+
   def document(self, record: Record, rng: np.random.Generator) -> documents.Document:
     """The document of a record.
 

@@ -10,6 +10,7 @@ the last one.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int32, UInt8
@@ -133,7 +134,7 @@ class Layout:
     )
 
 
-def cut(sequence: Sequence, length: int, slots: int) -> list[Sequence]:
+def cut(sequence: Sequence, length: int, slots: int) -> Iterator[Sequence]:
   """Parts of a sequence that fit into rows, no picture parted.
 
   A part knows nothing of those before it: its positions begin at 0, and what it sees
@@ -147,30 +148,26 @@ def cut(sequence: Sequence, length: int, slots: int) -> list[Sequence]:
   Raises:
     ValueError: a picture alone is longer than a row.
   """
-  parts, first = [], 0
-  while first < len(sequence):
-    stop = _stop(sequence, first, length, slots)
-    if stop == first:
-      raise ValueError(
-        f'expected rows that hold a picture, {sequence.patches + 2} positions, found '
-        f'rows of {length} positions and {slots} pictures; lengthen the rows'
-      )
-    parts.append(_part(sequence, first, stop))
-    first = stop
-  return parts
-
-
-def _stop(sequence: Sequence, first: int, length: int, slots: int) -> int:
-  """Where a part that begins at `first` must end."""
   shown = sequence.slot >= 0
   # A picture begins where the next position is its first patch, and ends behind EOI.
   begins = np.flatnonzero(shown[1:] & (sequence.slot[1:] % sequence.patches == 0))
-  begins = begins[begins >= first]
-  stop = min(first + length, len(sequence))
-  if len(begins) > slots:
-    stop = min(stop, int(begins[slots]))
-  inside = begins[(begins < stop) & (stop < begins + sequence.patches + 2)]
-  return int(inside[0]) if len(inside) else stop
+  first = 0
+  while first < len(sequence):
+    stop = min(first + length, len(sequence))
+    ahead = begins[np.searchsorted(begins, first) :]
+    if len(ahead) > slots:
+      stop = min(stop, int(ahead[slots]))
+    before = np.searchsorted(begins, stop)  # pictures that begin before the end
+    if before and stop < begins[before - 1] + sequence.patches + 2:
+      stop = int(begins[before - 1])
+    if stop <= first:
+      raise ValueError(
+        f'expected rows that hold a picture, {sequence.patches + 2} positions, found '
+        f'rows of {length} positions and {slots} pictures; raise data.row_length or '
+        'data.image_slots'
+      )
+    yield _part(sequence, first, stop)
+    first = stop
 
 
 def _part(sequence: Sequence, first: int, stop: int) -> Sequence:

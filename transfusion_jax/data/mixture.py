@@ -5,8 +5,9 @@ is furthest behind its share, measured in what the documents so far have filled:
 weights w and filled positions n, from the one with the least n / w. Shares are thus
 exact to one document, whatever the lengths of documents.
 
-Weights may change at given steps. Counting then begins anew, so that a source whose
-weight is raised does not catch up on what it had not been meant to give.
+Weights may change at given steps, or between two parts of a run. Counting then begins
+anew, so that a source whose weight is raised does not catch up on what it had not been
+meant to give.
 
 Document k of shard v of V is document v + k V of its source's shuffled epochs: random
 access, so that the state is a few integers for every source, and nothing that was read
@@ -24,6 +25,9 @@ from transfusion_jax.core import log
 
 AHEAD = 4
 """Documents of a source that a shard has made ahead where there are threads."""
+
+OTHER = -1
+"""The phase of a state that was reached with other weights."""
 
 NAMED = 20
 """Broken documents of a source and a shard whose names are logged."""
@@ -73,6 +77,7 @@ class Mixture:
     shards: int,
     broken: float,
     pool: futures.Executor | None,
+    ahead: int = AHEAD,
   ):
     """Sets up the mixture; nothing is made yet.
 
@@ -82,9 +87,11 @@ class Mixture:
       shards: in all.
       broken: share of a source's documents that may be broken.
       pool: makes documents ahead; None: they are made when they are asked for.
+      ahead: documents of each source that are made ahead.
     """
     self._members, self._shard, self._shards = members, shard, shards
-    self._allowed, self._pool = broken, pool
+    self._allowed, self._pool, self._depth = broken, pool, ahead
+    self._last: tuple[Any, Sequence[Any]] = (None, ())
     self._changes = sorted({step for m in members.values() for step in m.since})
     self._phase = 0
     self._counts = {name: {'next': 0, 'filled': 0, 'broken': 0} for name in members}
@@ -116,7 +123,9 @@ class Mixture:
     name, index, part = ticket
     if name not in self._members:
       return None
-    parts = self._make(name, index)
+    if self._last[0] != (name, index):  # parts of a document wait side by side
+      self._last = (name, index), self._make(name, index)
+    parts = self._last[1]
     return parts[part] if part < len(parts) else None
 
   def get_state(self) -> dict[str, Any]:
@@ -124,15 +133,23 @@ class Mixture:
     since the weights changed, and broken documents.
     """
     counts = {name: dict(count) for name, count in self._counts.items()}
-    return {'phase': self._phase, 'sources': counts}
+    return {'phase': self._phase, 'weights': self._weights(), 'sources': counts}
 
   def set_state(self, state: dict[str, Any]) -> None:
     """Goes on from a state; a source that it does not know begins."""
-    self._phase = int(state['phase'])
     for name, count in self._counts.items():
       known = state['sources'].get(name, {})
       count.update({key: int(known.get(key, 0)) for key in count})
       self._ahead[name].clear()
+    same = state['weights'] == self._weights()
+    self._phase = int(state['phase']) if same else OTHER
+
+  def _weights(self) -> dict[str, list[list[float]]]:
+    """The schedule of every source, for JSON."""
+    return {
+      name: [list(member.weights), list(map(float, member.since))]
+      for name, member in self._members.items()
+    }
 
   def _enter(self, phase: int) -> None:
     if phase != self._phase:
@@ -159,7 +176,7 @@ class Mixture:
     if self._pool is None:
       return self._make(name, index)
     ahead = self._ahead[name]
-    for later in range(index + len(ahead), index + AHEAD + 1):
+    for later in range(index + len(ahead), index + self._depth + 1):
       if not self._ended(name, later):
         ahead.append(self._pool.submit(self._make, name, later))
     return ahead.popleft().result()
@@ -186,7 +203,7 @@ def forgive(
     ValueError: it is one too many.
   """
   if broken <= NAMED:
-    log.info(f'{name}: left out: {error}')
+    log.warning(f'{name}: left out: {error}')
   if broken > max(LEAST, allowed * of):
     raise ValueError(
       f'expected at most {allowed:.2%} broken documents in data.sources.{name}, found '

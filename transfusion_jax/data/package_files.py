@@ -32,7 +32,7 @@ def read(name: str | os.PathLike[str], what: str) -> bytes:
 
 def _path(name: str) -> pathlib.Path:
   if not name.startswith(PREFIX):
-    return pathlib.Path(name)
+    return pathlib.Path(name).expanduser()
   package, _, inside = name.removeprefix(PREFIX).partition('/')
   # Looking for a module inside a package would import the package.
   spec = importlib.util.find_spec(package) if package.isidentifier() else None

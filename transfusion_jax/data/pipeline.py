@@ -92,6 +92,12 @@ class DataConfig:
         f'expected rows that divide into shards, found rows={self.rows} and shards='
         f'{self.shards}; change one of them'
       )
+    for step in sorted({step for each in self.sources.values() for step in each.since}):
+      if not any(each.weight(step) for each in self.sources.values()):
+        raise ValueError(
+          f'expected a source with a weight above 0 at every step, found none at step '
+          f'{step}; raise one in data.sources'
+        )
     if not self.sources:
       raise ValueError(
         'expected sources, found none; set run.data.sources in the config file, as '
@@ -163,7 +169,7 @@ def batches(
     pad=plan.tokenizer.special.pad,
   )
   members = _members(
-    config, 'train', seed, lambda document, _: _cut(config, plan.document(document))
+    config, 'train', seed, lambda document, _: cut(config, plan.document(document))
   )
 
   def make(shard: int, pool) -> packing.Packer:
@@ -185,7 +191,7 @@ def pictures(
     seed: of the order.
     rows: of every batch, those that are wanted, ascending.
   """
-  config = _with_pictures(config)
+  config = with_pictures(config)
   members = _members(config, split, seed, _one_picture)
 
   def make(shard: int, pool) -> iterators.Drawn:
@@ -214,55 +220,12 @@ def pixels(config: DataConfig) -> tuple[int, int, int]:
   return config.images.height, config.images.width, 3
 
 
-def check(config: DataConfig, patches: int) -> None:
-  """Opens every source, and finds rows that are too short, before anything is made.
-
-  Raises:
-    ValueError: a source cannot be opened, or a picture or the longest scene does not
-      fit into a row.
-  """
-  for name, opened in collections(config, 'train').items():
-    corpus.Endless(opened, name=name, seed=0)
-  plan = layout.Layout(tokenizer(config), patches=patches)
-  longest = [(min(1, config.image_slots), 0)]
-  if has_scenes(config):
-    measure = lambda text: len(plan.tokenizer.encode(text))  # noqa: E731
-    longest = emoji_scenes.longest_documents(config.scenes, measure)
-    height, width, side = *pixels(config)[:2], config.scenes.size
-    if not height == width == side:
-      raise ValueError(
-        f'expected pictures of the size of the scenes, {side}, found {height} x '
-        f'{width}; set data.images or data.scenes.size'
-      )
-  length = max(plan.length(words, count) for count, words in longest)
-  count = max(count for count, _ in longest)
-  if length > config.row_length or count > config.image_slots:
-    raise ValueError(
-      f'expected rows for the longest document, {length} positions and {count} '
-      f'images, found row_length={config.row_length} and image_slots='
-      f'{config.image_slots}; raise them, or shorten stories with scenes.frames'
-    )
-
-
-def check_pictures(config: DataConfig) -> None:
-  """Opens every source that has pictures, for training and for measuring.
-
-  Raises:
-    ValueError: there is none, one cannot be opened, or none is held out.
-  """
-  for split in ('train', 'test'):
-    opened = collections(_with_pictures(config), split)
-    if not any(len(each) for each in opened.values()):
-      raise ValueError(
-        f'expected pictures for the split {split!r}, found none in data.sources; give '
-        'a source of pictures, and heldout=0.01 to measure on some of them'
-      )
-
-
-def _with_pictures(config: DataConfig) -> DataConfig:
-  """The sources that have pictures, without end."""
+def with_pictures(config: DataConfig) -> DataConfig:
+  """The sources that have pictures, without end and always by their largest weight."""
   endless = {
-    name: dataclasses.replace(source, epochs=0)
+    name: dataclasses.replace(
+      source, epochs=0, weights=(max(source.weights),), since=(0,)
+    )
     for name, source in config.sources.items()
     if source.form.pictures
   }
@@ -300,7 +263,12 @@ def _mixture(
   config: DataConfig, members: Mapping[str, mixture.Member], shard: int, pool
 ) -> mixture.Mixture:
   return mixture.Mixture(
-    members, shard=shard, shards=config.shards, broken=config.broken, pool=pool
+    members,
+    shard=shard,
+    shards=config.shards,
+    broken=config.broken,
+    pool=pool,
+    ahead=max(mixture.AHEAD, config.threads // config.shards),
   )
 
 
@@ -318,7 +286,7 @@ def _iterate(config: DataConfig, make, stack, rows) -> grain.DatasetIterator:
   )
 
 
-def _cut(config: DataConfig, sequence: layout.Sequence) -> list[layout.Sequence]:
+def cut(config: DataConfig, sequence: layout.Sequence) -> list[layout.Sequence]:
   """A document as sequences that fit into rows, as the config wishes."""
   pictures = len(sequence.images)
   policy = config.long_pictures if pictures else config.long_texts
@@ -329,10 +297,10 @@ def _cut(config: DataConfig, sequence: layout.Sequence) -> list[layout.Sequence]
     raise ValueError(
       f'expected documents of at most {config.row_length} positions and '
       f'{config.image_slots} pictures, found one of {len(sequence)} and {pictures}; '
-      f'lengthen the rows, or set data.{field}=split'
+      f'raise data.row_length or data.image_slots, or set data.{field}=split'
     )
   parts = layout.cut(sequence, config.row_length, config.image_slots)
-  return parts if policy == 'split' else parts[:1]
+  return list(parts) if policy == 'split' else [next(parts)]
 
 
 def _one_picture(document: documents.Document, index: int) -> list[np.ndarray]:

@@ -39,6 +39,11 @@ def make(config: TokenizerConfig, words: tuple[str, ...]) -> tokenizers.Tokenize
     ValueError: the file or the package that reads it is missing, or the file is bad.
   """
   sizes = {'reserved': config.reserved, 'multiple': config.multiple}
+  if config.kind == 'words' and not words:
+    raise ValueError(
+      "expected a tokenizer for text of one's own, found 'words', which is for emoji "
+      'scenes; set --config.data.tokenizer.kind=bytes'
+    )
   if config.kind == 'words':
     return tokenizers.Words(words, **sizes)
   if config.kind == 'bytes':

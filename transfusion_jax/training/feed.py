@@ -61,6 +61,7 @@ class Feed:
     prepare: Callable[[dict[str, jax.Array], jax.Array], Any],
     count: Callable[[Mapping[str, jax.Array]], jax.Array],
     shares: Callable[[dict[str, Any]], dict[str, float]],
+    empty: Callable[[Mapping[str, np.ndarray]], bool],
     unit: str,
   ):
     """Sets up the feed.
@@ -74,6 +75,7 @@ class Feed:
         to what the step takes, for example with pictures encoded as latents.
       count: how much data a batch holds, for the speed that is shown.
       shares: of the sources, from the state of the iterator.
+      empty: whether some rows hold no data any more.
       unit: what `count` counts: 'tokens' or 'pictures'.
     """
     self._sharding, self._rows = NamedSharding(mesh, axes.BATCH_SPEC), rows
@@ -81,8 +83,10 @@ class Feed:
     self._here = rows_within(held.values(), rows)
     self._source = source(self._here)
     if state is not None:
-      self._source.set_state(state)
-    self._prepare, self._shares, self.unit = prepare, shares, unit
+      with command.user_errors():
+        self._source.set_state(state)
+    self._prepare, self._shares, self._empty = prepare, shares, empty
+    self.unit = unit
     self._mark = jax.jit(lambda arrays: (digest.digest(arrays), count(arrays)))
     self._marks: list[tuple[jax.Array, jax.Array]] = []
     self._waited = 0.0
@@ -91,6 +95,7 @@ class Feed:
     """The next batch.
 
     Raises:
+      StopIteration: no process has data any more; all find it at the same batch.
       command.Exit: the data is not what the user had promised.
     """
     began = time.monotonic()
@@ -98,8 +103,11 @@ class Feed:
       rows = next(self._source)
     self._waited += time.monotonic() - began
     arrays = {name: self._placed(array) for name, array in rows.items()}
-    self._marks.append(self._mark(arrays))
-    return self._prepare(arrays, self._marks[-1][0])
+    lanes, size = self._mark(arrays)
+    if self._empty(rows) and not int(size):
+      raise StopIteration
+    self._marks.append((lanes, size))
+    return self._prepare(arrays, lanes)
 
   def given(self) -> Given:
     """What was given since this was last asked for; waits for the devices."""

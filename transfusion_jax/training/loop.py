@@ -100,7 +100,10 @@ def fit(
   )  # fmt: skip
   with bar:
     while done < config.steps and not stop.agreed():
-      state, measured = step(state, next(batches))
+      batch = next(batches, None)
+      if batch is None:
+        break
+      state, measured = step(state, batch)
       done += 1
       bar.update()
       if done % config.log_every == 0 or done == config.steps:
@@ -114,13 +117,24 @@ def fit(
            **{f'share_{name}': share for name, share in given.shares.items()}}
         )  # fmt: skip
         _check(values, done)
-        _check_data(given, done)
         bar.set_postfix_str(_postfix(values, f'{speed:,.0f} {batches.unit}/s'))
       if done % config.checkpoint_every == 0 and done < config.steps:
         checkpoints.save(state, _progress(batches, clock))
   checkpoints.save(state, _progress(batches, clock))
   checkpoints.wait()
+  if not stop.exit_code:
+    _check_end(done, config)
   return state
+
+
+def _check_end(done: int, config: TrainConfig) -> None:
+  if done < config.steps:
+    raise command.Exit(
+      2,
+      f'error: expected data for {config.steps} steps, found the end of all epochs '
+      f'after step {done}, which is saved; raise epochs in data.sources, or set '
+      f'--config.train.steps={done}',
+    )
 
 
 def _progress(batches: Batches, clock: Clock) -> dict[str, Any]:
@@ -142,13 +156,4 @@ def _check(values: dict[str, float], step: int) -> None:
     raise FloatingPointError(
       f'expected finite losses, found {", ".join(broken)} not finite at step {step}; '
       'lower the learning rate, or start again from the last checkpoint'
-    )
-
-
-def _check_data(given: feed.Given, step: int) -> None:
-  if not given.sizes[-1]:
-    raise command.Exit(
-      2,
-      f'error: expected data for every step, found none at step {step}: every source '
-      'has given its epochs; raise them, or lower train.steps',
     )

@@ -12,6 +12,7 @@ from transfusion_jax.training import processes
 FREE = (
   *('train.', 'sampling.', 'evaluation.', 'mesh.'),
   *('data.threads', 'data.prefetch', 'data.broken'),
+  *(f'autoencoder.run.data.{name}' for name in ('threads', 'prefetch', 'broken')),
 )
 """What may differ when a run goes on; the rest decides what is learnt."""
 
@@ -90,6 +91,8 @@ class Workdir:
       write_json(self.config, config)
       write_json(self.contents, contents)
     processes.meet(f'claim {self.root.name}')
+    self._compare(json.loads(self.config.read_text()), config, allowed)
+    self._compare(json.loads(self.contents.read_text()), contents, allowed)
 
   def _compare(
     self, found: dict[str, Any], wanted: dict[str, Any], allowed: Sequence[str]

@@ -5,10 +5,12 @@ such as `shards/train-*.tar`; hidden files are left out. `gs://` wants the packa
 gcsfs, `s3://` wants s3fs.
 """
 
+import errno
 import io
 import os
 import posixpath
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
@@ -21,6 +23,14 @@ from transfusion_jax.data.sources import source
 COMPRESSED = ('.gz', '.bz2', '.xz', '.zst')
 PATTERN = '*?['
 THREADS = 16
+PAUSES = (0.5, 2.0, 8.0)
+"""Seconds before a read that failed is tried again."""
+
+GONE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+ODD = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+"""What is wrong with a file or its name, and will be tomorrow. Every process finds it
+alike, where a disk or a network fails one of them."""
+
 T = TypeVar('T')
 
 
@@ -60,6 +70,7 @@ class Files:
 
     Raises:
       ValueError: it cannot be read, or not so far.
+      OSError: reading fails, again and again.
     """
     data = self._read(self._inner(number), start, end)
     if end is not None and len(data) != end - start:
@@ -142,10 +153,16 @@ class Files:
     return inner if self.local else self._system.unstrip_protocol(inner)
 
   def _read(self, inner: str, start: int, end: int | None) -> bytes:
-    try:
-      return self._system.cat_file(inner, start, end)
-    except OSError as error:
-      raise _unreadable(self._told(inner), error) from error
+    for pause in (*PAUSES, None):
+      try:
+        return self._system.cat_file(inner, start, end)
+      except GONE as error:
+        raise _unreadable(self._told(inner), error) from error
+      except OSError as error:
+        if error.errno in ODD or pause is None:
+          raise _failing(self._told(inner), error) from error
+        time.sleep(pause)
+    raise AssertionError
 
 
 def find(path: str, suffixes: Sequence[str]) -> Files:
@@ -298,6 +315,16 @@ def _hidden(name: str) -> bool:
 def _packed(suffixes: Sequence[str]) -> tuple[str, ...]:
   tarball = ('.tgz',) if '.tar' in suffixes else ()
   return tarball + tuple(kind + packed for kind in suffixes for packed in COMPRESSED)
+
+
+def _failing(path: str, error: OSError) -> Exception:
+  """A ValueError for what is wrong with a name, an OSError for what fails around it."""
+  if error.errno in ODD:
+    return _unreadable(path, error)
+  return OSError(
+    f'expected to read {path}, found {source.one_line(error) or type(error).__name__} '
+    f'{len(PAUSES) + 1} times; start again when the disk or the network is back'
+  )
 
 
 def _unreadable(path: str, error: OSError) -> ValueError:
