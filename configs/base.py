@@ -193,7 +193,7 @@ def _data() -> ConfigDict:
     shards=1,
     window=64,
     threads=0,
-    prefetch=4,
+    prefetch=12,
   )
   data.scenes.update(
     glyphs=16,

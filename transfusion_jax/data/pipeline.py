@@ -55,7 +55,8 @@ class DataConfig:
       lie: one shard makes every host pack all rows, one a row none that it lacks.
     window: sequences that wait in every shard; more fill the rows better and cost time.
     threads: that read and decode documents ahead; 0: none but the one that packs.
-    prefetch: batches made ahead, in a thread; 0: none.
+    prefetch: batches made ahead, in a thread; 0: none. The loop runs ahead of the
+      devices by up to train.log_every steps, and waits where there are fewer.
   """
 
   sources: dict[str, corpus.SourceConfig]
