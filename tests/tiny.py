@@ -122,6 +122,12 @@ def forward(
   return model.logits(found.hidden), found.images
 
 
+def autoencoder_config(**changes) -> autoencoder.AutoencoderConfig:
+  """The layout of a small autoencoder of windows."""
+  values = {**base.SMALL_AUTOENCODER, 'channels': 8, 'groups': 4, 'patch': 2}
+  return autoencoder.AutoencoderConfig(**{**values, 'latent_channels': 3, **changes})
+
+
 def source(kind: str, path: str = '', **changes) -> corpus.SourceConfig:
   """A source as `configs/base.py` makes one; `changes` are fields of it or its form."""
   return config.build(corpus.SourceConfig, base.source(kind, path, **changes))

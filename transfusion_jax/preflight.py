@@ -40,7 +40,7 @@ def check_model(run: config.Run) -> None:
   """
   checks = [lambda: build.parts(run), lambda: _check_steps(run)]
   if isinstance(run, config.AutoencoderRun):
-    checks += [lambda: _check_pictures_size(run)]
+    checks += [lambda: _check_autoencoding(run)]
   else:
     checks += [lambda: build.latents(run)]
     if build.trains_autoencoder(run):
@@ -154,7 +154,7 @@ def _check_pictures(run: config.AutoencoderRun) -> None:
   inspection.check_pictures(run.data)
 
 
-def _check_pictures_size(run: config.AutoencoderRun) -> None:
+def _check_autoencoding(run: config.AutoencoderRun) -> None:
   height, width, _ = pipeline.pixels(run.data)
   patches.grid(height, width, run.model.factor)
   if run.measured < 1:

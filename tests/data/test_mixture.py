@@ -10,6 +10,7 @@ import pytest
 from transfusion_jax.core import log
 from transfusion_jax.data import mixture
 
+ALWAYS = mixture.Schedule((1.0,), (0,))
 LENGTHS = {'long': 100, 'short': 3, 'other': 10}
 
 
@@ -21,11 +22,13 @@ def member(name, *, weights=(1.0,), since=(0,), limit=None, broken=lambda index:
       raise ValueError(f'{name} {index} is broken')
     return [[(name, index)] * LENGTHS[name]]
 
-  return mixture.Member(make, limit, weights, since)
+  return mixture.Member(make, limit, mixture.Schedule(weights, since))
 
 
 def mix(members, *, shard=0, shards=1, broken=0.0, pool=None):
-  return mixture.Mixture(members, shard=shard, shards=shards, broken=broken, pool=pool)
+  return mixture.Mixture(
+    members, shard=shard, shards=shards, broken=broken, pool=pool, ahead=4
+  )
 
 
 def take(mixed, count, *, step=0):
@@ -149,7 +152,7 @@ def test_a_failing_disk_is_no_broken_document():
   def make(index):
     raise OSError('the disk is gone')
 
-  mixed = mix({'short': mixture.Member(make, None, (1.0,), (0,))}, broken=1.0)
+  mixed = mix({'short': mixture.Member(make, None, ALWAYS)}, broken=1.0)
   with pytest.raises(OSError, match='the disk is gone'):
     mixed.draw(0)
 

@@ -46,10 +46,12 @@ def fetch(index: int) -> layout.Sequence:
 def packer(rows=ROWS, window=8, count=1, limit=None):
   """Batches of all rows, from so many shards."""
   make = lambda index: [fetch(index)]  # noqa: E731
-  members = {'all': mixture.Member(make, limit, weights=(1.0,), since=(0,))}
+  members = {'all': mixture.Member(make, limit, mixture.Schedule((1.0,), (0,)))}
 
   def of_shard(shard):
-    mixed = mixture.Mixture(members, shard=shard, shards=count, broken=0.0, pool=None)
+    mixed = mixture.Mixture(
+      members, shard=shard, shards=count, broken=0.0, pool=None, ahead=0
+    )
     return packing.Packer(mixed, rows, window=window, each=rows.count // count)
 
   def stack(bins):

@@ -7,29 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import tiny
 from transfusion_jax.core import axes, tree
 from transfusion_jax.models import autoencoder, module
-
-
-def config(**changes):
-  values = {
-    'channels': 8,
-    'multipliers': (1, 2),
-    'encoder_blocks': 1,
-    'decoder_blocks': 1,
-    'middle': False,
-    'latent_channels': 3,
-    'latent_convs': False,
-    'groups': 4,
-    'patch': 2,
-  }
-  return autoencoder.AutoencoderConfig(**{**values, **changes})
 
 
 @functools.cache
 def built():
   """A model with every parameter in use, zeros included; NumPy need not compile."""
-  settings, random = config(middle=True), np.random.default_rng(0)
+  settings, random = tiny.autoencoder_config(middle=True), np.random.default_rng(0)
   plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, settings))
   params = jax.tree.map(
     lambda leaf: jnp.asarray(0.3 * random.normal(size=leaf.shape), jnp.float32),
@@ -55,7 +41,7 @@ def both(model, x):
   ],
 )
 def test_shapes(changes, factor):
-  settings = config(**changes)
+  settings = tiny.autoencoder_config(**changes)
   assert settings.factor == factor
   plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, settings))
   x = jax.ShapeDtypeStruct((2, 16, 32, 3), jnp.bfloat16)
@@ -74,7 +60,7 @@ def test_sides_must_divide():
 
 
 def test_widths_must_divide_into_groups():
-  settings = config(groups=5)
+  settings = tiny.autoencoder_config(groups=5)
   with pytest.raises(ValueError, match='divide into 5 groups, found 8'):
     module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, settings))
 
@@ -90,7 +76,7 @@ def test_pictures_do_not_see_each_other():
 
 
 def test_windows_are_joined_by_matrices():
-  settings = config(multipliers=(1, 2), patch=2, latent_channels=3)
+  settings = tiny.autoencoder_config(multipliers=(1, 2), patch=2, latent_channels=3)
   plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, settings))
   encoder, decoder = plan.shapes['encoder'], plan.shapes['decoder']
   assert encoder['shrink']['0']['conv']['kernel'].shape == (1, 1, 4 * 8, 16)
@@ -147,7 +133,7 @@ def test_divergence_equals_the_integral():
 
 
 def paper():
-  settings = config(
+  settings = tiny.autoencoder_config(
     channels=128,
     multipliers=(1, 2, 4, 4),
     encoder_blocks=2,

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transfusion_jax.models import autoencoder, discriminator, judged, module
+from tests import tiny
+from transfusion_jax.models import discriminator, judged, module
 from transfusion_jax.objectives import adversarial
 
 OPPONENT = discriminator.DiscriminatorConfig(channels=4, layers=1, groups=2)
@@ -14,17 +15,7 @@ OPPONENT = discriminator.DiscriminatorConfig(channels=4, layers=1, groups=2)
 
 @functools.cache
 def built():
-  layout = autoencoder.AutoencoderConfig(
-    channels=8,
-    multipliers=(1, 2),
-    encoder_blocks=1,
-    decoder_blocks=1,
-    middle=False,
-    latent_channels=3,
-    latent_convs=False,
-    groups=4,
-    patch=2,
-  )
+  layout = tiny.autoencoder_config()
   plan = module.blueprint(
     lambda rngs: judged.Judged(rngs, layout, opponent=OPPONENT, lpips=False)
   )

@@ -5,32 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import tiny
+from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import (
-  autoencoder,
   codec,
   discriminator,
   judged,
   module,
   perceptual,
 )
-from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import adversarial, autoencoding, loss
 
 STEP = jnp.zeros((), jnp.int32)
 OPPONENT = discriminator.DiscriminatorConfig(channels=4, layers=1, groups=2)
 WIDTHS = ((4,), (6, 6))
 
-CONFIG = autoencoder.AutoencoderConfig(
-  channels=8,
-  multipliers=(1, 2),
-  encoder_blocks=1,
-  decoder_blocks=1,
-  middle=False,
-  latent_channels=4,
-  latent_convs=False,
-  groups=4,
-  patch=4,
-)
+CONFIG = tiny.autoencoder_config(latent_channels=4, patch=4)
 
 
 def objective(kl_weight=0.1, begin=0):

@@ -8,30 +8,20 @@ import numpy as np
 import optax
 import pytest
 
+from tests import tiny
 from transfusion_jax.core import axes, sharding
+from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import (
-  autoencoder,
   discriminator,
   judged,
   module,
   perceptual,
 )
-from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import adversarial, autoencoding
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import state, step
 
-LAYOUT = autoencoder.AutoencoderConfig(
-  channels=8,
-  multipliers=(1,),
-  encoder_blocks=1,
-  decoder_blocks=1,
-  middle=False,
-  latent_channels=4,
-  latent_convs=True,
-  groups=4,
-  patch=2,
-)
+LAYOUT = tiny.autoencoder_config(multipliers=(1,), latent_channels=4, latent_convs=True)
 OPPONENT = discriminator.DiscriminatorConfig(channels=4, layers=1, groups=2)
 OBJECTIVE = autoencoding.Autoencoding(
   autoencoding.AutoencodingConfig(

@@ -6,7 +6,6 @@ Every epoch is shuffled anew. A share of the records, evenly spread, can be held
 training; it makes up the split 'test'.
 """
 
-import bisect
 import dataclasses
 import functools
 import zlib
@@ -16,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 import grain
 import numpy as np
 
-from transfusion_jax.data import documents, emoji_scenes, forms, images
+from transfusion_jax.data import documents, emoji_scenes, forms, images, mixture
 from transfusion_jax.data.sources import (
   array_record,
   folder,
@@ -82,26 +81,17 @@ class SourceConfig:
         f'expected a path for every kind but emoji_scenes, found kind={self.kind!r} '
         f'and path={self.path!r}; set or empty the path'
       )
-    steps = list(self.since)
-    if len(self.weights) != len(steps) or steps[:1] != [0] or steps != sorted({*steps}):
-      raise ValueError(
-        'expected as many weights as steps in `since`, ascending from 0, found weights='
-        f'{self.weights} and since={self.since}; use (1.0,) and (0,) for one weight'
-      )
-    if min(self.weights) < 0 or not any(self.weights):
-      raise ValueError(
-        f'expected weights of at least 0 and one above, found {self.weights}; raise '
-        'one, or remove the source'
-      )
+    _ = self.schedule  # which is checked
     if not 0 <= self.heldout <= 0.5 or self.epochs < 0:
       raise ValueError(
         f'expected heldout from 0 to 0.5 and epochs >= 0, found {self.heldout} and '
         f'{self.epochs}; change them'
       )
 
-  def weight(self, step: int) -> float:
-    """Its share of the mixture at a step."""
-    return self.weights[bisect.bisect_right(self.since, step) - 1]
+  @property
+  def schedule(self) -> mixture.Schedule:
+    """Its share of the mixture."""
+    return mixture.Schedule(self.weights, self.since)
 
 
 @runtime_checkable
@@ -123,8 +113,8 @@ class Collection(Protocol):
 class Scenes:
   """Emoji scenes, which leave nothing to chance."""
 
-  def __init__(self, scenes: emoji_scenes.Source, fingerprint: str):
-    self._scenes, self._fingerprint = scenes, fingerprint
+  def __init__(self, scenes: emoji_scenes.Source):
+    self._scenes = scenes
 
   def __len__(self) -> int:
     return len(self._scenes)
@@ -134,7 +124,8 @@ class Scenes:
     return self._scenes[index].document()
 
   def fingerprint(self) -> str:
-    return self._fingerprint
+    """How many there are: what is in them stands in the config."""
+    return f'{len(self)} scenes'
 
   def check(self) -> None:
     """Nothing can be wrong with them."""
@@ -211,12 +202,12 @@ def open_collection(
     ValueError: there is no such source, or it is of another kind.
   """
   if config.kind == 'emoji_scenes':
-    return Scenes(emoji_scenes.EmojiScenes(scenes, split), '')
+    return Scenes(emoji_scenes.EmojiScenes(scenes, split))
   if config.kind == 'stored_emoji_scenes':
     # Here, because TFDS takes a second to import.
     from transfusion_jax.data import tfds_emoji_scenes
 
-    return Scenes(tfds_emoji_scenes.StoredEmojiScenes(config.path, split), '')
+    return Scenes(tfds_emoji_scenes.StoredEmojiScenes(config.path, split))
   stride = round(1 / config.heldout) if config.heldout else 0
   form = forms.Form(config.form, pictures)
   return Records(open_records(config), form, stride=stride, split=split)

@@ -23,9 +23,6 @@ from typing import Any, NamedTuple
 
 from transfusion_jax.core import log
 
-AHEAD = 4
-"""Documents of a source that a shard has made ahead where there are threads."""
-
 OTHER = -1
 """The phase of a state that was reached with other weights."""
 
@@ -45,6 +42,36 @@ class Ticket(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Schedule:
+  """A source's share against the others', step by step.
+
+  Attributes:
+    weights: one for every element of `since`.
+    since: steps from which the weights hold; the first is 0.
+  """
+
+  weights: tuple[float, ...]
+  since: tuple[int, ...]
+
+  def __post_init__(self):
+    steps = list(self.since)
+    if len(self.weights) != len(steps) or steps[:1] != [0] or steps != sorted({*steps}):
+      raise ValueError(
+        'expected as many weights as steps in `since`, ascending from 0, found weights='
+        f'{self.weights} and since={self.since}; use (1.0,) and (0,) for one weight'
+      )
+    if min(self.weights) < 0 or not any(self.weights):
+      raise ValueError(
+        f'expected weights of at least 0 and one above, found {self.weights}; raise '
+        'one, or remove the source'
+      )
+
+  def weight(self, step: int) -> float:
+    """The weight at a step."""
+    return self.weights[bisect.bisect_right(self.since, step) - 1]
+
+
+@dataclasses.dataclass(frozen=True)
 class Member:
   """A source in the mixture.
 
@@ -52,18 +79,12 @@ class Member:
     make: the parts of the document at an index, always the same; a ValueError says that
       the document is broken.
     limit: documents that it gives in all, on all shards; None: without end.
-    weights: its share against the others', one for every element of `since`.
-    since: steps from which the weights hold; the first is 0.
+    schedule: its share.
   """
 
   make: Callable[[int], Sequence[Any]]
   limit: int | None
-  weights: tuple[float, ...]
-  since: tuple[int, ...]
-
-  def weight(self, step: int) -> float:
-    """Its weight at a step."""
-    return self.weights[bisect.bisect_right(self.since, step) - 1]
+  schedule: Schedule
 
 
 class Mixture:
@@ -77,7 +98,7 @@ class Mixture:
     shards: int,
     broken: float,
     pool: futures.Executor | None,
-    ahead: int = AHEAD,
+    ahead: int,
   ):
     """Sets up the mixture; nothing is made yet.
 
@@ -92,7 +113,9 @@ class Mixture:
     self._members, self._shard, self._shards = members, shard, shards
     self._allowed, self._pool, self._depth = broken, pool, ahead
     self._last: tuple[Any, Sequence[Any]] = (None, ())
-    self._changes = sorted({step for m in members.values() for step in m.since})
+    self._changes = sorted(
+      {step for m in members.values() for step in m.schedule.since}
+    )
     self._phase = 0
     self._counts = {name: {'next': 0, 'filled': 0, 'broken': 0} for name in members}
     self._ahead = {name: collections.deque() for name in members}
@@ -147,8 +170,8 @@ class Mixture:
   def _weights(self) -> dict[str, list[list[float]]]:
     """The schedule of every source, for JSON."""
     return {
-      name: [list(member.weights), list(map(float, member.since))]
-      for name, member in self._members.items()
+      name: [list(schedule.weights), list(map(float, schedule.since))]
+      for name, schedule in ((n, m.schedule) for n, m in self._members.items())
     }
 
   def _enter(self, phase: int) -> None:
@@ -160,7 +183,7 @@ class Mixture:
   def _due(self, step: int) -> str | None:
     behind = {}
     for name, member in self._members.items():
-      weight = member.weight(step)
+      weight = member.schedule.weight(step)
       if weight and not self._ended(name, self._counts[name]['next']):
         behind[name] = self._counts[name]['filled'] / weight
     return min(behind, key=behind.__getitem__) if behind else None

@@ -29,6 +29,9 @@ from transfusion_jax.data import (
   tokenizers,
 )
 
+AHEAD = 4
+"""Documents of a source that a shard has made ahead where there are threads."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -49,7 +52,7 @@ class DataConfig:
       'split' into rows, 'truncate' to one, 'refuse' as if it were broken.
     long_pictures: the same of a document with pictures. No picture is ever parted.
     broken: share of a source's documents that may be broken or refused; they are left
-      out and named in the log, and beyond this share the run ends.
+      out and named in the log, and beyond this share (and 20 in a shard) the run ends.
     shards: of the documents, each packed into its own rows of a batch. They are part of
       the order of the data, like the seed. A host packs the shards in which its rows
       lie: one shard makes every host pack all rows, one a row none that it lacks.
@@ -94,7 +97,7 @@ class DataConfig:
         f'{self.shards}; change one of them'
       )
     for step in sorted({step for each in self.sources.values() for step in each.since}):
-      if not any(each.weight(step) for each in self.sources.values()):
+      if not any(each.schedule.weight(step) for each in self.sources.values()):
         raise ValueError(
           f'expected a source with a weight above 0 at every step, found none at step '
           f'{step}; raise one in data.sources'
@@ -252,8 +255,7 @@ def _members(
     return mixture.Member(
       make=lambda index: parts(endless[index], index),
       limit=corpus.limit(source, opened),
-      weights=source.weights,
-      since=source.since,
+      schedule=source.schedule,
     )
 
   opened = collections(config, split)
@@ -269,7 +271,7 @@ def _mixture(
     shards=config.shards,
     broken=config.broken,
     pool=pool,
-    ahead=max(mixture.AHEAD, config.threads // config.shards),
+    ahead=max(AHEAD, config.threads // config.shards),
   )
 
 
