@@ -73,7 +73,7 @@ class ClipScore:
       model, _, prepare = open_clip.create_model_and_transforms(
         name, pretrained=str(self._weights)
       )
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, AssertionError) as error:
       raise ValueError(
         f'expected weights of {name} in {self._weights}, found others '
         f'({str(error).splitlines()[0]}); name the model that they are of'

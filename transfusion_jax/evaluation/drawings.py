@@ -100,6 +100,8 @@ class Drawings:
   ) -> Iterator[tuple[str, float | report.Gallery]]:
     """Distances, the CLIP score if there is one, and the first drawings."""
     config = self._config
+    if self._real is None:  # before the drawings: files may be broken
+      self._real = self._pictures()
     prompts = self._prompts()
     keys = jax.random.split(jax.random.key(config.seed), len(prompts))
     drawn, ratings, tiles = [], [], []
@@ -111,28 +113,25 @@ class Drawings:
       pairs = zip(pictures, prompts[part], strict=True)
       tiles += [report.Tile(*pair, good=None) for pair in pairs]
       del tiles[config.shown :]
-    yield from self._distances(np.concatenate(drawn))
+    yield from self._distances(self._real, np.concatenate(drawn))
     if self._clip is not None:
       yield 'clip_score', float(np.mean(np.concatenate(ratings)))
     if tiles:
       note = 'The first captions, as they were drawn by lot; none was chosen.'
       yield 'drawings', report.Gallery('Drawings of held-out captions', note, tiles)
 
-  def _distances(self, drawn: Float[np.ndarray, 'n f']) -> Iterator[tuple[str, float]]:
+  def _distances(
+    self, real: Float[np.ndarray, 'n f'], drawn: Float[np.ndarray, 'm f']
+  ) -> Iterator[tuple[str, float]]:
     config, names = self._config, self._features
-    if self._real is None:
-      self._real = self._pictures()
-    yield (
-      names.distance,
-      frechet.distance(frechet.gaussian(self._real), frechet.gaussian(drawn)),
-    )
+    yield names.distance, frechet.distance(*map(frechet.gaussian, (real, drawn)))
     kernel = frechet.kernel_distance(
-      self._real, drawn, subsets=config.subsets, size=config.subset, seed=config.seed
+      real, drawn, subsets=config.subsets, size=config.subset, seed=config.seed
     )
     yield names.kernel, kernel.mean
     yield f'{names.kernel}_deviation', kernel.deviation
     yield 'drawn', float(len(drawn))
-    yield 'pictures', float(len(self._real))
+    yield 'pictures', float(len(real))
 
   def _prompts(self) -> list[str]:
     """A caption of every picture that was chosen, of several one by lot."""

@@ -7,7 +7,7 @@ every other name says which network it is of, and compares with itself alone.
 
 import dataclasses
 import functools
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,16 +32,12 @@ class FeaturesConfig:
   weights: str
 
 
+@runtime_checkable
 class Features(Protocol):
-  """A network.
+  """A network."""
 
-  Attributes:
-    distance: what the Fréchet distance of its features is called.
-    kernel: what their kernel distance is called.
-  """
-
-  distance: str
-  kernel: str
+  distance: str  # what the Fréchet distance of its features is called
+  kernel: str  # what their kernel distance is called
 
   def __call__(
     self, pictures: UInt8[np.ndarray, 'b h w 3']
@@ -82,7 +78,7 @@ class EfficientNetLite0:
 
 @jax.jit
 def _resized_features(network: efficientnet.EfficientNet, pictures: jax.Array):
-  """Pictures whole, resized as bicubic does, antialiased where it makes them smaller."""
+  """Pictures whole, resized bicubically, and with antialiasing where they shrink."""
   size = efficientnet.SIZE
   shape = (pictures.shape[0], size, size, 3)
   pixels = jax.image.resize(pictures.astype(jnp.float32), shape, 'cubic')
