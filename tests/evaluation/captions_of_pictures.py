@@ -10,9 +10,12 @@ from configs import base
 from tests import tiny
 from transfusion_jax import config
 from transfusion_jax.data import emoji_scenes, images
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import image, mixed
 
 SCENES = config.build(emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes)
+SAMPLING = dataclasses.replace(
+  config.build(image.ImageSampling, base.transfusion().sampling), solver='ddim', steps=2
+)
 SIZE = images.ImagesConfig(tiny.SIDE, tiny.SIDE, 'center', smallest=1, most_pixels=100)
 
 

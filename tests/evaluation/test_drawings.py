@@ -8,9 +8,6 @@ import pytest
 from tests import tiny
 from tests.evaluation import captions_of_pictures
 from transfusion_jax.evaluation import clip_score, drawings, features, frechet, report
-from transfusion_jax.generation import image
-
-SAMPLING = image.ImageSampling(solver='ddim', steps=2, guidance=1.0, clip=2.0)
 
 
 class Pixels:
@@ -50,7 +47,7 @@ def made(source, **changes):
     dataclasses.replace(config, **changes),
     scenes=captions_of_pictures.SCENES,
     pictures=captions_of_pictures.SIZE,
-    sampling=SAMPLING,
+    sampling=captions_of_pictures.SAMPLING,
     rows=16,
   )
 

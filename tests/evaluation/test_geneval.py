@@ -15,9 +15,7 @@ from PIL import Image
 from tests import tiny
 from tests.evaluation import captions_of_pictures
 from transfusion_jax.evaluation import geneval
-from transfusion_jax.generation import image
 
-SAMPLING = image.ImageSampling(solver='ddim', steps=2, guidance=1.0, clip=2.0)
 PROMPTS = [
   {'tag': 'single_object', 'include': [{'class': 'a', 'count': 1}], 'prompt': 'a b'},
   {
@@ -54,7 +52,7 @@ def made(prompts, rows=4, **changes) -> geneval.Geneval:
     seed=0,
   )
   config = dataclasses.replace(config, **changes)
-  return geneval.Geneval(config, sampling=SAMPLING, rows=rows)
+  return geneval.Geneval(config, sampling=captions_of_pictures.SAMPLING, rows=rows)
 
 
 def folder_of(prompts) -> pathlib.Path:
