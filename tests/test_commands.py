@@ -25,9 +25,9 @@ TINY = (
   '--config.model.transformer.mlp=48',
   '--config.model.transformer.unroll=1',
   '--config.sampling.steps=3',
-  '--config.evaluation.prompts=4',
+  '--config.evaluation.evaluators.scenes.prompts=4',
   '--config.evaluation.rows=4',
-  '--config.evaluation.shown=4',
+  '--config.evaluation.evaluators.scenes.shown=4',
   '--config.autoencoder.run.data.rows=4',
   '--config.autoencoder.run.model.channels=16',
   '--config.autoencoder.run.train.steps=4',
@@ -132,7 +132,7 @@ def test_stopped_and_resumed_is_uninterrupted(tmp_path, finished, variables, how
 
 def test_another_seed_is_another_run(tmp_path, finished, variables):
   workdir = tmp_path / 'run'
-  more = ('--config.seed=1', '--config.evaluation.prompts=0')
+  more = ('--config.seed=1', '--config.evaluation.every=-1')
   borrowed = f'--config.autoencoder.checkpoint={finished / "autoencoder"}'
   done = run(command(workdir, *more, borrowed, steps=2), variables)
   assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ CHANGES |= {
   'autoencoder.run.measured': 256,
   'objective.target': 'v',
   'train.steps': 500,
-  'evaluation.prompts': 32,
+  'evaluation.evaluators.scenes.prompts': 32,
   'sampling.steps': 25,
 }
 
