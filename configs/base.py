@@ -195,8 +195,9 @@ def evaluator(kind: str, source: ConfigDict | None = None, **changes) -> ConfigD
     changes: fields of its section.
   """
   made = config.empty(config.kinds(config.Evaluator)[kind])
-  given = {} if source is None else {'source': source}
-  made.update(kind=kind, **{**EVALUATORS[kind], **given, **changes})
+  made.update(kind=kind, **{**EVALUATORS[kind], **changes})
+  if source is not None:
+    made.source = source
   return made
 
 

@@ -110,7 +110,7 @@ def test_two_processes_are_one(tmp_path, alone, variables):
   run([*start, *command(tmp_path)], variables)
   assert_alike(tmp_path, alone)
   assert_alike(tmp_path / 'autoencoder', alone / 'autoencoder')
-  assert 'single_object' in json.loads((tmp_path / 'report.json').read_text())
+  assert 'scenes/single_object' in json.loads((tmp_path / 'report.json').read_text())
 
 
 @pytest.mark.slow

@@ -164,9 +164,10 @@ def _draw(
       )
     _ticks(axes, extremes)
     if len(lines) > 1:
-      beside = len(lines) > 4 or max(map(len, lines)) < 12
-      place = 'outside right center' if beside else 'outside upper center'
-      canvas.legend(loc=place, fontsize=8, frameon=False)
+      place = {'loc': 'outside upper left', 'ncols': 3}
+      if len(lines) > len(COLOURS):
+        place = {'loc': 'outside right center'}
+      canvas.legend(fontsize=8, frameon=False, **place)
     buffer = io.StringIO()
     canvas.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
   return _inline(buffer.getvalue())
