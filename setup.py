@@ -44,6 +44,7 @@ setuptools.setup(
     'pillow>=10.0',
     'protobuf>=4.25',
     'safetensors>=0.4',
+    'tensorboardX>=2.6.4',
     'tensorflow-datasets>=4.9.10',
     'tqdm>=4.66',
   ],

@@ -65,7 +65,7 @@ def transfusion() -> ConfigDict:
   run.train = _train()
   run.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
   run.sampling.update(solver='ddpm', steps=250, guidance=3.0, clip=4.0)
-  run.evaluation.update(prompts=0, rows=64, shown=32, seed=0)
+  run.evaluation.update(every=0, rows=64)
   return run
 
 
@@ -176,6 +176,37 @@ def mix(data: ConfigDict, **sources: ConfigDict) -> None:
     for name in list(data.sources):
       del data.sources[name]
     data.sources.update(sources)
+
+
+EVALUATORS = {
+  'scenes': {'prompts': 128, 'shown': 32, 'seed': 0},
+  'perplexity': {'documents': 0},
+  'image_loss': {'documents': 1000, 'seed': 0},
+}
+"""Defaults by kind."""
+
+
+def evaluator(kind: str, source: ConfigDict | None = None, **changes) -> ConfigDict:
+  """An evaluator for `evaluate`.
+
+  Args:
+    kind: see `config.Evaluator`.
+    source: of what it measures on, for those that read documents.
+    changes: fields of its section.
+  """
+  made = config.empty(config.kinds(config.Evaluator)[kind])
+  made.update(kind=kind, **{**EVALUATORS[kind], **changes})
+  if source is not None:
+    made.source = source
+  return made
+
+
+def evaluate(run: ConfigDict, **evaluators) -> None:
+  """Makes these the evaluators of a run."""
+  with run.evaluation.evaluators.unlocked():
+    for name in list(run.evaluation.evaluators):
+      del run.evaluation.evaluators[name]
+    run.evaluation.evaluators.update(evaluators)
 
 
 def _data() -> ConfigDict:
