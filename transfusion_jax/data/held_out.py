@@ -12,11 +12,39 @@ NAMED = 5
 """Documents that were left out and are named in the log."""
 
 
+def opened(
+  config: corpus.SourceConfig,
+  *,
+  scenes: emoji_scenes.EmojiScenesConfig,
+  pictures: images.ImagesConfig,
+) -> corpus.Collection:
+  """What there is to measure on.
+
+  Of a source of which training leaves some out it is that; of scenes it is the test
+  split; any other source is taken to be made for measuring, and is read whole.
+
+  Args:
+    config: the source.
+    scenes: which emoji scenes, where it is those.
+    pictures: their size; always the middle of them.
+
+  Raises:
+    ValueError: there is no such source, or it has other fields.
+  """
+  whole = not config.heldout and 'emoji_scenes' not in config.kind
+  found = corpus.open_collection(
+    config,
+    'train' if whole else 'test',
+    scenes=scenes,
+    pictures=dataclasses.replace(pictures, crop='center'),
+  )
+  found.check()
+  return found
+
+
 class HeldOut:
   """Some documents, the same whenever they are asked for.
 
-  Of a source of which training leaves some out they are those; of scenes they are the
-  test split; any other source is taken to be made for measuring, and is read whole.
   What cannot be a document is left out: data sets of text often hold empty lines.
   """
 
@@ -31,20 +59,15 @@ class HeldOut:
     """Opens the source.
 
     Args:
-      config: the source.
+      config: the source; see `opened`.
       scenes: which emoji scenes, where it is those.
-      pictures: their size; always the middle of them.
+      pictures: their size.
       count: documents at most; 0: all of them.
 
     Raises:
       ValueError: there is no such source, or it has no such documents.
     """
-    pictures = dataclasses.replace(pictures, crop='center')
-    whole = not config.heldout and 'emoji_scenes' not in config.kind
-    self._collection = corpus.open_collection(
-      config, 'train' if whole else 'test', scenes=scenes, pictures=pictures
-    )
-    self._collection.check()
+    self._collection = opened(config, scenes=scenes, pictures=pictures)
     there, self._name = len(self._collection), config.path or config.kind
     if not there or (not count and there == corpus.MOST):
       raise ValueError(
