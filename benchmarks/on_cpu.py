@@ -48,6 +48,17 @@ def peak_of(multiply) -> float:
   return 2 * 2048**3 / min(seconds)
 
 
+def rate(work: Callable[[], object], amount: float) -> Callable[[], float]:
+  """A measure: `amount` over the seconds that some work takes."""
+
+  def measure() -> float:
+    began = time.perf_counter()
+    work()
+    return amount / (time.perf_counter() - began)
+
+  return measure
+
+
 def product() -> Callable[[], None]:
   """Multiplies two float32 matrices of 2,048 x 2,048 whenever it is called."""
   import jax

@@ -1,20 +1,28 @@
-"""Training speed against transfusion-pytorch, both sides in one run.
+"""Speed against transfusion-pytorch, both sides in one run.
 
   pip install -e .
   python -m venv peer
   peer/bin/pip install transfusion-pytorch==0.20.0 torch==2.13.0
   python -m benchmarks.versus_peer --peer=peer/bin/python --json=versus_peer.json
 
-Both train 6 layers of width 384 with 6 heads of 64 in float32 on rows of 64 text
-tokens, 256 image patches of 16 channels and 64 text tokens, 8 rows a step, AdamW, on
-the same number of threads. The sides run in processes of their own that live through
-the whole run and take turns: `rounds` times some steps of ours, then some of the
-peer's. The median of the rounds' ratios is the result, so that a machine whose speed
-drifts does not favour a side. What stands in XLA_FLAGS counts.
+Both have 6 layers of width 384 with 6 heads of 64 in float32, pictures of 256 patches of
+16 channels, and the same number of threads. Measured are
 
-Operations are those of matrix products, counted in our step as traced and by PyTorch's
-counter in the peer's. `peak_share` is the share of the machine's rate of
-multiplying float32 matrices (2,048 x 2,048, measured in the same process).
+  train     steps on 8 rows of 64 text tokens, a picture and 64 text tokens, AdamW
+  image     one picture behind 32 tokens, guidance 3, 60 evaluations of the network
+  text      256 tokens behind 32, greedy, with a cache
+  text_8    the same, eight rows at a time
+  caption   64 tokens behind a picture
+  mixed_8   eight requests at once: four pictures as above, two captions, two texts of
+            64 tokens
+
+The sides run in processes of their own that live through the whole run and take turns,
+so that a machine whose speed drifts does not favour a side; the median of the rounds'
+ratios is the result. What stands in XLA_FLAGS counts. Weights are random, prompts too.
+
+Operations are those of matrix products: of a step of training, counted in ours as
+traced and by PyTorch's counter in the peer's; `peak_share` is the share of the machine's
+rate of multiplying float32 matrices (2,048 x 2,048, measured in the same process).
 """
 
 import argparse
@@ -23,49 +31,45 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 
 from benchmarks import on_cpu
 
-ROWS, TEXT, DEPTH, WIDTH, HEADS = 8, 64, 6, 384, 6
-TOKENS = ROWS * (2 * TEXT + on_cpu.PATCHES)
+MEASURES = ('train', 'image', 'text', 'text_8', 'caption', 'mixed_8')
+SIDES = {'ours': 'benchmarks.versus_peer_ours', 'peer': 'benchmarks.versus_peer_theirs'}
 
 
 def main() -> None:
   """Starts both sides, lets them take turns, prints and writes the result."""
-  arguments = _arguments()
-  if arguments.side:
-    {'ours': ours, 'peer': peer}[arguments.side](arguments)
-    return
+  parser = on_cpu.parser(__doc__)
+  parser.add_argument('--peer', help='Python that has transfusion-pytorch')
+  parser.add_argument('--measures', nargs='+', default=MEASURES, choices=MEASURES)
+  arguments = parser.parse_args()
+  if not arguments.peer:
+    parser.error('expected --peer=PYTHON with transfusion-pytorch, found none')
   programs = {'ours': sys.executable, 'peer': arguments.peer}
   sides, facts = {}, {}
   for name, program in programs.items():  # one by one: each measures its peak alone
-    sides[name] = _start(name, program, arguments)
+    sides[name] = _start(name, program, arguments.threads)
     facts[name] = json.loads(sides[name].stdout.readline())
-  rounds = [
-    {name: _turn(side) for name, side in sides.items()} for _ in range(arguments.rounds)
-  ]
+  result: dict[str, object] = {'threads': arguments.threads}
+  for measure in arguments.measures:
+    for side in sides.values():
+      _turn(side, measure)  # compiles, and warms up
+    rounds = [
+      {name: _turn(side, measure) for name, side in sides.items()}
+      for _ in range(arguments.rounds)
+    ]
+    result |= _summary(measure, rounds)
+    print(json.dumps(_summary(measure, rounds)), flush=True)
   for side in sides.values():
     side.stdin.close()
     side.wait()
-  on_cpu.tell(_summary(facts, rounds, arguments.threads), arguments.json)
+  on_cpu.tell(result | _shares(facts, result), arguments.json)
 
 
-def _arguments() -> argparse.Namespace:
-  parser = on_cpu.parser(__doc__)
-  parser.add_argument('--peer', help='Python that has transfusion-pytorch')
-  parser.add_argument('--steps', type=int, default=2, help='of a turn')
-  parser.add_argument('--side', choices=['ours', 'peer'], help=argparse.SUPPRESS)
-  arguments = parser.parse_args()
-  if not arguments.side and not arguments.peer:
-    parser.error('expected --peer=PYTHON with transfusion-pytorch, found none')
-  return arguments
-
-
-def _start(name: str, program: str, arguments: argparse.Namespace) -> subprocess.Popen:
-  more = [f'--side={name}', f'--threads={arguments.threads}']
+def _start(name: str, program: str, threads: int) -> subprocess.Popen:
   return subprocess.Popen(
-    [program, '-m', 'benchmarks.versus_peer', *more, f'--steps={arguments.steps}'],
+    [program, '-m', SIDES[name], f'--threads={threads}'],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
@@ -73,107 +77,53 @@ def _start(name: str, program: str, arguments: argparse.Namespace) -> subprocess
   )
 
 
-def _turn(side: subprocess.Popen) -> float:
-  """Tokens per second of one turn."""
-  side.stdin.write('go\n')
+def _turn(side: subprocess.Popen, measure: str) -> float:
+  """What one turn of a measure gives: tokens or pictures per second."""
+  side.stdin.write(measure + '\n')
   side.stdin.flush()
   return json.loads(side.stdout.readline())
 
 
-def _summary(facts, rounds, threads) -> dict[str, object]:
+def _summary(measure: str, rounds: list[dict[str, float]]) -> dict[str, object]:
   ratios = [turn['ours'] / turn['peer'] for turn in rounds]
-  result: dict[str, object] = {
-    'train_ratio': statistics.median(ratios),
-    'train_ratio_range': [min(ratios), max(ratios)],
-    'threads': threads,
-  }
-  for name, fact in facts.items():
-    speed = statistics.median(turn[name] for turn in rounds)
-    result[f'{name}_tokens_per_second'] = speed
-    result[f'{name}_flops_per_token'] = fact['flops'] / TOKENS
-    result[f'{name}_peak_flops'] = fact['peak']
-    share = speed * fact['flops'] / TOKENS / fact['peak']
-    result['peak_share' if name == 'ours' else 'peer_peak_share'] = share
-    result[f'{name}_versions'] = fact['versions']
-  return result
-
-
-def _serve(step, arguments: argparse.Namespace, **facts: object) -> None:
-  """Says what is known of this side, then times `steps` steps whenever asked."""
-  step()
-  print(json.dumps(facts), flush=True)
-  for _ in sys.stdin:
-    began = time.perf_counter()
-    for _ in range(arguments.steps):
-      step()
-    seconds = time.perf_counter() - began
-    print(json.dumps(TOKENS * arguments.steps / seconds), flush=True)
-
-
-def ours(arguments: argparse.Namespace) -> None:
-  """This package: the step that `train` runs, on one device."""
-  on_cpu.pin(arguments.threads)
-  import jax
-
-  from transfusion_jax.compiling import flops
-
-  step, state, _ = on_cpu.make_step(width=WIDTH, depth=DEPTH, heads=HEADS)
-  batch = on_cpu.make_batch(rows=ROWS, documents=1, text=TEXT)
-  traced = jax.eval_shape(lambda: (state, batch))
-  once = on_cpu.repeated(step, state, batch)
-  counted = flops.count(step, *traced)
-  peak = on_cpu.peak_of(on_cpu.product())
-  _serve(once, arguments, flops=counted, peak=peak, versions={'jax': jax.__version__})
-
-
-def peer(arguments: argparse.Namespace) -> None:
-  """transfusion-pytorch with its defaults, at the same depth and width."""
-  import torch
-  from torch.utils import flop_counter
-  from transfusion_pytorch import Transfusion
-
-  torch.set_num_threads(arguments.threads)
-  torch.manual_seed(0)
-  model = Transfusion(
-    num_text_tokens=on_cpu.VOCABULARY,
-    dim_latent=on_cpu.CHANNELS,
-    modality_num_dim=1,
-    transformer={
-      'dim': WIDTH,
-      'depth': DEPTH,
-      'dim_head': on_cpu.HEAD_DIM,
-      'heads': HEADS,
+  return {
+    f'{measure}_ratio': statistics.median(ratios),
+    f'{measure}_ratio_range': [min(ratios), max(ratios)],
+    **{
+      f'{measure}_{name}_per_second': statistics.median(turn[name] for turn in rounds)
+      for name in SIDES
     },
-  )
-  optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-  rows = [
-    [
-      torch.randint(0, on_cpu.VOCABULARY, (TEXT,)),
-      (0, torch.randn(on_cpu.PATCHES, on_cpu.CHANNELS)),
-      torch.randint(0, on_cpu.VOCABULARY, (TEXT,)),
-    ]
-    for _ in range(ROWS)
-  ]
+  }
 
-  def once():
-    optimizer.zero_grad()
-    loss = model(rows)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
 
-  with flop_counter.FlopCounterMode(display=False) as counter:
-    once()
-  a = torch.ones(2048, 2048)
-  versions = {'torch': torch.__version__, 'transfusion-pytorch': '0.20.0'}
-  counted = counter.get_total_flops()
-  _serve(
-    once,
-    arguments,
-    flops=counted,
-    peak=on_cpu.peak_of(lambda: a @ a),
-    versions=versions,
-  )
+def _shares(facts, result: dict[str, object]) -> dict[str, object]:
+  """Of the machine's peak, in training; and what both sides are."""
+  found: dict[str, object] = {}
+  for name, fact in facts.items():
+    found |= {f'{name}_{key}': value for key, value in fact.items()}
+    speed = result.get(f'train_{name}_per_second')
+    if speed:
+      found[f'{name}_peak_share'] = speed * fact['flops_per_token'] / fact['peak_flops']
+  return found
+
+
+def serve(measures, **facts: object) -> None:
+  """A side: says what is known of it, then measures what it is asked for.
+
+  Args:
+    measures: by name, functions that give tokens or pictures per second.
+    facts: to be told first.
+  """
+  print(json.dumps(facts), flush=True)
+  for line in sys.stdin:
+    print(json.dumps(measures[line.strip()]()), flush=True)
+
+
+def threads() -> int:
+  """Of a side's command line."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--threads', type=int, required=True)
+  return parser.parse_args().threads
 
 
 if __name__ == '__main__':

@@ -1,126 +1,193 @@
-"""Samples from a trained run: pictures of a prompt, a caption of a picture, or both.
+"""Samples from a trained run: pictures, captions, answers, edits, documents of both.
 
   python -m transfusion_jax.sample --workdir=DIR --prompt="a panda on a blue background"
   python -m transfusion_jax.sample --workdir=DIR --image=picture.png
+  python -m transfusion_jax.sample --workdir=DIR --image=picture.png --question="..."
+  python -m transfusion_jax.sample --workdir=DIR --image=picture.png --instruction="..."
+  python -m transfusion_jax.sample --workdir=DIR --image=a.png --mask=m.png --prompt="..."
+  python -m transfusion_jax.sample --workdir=DIR --image=a.png --strength=0.6
   python -m transfusion_jax.sample --workdir=DIR
+  python -m transfusion_jax.sample --workdir=DIR --requests=orders.jsonl
 
-The first writes PNGs, the second prints a caption, the third lets the model write
-documents of text and pictures. Everything goes to `DIR/samples` unless `--output` says
-otherwise; existing files are kept.
+The last but one lets the model write documents of text and pictures; the last does what
+the lines of a file say, any of the above, a batch at a time (`transfusion_jax/orders.py`
+has its fields). What is made is printed, and goes to `DIR/samples` unless `--output`
+says otherwise: PNG files and a line of `samples.jsonl` each. Existing files are kept.
 """
 
 import dataclasses
+import json
 import pathlib
+from collections.abc import Iterator
 
-import jax
+import tqdm
 from absl import flags
 
-from transfusion_jax import build, config, trained
+from transfusion_jax import build, config, orders, trained
 from transfusion_jax.core import command
 from transfusion_jax.data import images, pipeline
-from transfusion_jax.generation import image, logits
-from transfusion_jax.generation import writer as writer_lib
+from transfusion_jax.generation import image, logits, requests, tasks
 from transfusion_jax.training import mesh, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a trained run.')
+_REQUESTS = flags.DEFINE_string('requests', None, 'JSON Lines file of what to make.')
 _PROMPT = flags.DEFINE_string('prompt', None, 'Draw this.')
-_IMAGE = flags.DEFINE_string('image', None, 'Describe the picture in this file.')
+_IMAGE = flags.DEFINE_string('image', None, 'Describe or change the picture in a file.')
+_QUESTION = flags.DEFINE_string('question', None, 'Answer this about the picture.')
+_INSTRUCTION = flags.DEFINE_string('instruction', None, 'Change the picture like this.')
+_MASK = flags.DEFINE_string('mask', None, 'Draw the picture anew where this is white.')
+_STRENGTH = flags.DEFINE_float('strength', None, 'Vary the picture, up to 1.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for what is made.')
 _COUNT = flags.DEFINE_integer('count', 4, 'How many pictures or documents.')
-_GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance; 1 is none.')
-_STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps.')
+_ROWS = flags.DEFINE_integer('rows', 16, 'Most requests at a time.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of all that is drawn by lot.')
 _SOLVER = flags.DEFINE_enum(
   'solver', None, ['ddpm', 'ddim', 'dpm2m', 'euler', 'heun'], 'How steps are taken.'
 )
-_TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of free text; 0 is greedy.')
+_STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps.')
+_GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance; 1 is none.')
+_TEMPERATURE = flags.DEFINE_float('temperature', None, 'Of text; 0 is greedy.')
+_TOP_K = flags.DEFINE_integer('top_k', 0, 'Of text; 0 is all.')
+_TOP_P = flags.DEFINE_float('top_p', 1.0, 'Of text; 1 is all.')
+_MIN_P = flags.DEFINE_float('min_p', 0.0, 'Of text; 0 is all.')
+_LIMIT = flags.DEFINE_integer('limit', 2**20, 'Most tokens of a text.')
+_STOP = flags.DEFINE_list('stop', [], 'Strings before which text ends.')
 _PICTURES = flags.DEFINE_integer('pictures', 2, 'Most pictures in a free document.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
 
 
 def main() -> None:
   """Checks everything a user can get wrong, then samples."""
   with command.user_errors():
     run, place, sampling = _settings()
-    layout = build.text_layout(run)
-    if _PROMPT.value is not None:
-      _check_prompt(run, layout)
-    picture = None
-    if _IMAGE.value is not None:
-      picture = images.read_picture(_IMAGE.value, pipeline.pixels(run.data)[:2])
+    asked = list(_tasks(run))
+    text = _text(asked)
     writer = trained.writer(run, place, mesh.single())
   output = pathlib.Path(_OUTPUT.value or place.root / 'samples')
-  keys = jax.random.split(jax.random.key(_SEED.value), _COUNT.value)
-  if picture is not None:
-    print(writer.caption([picture], limit=writer.context)[0])
-  elif _PROMPT.value is not None:
-    for drawn in writer.draw([_PROMPT.value] * _COUNT.value, keys, sampling):
-      print(_keep(output, images.encode_png(drawn)))
-  else:
-    _write_documents(writer, keys, sampling, output)
+  output.mkdir(parents=True, exist_ok=True)
+  bar = tqdm.tqdm(total=len(asked), unit='request', disable=len(asked) == 1)
+  done = tasks.perform(
+    writer,
+    [task for _, task in asked],
+    sampling,
+    text,
+    rows=_ROWS.value,
+    stop=_STOP.value,
+  )
+  with bar, (output / 'samples.jsonl').open('a', encoding='utf-8') as file:
+    for number, pieces in done:
+      order, task = asked[number]
+      found = list(_kept(pieces, output))
+      line = {'request': order, 'seed': task.seed, 'made': found}
+      file.write(json.dumps(line, ensure_ascii=False) + '\n')
+      bar.update()
+      _tell(task, found, output)
 
 
 def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSampling]:
   if not _WORKDIR.value:
     raise ValueError('expected --workdir=DIR, found none; name a trained run')
-  if _PROMPT.value is not None and _IMAGE.value is not None:
-    raise ValueError('expected --prompt or --image, found both; give one of them')
-  if _COUNT.value < 1:
-    raise ValueError(f'expected --count of at least 1, found {_COUNT.value}; raise it')
+  for flag in (_COUNT, _ROWS):
+    if flag.value < 1:
+      raise ValueError(
+        f'expected --{flag.name} of at least 1, found {flag.value}; raise it'
+      )
   place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
   run = trained.for_this_device(trained.run_in(place))
   chosen = {'guidance': _GUIDANCE.value, 'steps': _STEPS.value, 'solver': _SOLVER.value}
   chosen = {name: value for name, value in chosen.items() if value is not None}
   sampling = dataclasses.replace(run.sampling, **chosen)
-  if not 1 <= sampling.steps <= run.objective.path.steps:
+  levels = run.objective.path.steps
+  if not 1 <= sampling.steps <= levels * (_STRENGTH.value or 1.0):
     raise ValueError(
-      f'expected between 1 and {run.objective.path.steps} sampling steps, found '
-      f'{sampling.steps}; change --steps'
+      f'expected between 1 and {levels * (_STRENGTH.value or 1.0):g} sampling steps, '
+      f'found {sampling.steps}; change --steps'
     )
   return run, place, sampling
 
 
-def _check_prompt(run: config.TransfusionRun, layout) -> None:
-  if not _PROMPT.value.split():
+def _text(asked: list[tuple[orders.Order, tasks.Task]]) -> logits.TextSampling:
+  """Greedy unless asked else; documents that are written freely are not."""
+  temperature = _TEMPERATURE.value
+  if temperature is None:
+    temperature = float(any(task.kind == 'tell' for _, task in asked))
+  return logits.TextSampling(
+    temperature, _TOP_K.value, _TOP_P.value, _MIN_P.value, _LIMIT.value
+  )
+
+
+def _tasks(run: config.TransfusionRun) -> Iterator[tuple[orders.Order, tasks.Task]]:
+  """All that is to be made, each with the order that it comes from."""
+  if not run.data.image_slots:
+    size, patches = (0, 0), 0
+  else:
+    size, patches = pipeline.pixels(run.data)[:2], build.patch_count(run)
+  layout = build.text_layout(run)
+  for where, folder, order in _orders():
+    try:
+      for task in orders.parse(
+        order, folder, size, seed=_SEED.value, pictures=_PICTURES.value
+      ):
+        orders.check_room(task, layout, patches=patches, context=run.data.row_length)
+        yield order, task
+    except (ValueError, OSError) as error:
+      raise ValueError(f'{where}: {error}' if where else str(error)) from error
+
+
+def _orders() -> Iterator[tuple[str, pathlib.Path, orders.Order]]:
+  given = (_PROMPT, _IMAGE, _QUESTION, _INSTRUCTION, _MASK, _STRENGTH)
+  order = {flag.name: flag.value for flag in given if flag.value is not None}
+  if _REQUESTS.value is not None:
+    if order:
+      raise ValueError(
+        f'expected --requests alone, found --{" --".join(order)} as well; put all into '
+        'the file'
+      )
+    folder = pathlib.Path(_REQUESTS.value).parent
+    yield from ((where, folder, each) for where, each in orders.read(_REQUESTS.value))
+    return
+  if 'prompt' in order and 'image' not in order and not order['prompt'].split():
     raise ValueError(
       'expected words in --prompt, found none; leave the flag out to let the model '
       'write freely'
     )
-  needed = len(layout.picture_prompt(_PROMPT.value)) + build.patch_count(run)
-  if needed > run.data.row_length:
-    raise ValueError(
-      f'expected a prompt that leaves room for a picture in {run.data.row_length} '
-      f'positions, found {needed} positions; shorten the prompt'
-    )
+  if not order:
+    order = {'document': []}
+  several = list(order) in (['prompt'], ['document']) or 'strength' in order
+  if several or 'mask' in order:
+    order['count'] = _COUNT.value
+  yield '', pathlib.Path(), order
 
 
-def _write_documents(
-  writer: writer_lib.Writer, keys, sampling, output: pathlib.Path
-) -> None:
-  documents = writer.tell(
-    [()] * len(keys),
-    keys,
-    sampling,
-    logits.TextSampling(_TEMPERATURE.value, 0, 1.0, 0.0, limit=writer.context),
-    pictures=_PICTURES.value,
-  )
-  for number, pieces in enumerate(documents):
-    print(f'document {number}')
-    for piece in pieces:
-      if piece.text is not None:
-        print(f'  {piece.text}')
-      else:
-        print(f'  {_keep(output, images.encode_png(piece.picture))}')
+def _kept(
+  pieces: list[requests.Piece], output: pathlib.Path
+) -> Iterator[dict[str, str]]:
+  """What was made, as it stands in `samples.jsonl`; pictures are written."""
+  for piece in pieces:
+    if piece.text is not None:
+      yield {'text': piece.text}
+    else:
+      yield {'image': _write(output, images.encode_png(piece.picture)).name}
 
 
-def _keep(output: pathlib.Path, png: bytes) -> pathlib.Path:
+def _write(output: pathlib.Path, png: bytes) -> pathlib.Path:
   """Writes a picture under the next free number."""
-  output.mkdir(parents=True, exist_ok=True)
   number = sum(1 for _ in output.glob('*.png'))
   while (output / f'{number:04}.png').exists():
     number += 1
   path = output / f'{number:04}.png'
   path.write_bytes(png)
   return path
+
+
+def _tell(task: tasks.Task, found: list[dict[str, str]], output: pathlib.Path) -> None:
+  """Prints it: texts as they are, pictures by their files."""
+  if task.kind == 'tell':
+    tqdm.tqdm.write(f'document {task.seed - _SEED.value}')
+  for each in found:
+    said = each['text'] if 'text' in each else str(output / each['image'])
+    tqdm.tqdm.write(f'  {said}' if task.kind == 'tell' else said)
+  if not found:
+    tqdm.tqdm.write('' if task.kind != 'tell' else '  (nothing)')
 
 
 if __name__ == '__main__':

@@ -107,6 +107,11 @@ def wishes(
   )
 
 
+def kept(picture: Picture, mask: np.ndarray, drawn: Picture) -> Picture:
+  """A picture that is drawn anew where the mask is True, and exact elsewhere."""
+  return np.where(mask[..., None], drawn, picture)
+
+
 def cut(pieces: list[Piece], stop: Sequence[str]) -> list[Piece]:
   """The pieces before the first stop string."""
   kept = []

@@ -130,7 +130,7 @@ class Writer(engine.Engine):
     given = requests.Given(pictures, masks, strength=1.0)
     found = [self.layout.picture_prompt(prompt) for prompt in prompts]
     drawn = self.draw_after(found, keys, sampling, given=given)
-    return np.where(np.stack(masks)[..., None], drawn, np.stack(pictures))
+    return np.stack(list(map(requests.kept, pictures, masks, drawn)))
 
   def vary(
     self,

@@ -1,0 +1,115 @@
+"""transfusion-pytorch's side of `versus_peer`, with its defaults; needs no JAX."""
+
+import contextlib
+import io
+
+import torch
+from torch.utils import flop_counter
+from transfusion_pytorch import Transfusion
+
+from benchmarks import on_cpu, versus_peer
+
+ROWS, TEXT, DEPTH, WIDTH, HEADS, PROMPT = 8, 64, 6, 384, 6, 32
+TOKENS = ROWS * (2 * TEXT + on_cpu.PATCHES)
+
+
+def make_model() -> Transfusion:
+  """The model of both sides."""
+  sizes = {'dim': WIDTH, 'depth': DEPTH, 'dim_head': on_cpu.HEAD_DIM, 'heads': HEADS}
+  return Transfusion(
+    num_text_tokens=on_cpu.VOCABULARY,
+    dim_latent=on_cpu.CHANNELS,
+    modality_num_dim=1,
+    modality_default_shape=(on_cpu.PATCHES,),
+    transformer=sizes,
+  )
+
+
+def training(model: Transfusion):
+  """The measure, and operations per token."""
+  optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+  rows = [
+    [
+      torch.randint(0, on_cpu.VOCABULARY, (TEXT,)),
+      (0, torch.randn(on_cpu.PATCHES, on_cpu.CHANNELS)),
+      torch.randint(0, on_cpu.VOCABULARY, (TEXT,)),
+    ]
+    for _ in range(ROWS)
+  ]
+
+  def step():
+    optimizer.zero_grad()
+    model(rows).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+  def steps():
+    model.train()
+    for _ in range(2):
+      step()
+
+  with flop_counter.FlopCounterMode(display=False) as counter:
+    step()
+  return on_cpu.rate(steps, 2 * TOKENS), counter.get_total_flops() / TOKENS
+
+
+def sampling(model: Transfusion):
+  """The measures of `versus_peer` that sample.
+
+  16 times, the default, are 15 steps of the midpoint rule and 60 evaluations with
+  guidance. A picture is opened by its [som] behind the prompt, as a model would.
+  """
+  words = torch.randint(0, on_cpu.VOCABULARY, (PROMPT,))
+  opened = torch.cat([words, torch.tensor([model.get_modality_info(0).som_id])])
+  shown = [(0, torch.randn(on_cpu.PATCHES, on_cpu.CHANNELS))]
+  options = {
+    'text_temperature': 0.0,
+    'modality_steps': 16,
+    'fixed_modality_shape': (on_cpu.PATCHES,),
+    'return_unprocessed_modalities': True,
+  }
+
+  def quietly(work):
+    def run():
+      with contextlib.redirect_stderr(io.StringIO()):
+        work()
+
+    return run
+
+  def text(rows: int):
+    prompt = words[None].repeat(rows, 1)
+    return lambda: model.generate_text_only(prompt, PROMPT + 256, temperature=0.0)
+
+  def one(prompt, length: int, **more):
+    return lambda: model.sample_one(prompt, length, **options, **more)
+
+  several = [[opened]] * 4 + [shown] * 2 + [[words]] * 2
+  work = {
+    'image': (one([opened], 0, cache_kv=True), 1),
+    'text': (text(1), 256),
+    'text_8': (text(8), 8 * 256),
+    'caption': (one(shown, 63), 64),
+    'mixed_8': (lambda: model.sample_many(several, 63, **options), 8),
+  }
+  return {
+    name: on_cpu.rate(quietly(what), amount) for name, (what, amount) in work.items()
+  }
+
+
+def main() -> None:
+  """Serves what is asked for."""
+  torch.set_num_threads(versus_peer.threads())
+  torch.manual_seed(0)
+  model = make_model()
+  train, counted = training(model)
+  a = torch.ones(2048, 2048)
+  versus_peer.serve(
+    {'train': train, **sampling(model)},
+    flops_per_token=counted,
+    peak_flops=on_cpu.peak_of(lambda: a @ a),
+    versions={'torch': torch.__version__, 'transfusion-pytorch': '0.20.0'},
+  )
+
+
+if __name__ == '__main__':
+  main()
