@@ -22,7 +22,7 @@ from transfusion_jax.evaluation import (
   perplexity,
   scene_scores,
 )
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import (
   autoencoder,
   codec,
@@ -277,10 +277,10 @@ def batch_shapes(run: config.Run, rows: int, placed: Any = None) -> Any:
 
 def writer(
   run: config.TransfusionRun, params: Any, frozen: codec.Codec | None
-) -> mixed.Writer:
+) -> writer_lib.Writer:
   """All that turns trained parameters into pictures and sentences."""
   tokenizer: tokenizers.Tokenizer = pipeline.tokenizer(run.data)
-  return mixed.Writer(
+  return writer_lib.Writer(
     model=_transfusion_blueprint(run).definition.bind(params),
     codec=frozen,
     tokenizer=tokenizer,

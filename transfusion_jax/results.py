@@ -16,7 +16,7 @@ from transfusion_jax import config, trained
 from transfusion_jax.core import log
 from transfusion_jax.data import emoji_glyphs, pipeline
 from transfusion_jax.evaluation import evaluator, galleries, report, scene_scores
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.training import metrics, tensorboard, workdir
 
 
@@ -40,7 +40,7 @@ def due(
 def evaluate(
   run: config.TransfusionRun,
   place: workdir.Workdir,
-  writer: mixed.Writer,
+  writer: writer_lib.Writer,
   evaluators: Mapping[str, evaluator.Evaluator],
   *,
   step: int,

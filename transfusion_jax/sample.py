@@ -18,7 +18,8 @@ from absl import flags
 from transfusion_jax import build, config, trained
 from transfusion_jax.core import command
 from transfusion_jax.data import images, pipeline
-from transfusion_jax.generation import image, mixed
+from transfusion_jax.generation import image, logits
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.training import mesh, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a trained run.')
@@ -28,7 +29,9 @@ _OUTPUT = flags.DEFINE_string('output', None, 'Folder for what is made.')
 _COUNT = flags.DEFINE_integer('count', 4, 'How many pictures or documents.')
 _GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance; 1 is none.')
 _STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps.')
-_SOLVER = flags.DEFINE_enum('solver', None, ['ddpm', 'ddim'], 'How steps are taken.')
+_SOLVER = flags.DEFINE_enum(
+  'solver', None, ['ddpm', 'ddim', 'dpm2m', 'euler', 'heun'], 'How steps are taken.'
+)
 _TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of free text; 0 is greedy.')
 _PICTURES = flags.DEFINE_integer('pictures', 2, 'Most pictures in a free document.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
@@ -91,14 +94,13 @@ def _check_prompt(run: config.TransfusionRun, layout) -> None:
 
 
 def _write_documents(
-  writer: mixed.Writer, keys, sampling, output: pathlib.Path
+  writer: writer_lib.Writer, keys, sampling, output: pathlib.Path
 ) -> None:
-  start = writer.layout.prompt((), open_image=False)
-  documents = writer.go_on(
-    [start] * len(keys),
+  documents = writer.tell(
+    [()] * len(keys),
     keys,
     sampling,
-    temperature=_TEMPERATURE.value,
+    logits.TextSampling(_TEMPERATURE.value, 0, 1.0, 0.0, limit=writer.context),
     pictures=_PICTURES.value,
   )
   for number, pieces in enumerate(documents):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from transfusion_jax import build, config
 from transfusion_jax.core import axes, log
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import codec
 from transfusion_jax.training import checkpoint, workdir
 from transfusion_jax.training import state as state_lib
@@ -82,7 +82,7 @@ def writer(
   *,
   step: int | None = None,
   field: Field | None = None,
-) -> mixed.Writer:
+) -> writer_lib.Writer:
   """A trained model with all that turns it into pictures and sentences.
 
   Args:

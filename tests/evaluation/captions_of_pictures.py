@@ -10,7 +10,8 @@ from configs import base
 from tests import tiny
 from transfusion_jax import config
 from transfusion_jax.data import emoji_scenes, images
-from transfusion_jax.generation import image, mixed
+from transfusion_jax.generation import image
+from transfusion_jax.generation import writer as writer_lib
 
 SCENES = config.build(emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes)
 SAMPLING = dataclasses.replace(
@@ -37,7 +38,7 @@ def parrot() -> 'Parrot':
 
 
 @dataclasses.dataclass(frozen=True)
-class Parrot(mixed.Writer):
+class Parrot(writer_lib.Writer):
   """Draws the very pictures, and says their first captions."""
 
   asked: list[str] = dataclasses.field(default_factory=list)

@@ -17,7 +17,7 @@ from typing import Literal
 from transfusion_jax.core import log
 from transfusion_jax.data import captioned, corpus, documents, emoji_scenes, images
 from transfusion_jax.evaluation import extras, report
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
@@ -81,7 +81,7 @@ class Captions:
     self._chosen = self._held.choose(config.pictures, config.seed)
 
   def __call__(
-    self, writer: mixed.Writer
+    self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:
     """Scores over all pictures, and the first captions."""
     said, references, tiles = [], [], []

@@ -16,7 +16,8 @@ from jaxtyping import Float
 
 from transfusion_jax.data import captioned, corpus, emoji_scenes, images
 from transfusion_jax.evaluation import clip_score, features, frechet, report
-from transfusion_jax.generation import image, mixed
+from transfusion_jax.generation import image
+from transfusion_jax.generation import writer as writer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Drawings:
     self._real: Float[np.ndarray, 'n f'] | None = None
 
   def __call__(
-    self, writer: mixed.Writer
+    self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:
     """Distances, the CLIP score if there is one, and the first drawings."""
     config = self._config

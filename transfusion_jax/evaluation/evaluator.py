@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from transfusion_jax.evaluation import report
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 
 Value = float | report.Gallery
 
@@ -20,7 +20,7 @@ Value = float | report.Gallery
 class Evaluator(Protocol):
   """Measures a model."""
 
-  def __call__(self, writer: mixed.Writer) -> Iterator[tuple[str, Value]]:
+  def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, Value]]:
     """Scores and galleries, each under a name of its own."""
 
 
@@ -41,7 +41,9 @@ class Outcome:
   seconds: float
 
 
-def run(evaluators: Mapping[str, Evaluator], writer: mixed.Writer) -> Iterator[Outcome]:
+def run(
+  evaluators: Mapping[str, Evaluator], writer: writer_lib.Writer
+) -> Iterator[Outcome]:
   """What evaluators find of a model, each as soon as it is through."""
   for name, evaluate in evaluators.items():
     began = time.monotonic()

@@ -28,7 +28,8 @@ from PIL import Image
 from transfusion_jax.core import digest, log
 from transfusion_jax.data import images
 from transfusion_jax.evaluation import extras, report
-from transfusion_jax.generation import image, mixed
+from transfusion_jax.generation import image
+from transfusion_jax.generation import writer as writer_lib
 
 GAP = 2
 """Black pixels between the pictures of a grid, and around them."""
@@ -90,7 +91,7 @@ class Geneval:
     self._together = max(rows // config.images, 1)
 
   def __call__(
-    self, writer: mixed.Writer
+    self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:
     """How many pictures there are now, and how many of them are new."""
     config = self._config
@@ -114,7 +115,7 @@ class Geneval:
       yield 'drawings', report.Gallery("Drawings of GenEval's prompts", note, tiles)
 
   def _draw(
-    self, writer: mixed.Writer, part: Sequence[int]
+    self, writer: writer_lib.Writer, part: Sequence[int]
   ) -> UInt8[np.ndarray, 'p n h w 3']:
     """Pictures of some prompts; they do not depend on which are drawn together."""
     count = self._config.images
@@ -127,7 +128,7 @@ class Geneval:
     each = [jax.random.fold_in(first, number) for number in part]
     return jnp.concatenate([jax.random.split(key, self._config.images) for key in each])
 
-  def _name(self, writer: mixed.Writer) -> str:
+  def _name(self, writer: writer_lib.Writer) -> str:
     """A folder for this model and all that decides its pictures."""
     asked = (
       digest.text(jax.jit(digest.digest)((writer.model, writer.codec))),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from transfusion_jax.evaluation import extras
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Harness:
     self._config, self._rows = config, rows
     self._manager = _open(config)
 
-  def __call__(self, writer: mixed.Writer) -> Iterator[tuple[str, float]]:
+  def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
     """Every measure of every task, `hellaswag_acc_norm`, and its standard error."""
     import lm_eval
 

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import lm_eval.utils
 from lm_eval.api import instance, model
 
-from transfusion_jax.generation import logits, mixed
+from transfusion_jax.generation import logits
+from transfusion_jax.generation import writer as writer_lib
 
 Requests = Sequence[instance.Instance]
 Pair = tuple[list[int], list[int]]
@@ -28,9 +29,9 @@ TOKENS = 256
 
 
 class WriterModel(model.LM):
-  """A `mixed.Writer`; batches of `rows` requests, the longest first."""
+  """A `writer_lib.Writer`; batches of `rows` requests, the longest first."""
 
-  def __init__(self, writer: mixed.Writer, *, rows: int):
+  def __init__(self, writer: writer_lib.Writer, *, rows: int):
     super().__init__()
     self._writer, self._rows = writer, rows
     # The last token is predicted and never read; its place is left free.

@@ -20,7 +20,7 @@ from transfusion_jax.core import sharding
 from transfusion_jax.data import corpus, emoji_scenes, held_out, images, packing
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.evaluation import rows as rows_lib
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import transfusion
 from transfusion_jax.objectives import denoising, loss
@@ -86,7 +86,7 @@ class ImageLoss:
     self._pixels = (pictures.height, pictures.width, 3)
     self._too_long = 0
 
-  def __call__(self, writer: mixed.Writer) -> Iterator[tuple[str, float]]:
+  def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
     """The mean squared error by bucket, and the mean of the buckets."""
     mesh = sharding.mesh_of(writer.model)
     shape = rows_lib.shape(
@@ -112,7 +112,7 @@ class ImageLoss:
     yield 'pictures', float(pictures)
     yield 'left_out', float(self._documents.left_out + self._too_long)
 
-  def _sequences(self, writer: mixed.Writer):
+  def _sequences(self, writer: writer_lib.Writer):
     """Documents that fit into a row."""
     self._too_long = 0
     for document in self._documents:

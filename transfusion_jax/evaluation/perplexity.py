@@ -24,7 +24,7 @@ from transfusion_jax.data import (
   packing,
 )
 from transfusion_jax.evaluation import rows as rows_lib
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import batch as batch_lib
 
 
@@ -72,7 +72,7 @@ class Perplexity:
     )
     self._rows = rows
 
-  def __call__(self, writer: mixed.Writer) -> Iterator[tuple[str, float]]:
+  def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
     """Nats and bits, and what they are means over."""
     mesh = sharding.mesh_of(writer.model)
     shape = rows_lib.shape(writer, rows=self._rows)
@@ -91,7 +91,7 @@ class Perplexity:
     yield from ((name, float(count)) for name, count in counts.items())
     yield 'left_out', float(self._documents.left_out)
 
-  def _windows(self, writer: mixed.Writer, counts: dict[str, int]):
+  def _windows(self, writer: writer_lib.Writer, counts: dict[str, int]):
     """Parts of documents that fit into rows; counts what they hold."""
     for document in self._documents:
       whole = without_end(writer.layout.document(document))

@@ -10,11 +10,11 @@ from jax.sharding import Mesh, NamedSharding
 
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.data import layout, packing
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 
 
 def shape(
-  writer: mixed.Writer, *, rows: int, pictures: tuple[int, ...] = (0, 0, 0, 3)
+  writer: writer_lib.Writer, *, rows: int, pictures: tuple[int, ...] = (0, 0, 0, 3)
 ) -> packing.Rows:
   """The shape of batches of a model's context.
 

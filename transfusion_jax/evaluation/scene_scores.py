@@ -15,7 +15,8 @@ import numpy as np
 
 from transfusion_jax.data import emoji_scenes
 from transfusion_jax.evaluation import evaluator, report, scenes
-from transfusion_jax.generation import image, mixed
+from transfusion_jax.generation import image
+from transfusion_jax.generation import writer as writer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,9 @@ class Scenes:
     self._config, self._data = config, data
     self._sampling, self._rows = sampling, rows
 
-  def __call__(self, writer: mixed.Writer) -> Iterator[tuple[str, evaluator.Value]]:
+  def __call__(
+    self, writer: writer_lib.Writer
+  ) -> Iterator[tuple[str, evaluator.Value]]:
     """All scores of a model, and galleries."""
     data, wrong = self._data, []
     all_asked, all_drawn = [], []
@@ -149,7 +152,7 @@ class Scenes:
     return [source[index] for index in range(self._config.prompts)]
 
   def _draw(
-    self, writer: mixed.Writer, asked: Sequence[emoji_scenes.Scene]
+    self, writer: writer_lib.Writer, asked: Sequence[emoji_scenes.Scene]
   ) -> list[np.ndarray]:
     keys = jax.random.split(jax.random.key(self._config.seed), len(asked))
     drawn: list[np.ndarray] = []
