@@ -121,7 +121,6 @@ def test_greedy_is_what_the_model_would_say():
 
 def test_ids_are_split_where_the_whole_is(monkeypatch):
   """The pair 'ab' is one id where it stands in the whole, whoever has the a."""
-
   pieces = ['x', 'ab', ' c', 'c', 'a', ' ']
 
   class Pairs:
