@@ -39,10 +39,11 @@ def test_pictures_of_any_size_become_features(random_weights):
   found = network(small)
   assert found.shape == (2, 1280)
   assert found.dtype == np.float32
-  np.testing.assert_allclose(network(small[1:])[0], found[1], rtol=1e-3, atol=1e-5)
-  # Every pixel repeated to the network's own size: nearly what resizing makes of it.
-  flat = np.full((1, 8, 12, 3), 200, np.uint8)
-  whole = jnp.full((1, 224, 224, 3), 200.0)
+  turned = network(small[::-1])
+  np.testing.assert_allclose(turned[::-1], found, rtol=1e-3, atol=1e-5)
+  # One colour has one size: what resizing makes of it is known.
+  flat = np.full((2, 8, 12, 3), 200, np.uint8)
+  whole = jnp.full((2, 224, 224, 3), 200.0)
   wanted = jax.jit(lambda net, x: net(x))(network._network, whole)
   np.testing.assert_allclose(network(flat), wanted, rtol=1e-3, atol=1e-5)
 

@@ -95,7 +95,9 @@ class Engine:
     return [requests_lib.cut(pieces, stop) for pieces in self._pieces(rows)]
 
   def score(
-    self, prompts: Sequence[layout.Sequence], continuations: Sequence[str]
+    self,
+    prompts: Sequence[layout.Sequence],
+    continuations: Sequence[str | Sequence[int]],
   ) -> list[requests_lib.Score]:
     """How likely each continuation is behind its prompt.
 

@@ -64,15 +64,45 @@ STAGES = (
 """EfficientNet, Table 1."""
 
 
+class Depthwise(module.Module):
+  """A square convolution of every channel by itself, padded as TensorFlow pads.
+
+  It is a sum of shifted pictures: on a CPU, XLA takes nine times as long over one
+  convolution in groups.
+  """
+
+  def __init__(self, rngs: module.Rngs, channels: int, *, size: int, stride: int):
+    self.stride = stride
+    self.kernel = module.weight(
+      rngs,
+      scale=1.0,
+      fan_in=size * size,
+      conv__y=size,
+      conv__x=size,
+      channels_in=1,
+      channels_out=channels,
+    )
+    self.bias = module.constant(0.0, channels_out=channels)
+
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b y x c']:
+    size, stride, sides = self.kernel.shape[0], self.stride, x.shape[1:3]
+    pads = jax.lax.padtype_to_pads(sides, (size, size), (stride, stride), 'SAME')
+    down, right = ((-(-side // stride) - 1) * stride + 1 for side in sides)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    y = self.bias[...][None, None, None]
+    for i, j in itertools.product(range(size), repeat=2):
+      shifted = x[:, i : i + down : stride, j : j + right : stride]
+      y = y + shifted * self.kernel[...][i, j][None, None]
+    return y
+
+
 class Block(module.Module):
   """An inverted bottleneck, beside a shortcut where shapes allow one."""
 
   def __init__(self, rngs: module.Rngs, inputs: int, stage: Stage, *, stride: int):
     wide = inputs * stage.expand
     self.expand = layers.Conv(rngs, inputs, wide, size=1) if stage.expand > 1 else None
-    self.depthwise = layers.Conv(
-      rngs, wide, wide, size=stage.size, stride=stride, groups=wide
-    )
+    self.depthwise = Depthwise(rngs, wide, size=stage.size, stride=stride)
     self.project = layers.Conv(rngs, wide, stage.channels, size=1)
     self.shortcut = stride == 1 and inputs == stage.channels
 
