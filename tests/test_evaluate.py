@@ -250,6 +250,26 @@ def command(name: str, *flags: str, environment) -> subprocess.CompletedProcess[
   return done
 
 
+def test_evaluators_come_from_another_config(place, tmp_path, prose, environment):
+  file = tmp_path / 'other.py'
+  file.write_text(
+    'from configs import base\n\n\n'
+    'def get_config():\n'
+    '  run = base.transfusion()\n'
+    f'  source = base.source("json_lines", "{prose}", form="text")\n'
+    '  base.evaluate(run, other=base.evaluator("perplexity", source, documents=1))\n'
+    '  return run\n'
+  )
+  flags = (f'--workdir={place.root}', f'--evaluation={file}', '--params=params')
+  command('evaluate', *flags, '--step=5', environment=environment)
+  *_, record = metrics.read(place.evaluation)
+  assert (record['name'], record['step']) == ('other', 5)
+  assert (record['parameters'], record['values']['documents']) == ('params', 1)
+  assert 'other.params/documents' in (place.root / 'report.json').read_text()
+  done = command('evaluate', *flags, '--step=5', environment=environment)
+  assert 'step 5: nothing to do' in done.stderr
+
+
 def test_the_command_watches_a_run_to_its_end_and_reports(place, tmp_path, environment):
   run = functools.partial(command, environment=environment)
   run(
@@ -259,7 +279,7 @@ def test_the_command_watches_a_run_to_its_end_and_reports(place, tmp_path, envir
     '--only=prose',
     '--config.evaluation.evaluators.prose.documents=2',
   )
-  records = metrics.read(place.evaluation)
+  records = [r for r in metrics.read(place.evaluation) if r['name'] == 'prose']
   assert [record['step'] for record in records] == list(STEPS)
   assert {record['values']['documents'] for record in records} == {2}
   written = json.loads((place.root / 'report.json').read_text())

@@ -5,7 +5,7 @@ import numpy as np
 from configs import emoji_autoencoder
 from tests import torch_files
 from tests.models import test_perceptual
-from transfusion_jax import config, preflight, train, trained
+from transfusion_jax import build, config, preflight, train, trained
 from transfusion_jax.models import perceptual
 from transfusion_jax.training import checkpoint, mesh, metrics, preemption, workdir
 

@@ -106,6 +106,11 @@ class EvaluationConfig:
   rows: int
   evaluators: dict[str, Evaluator]
 
+  @property
+  def in_training(self) -> dict[str, Evaluator]:
+    """The evaluators that are at work while a run trains, or at its end."""
+    return self.evaluators if self.every >= 0 else {}
+
   def __post_init__(self):
     if self.every < -1 or self.rows < 1:
       raise ValueError(

@@ -164,7 +164,7 @@ def _check_autoencoding(run: config.AutoencoderRun) -> None:
 
 
 def _check_evaluators(run: config.TransfusionRun) -> None:
-  build.evaluators(run, run.evaluation.evaluators)
+  build.evaluators(run, run.evaluation.in_training)
 
 
 def _check_steps(run: config.Run) -> None:

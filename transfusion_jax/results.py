@@ -117,7 +117,7 @@ def reported(place: workdir.Workdir) -> report.Run:
       'autoencoder': metrics.read(nested.metrics),
     },
     scores=scores,
-    goals=_goals(run),
+    goals=_goals(place),
     galleries=shown,
     attribution=emoji_glyphs.ATTRIBUTION if scenes else '',
   )
@@ -143,12 +143,16 @@ def _scores(
   return sorted(by_step.items()), shown
 
 
-def _goals(run: config.TransfusionRun) -> tuple[report.Goal, ...]:
-  """What is asked of the evaluators of a run, and of the run where it is a demo."""
+def _goals(place: workdir.Workdir) -> tuple[report.Goal, ...]:
+  """What is asked of scenes, and of the run where they were evaluated."""
+  names = {
+    record['name']: None
+    for record in metrics.read(place.evaluation)
+    if record['config']['evaluator']['kind'] == 'scenes'
+  }
   goals = [
     dataclasses.replace(goal, name=f'{name}/{goal.name}')
-    for name, section in run.evaluation.evaluators.items()
-    if section.kind == 'scenes'
+    for name in names
     for goal in scene_scores.GOALS
   ]
   return (*scene_scores.RUN_GOALS, *goals) if goals else ()

@@ -146,7 +146,7 @@ def train_transfusion(
     seconds=max(before, time.monotonic() - started),
   )
   _leave_if_stopped(stop)
-  if every < 0 or not run.evaluation.evaluators:
+  if not run.evaluation.in_training:
     log.info(f'done: {place.root}')
     return
   evaluate(outcome.state)
@@ -163,7 +163,7 @@ def _evaluation(
   run: config.TransfusionRun, place: workdir.Workdir, devices: Mesh, frozen
 ) -> Callable[[state_lib.TrainState], None]:
   """Measures a state, unless that was done; of several processes one is at work."""
-  evaluators = build.evaluators(run, run.evaluation.evaluators)
+  evaluators = build.evaluators(run, run.evaluation.in_training)
   field = trained.own_field(run)
 
   def evaluate(state: state_lib.TrainState) -> None:
