@@ -164,7 +164,7 @@ def _check_autoencoding(run: config.AutoencoderRun) -> None:
 
 
 def _check_evaluation(run: config.TransfusionRun) -> None:
-  scenes = pipeline.has_scenes(run.data) and run.data.image_slots
+  scenes = pipeline.scene_forms(run.data) and run.data.image_slots
   if run.evaluation.prompts and not scenes:
     raise ValueError(
       'expected emoji scenes among data.sources and image slots for '

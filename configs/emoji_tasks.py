@@ -1,0 +1,23 @@
+"""Emoji scenes with questions and edits: a model that draws, captions, answers, edits.
+
+  python -m transfusion_jax.train --config=configs/emoji_tasks.py \
+    --workdir=runs/emoji_tasks
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, emoji_scenes
+
+
+def get_config() -> ConfigDict:
+  """The run that the page above describes."""
+  run = emoji_scenes.get_config()
+  base.mix(
+    run.data,
+    scenes=base.source('emoji_scenes', weights=(0.45,)),
+    questions=base.source('emoji_scenes', form='question', weights=(0.2,)),
+    edits=base.source('emoji_scenes', form='edit', weights=(0.35,)),
+  )
+  run.data.scenes.caption_first = 0.7
+  run.train.steps = 7000
+  return run

@@ -1,0 +1,166 @@
+"""The grammar of questions about emoji scenes: asks, answers, and reads both exactly.
+
+  count     how many pandas are there?                  three
+  colour    what colour is the background?              blue
+            what colour is behind the panda?            blue
+  object    what is to the left of the guitar?          a panda
+  relation  where is the panda?                         to the left of the guitar
+
+The colour behind an object is its tile's, or the background's. Every question has one
+answer, whoever looks. `read(write(question)) == question`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from transfusion_jax.data import documents, emoji_captions, emoji_pictures
+
+KINDS = ('count', 'colour', 'object', 'relation')
+NUMBERS = {1: 'one', **emoji_captions.NUMBERS}
+
+_BACKGROUND = 'what colour is the background?'
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """What is asked about one picture.
+
+  `name` is the object that the question names; None asks for the background. `relation`
+  is where the object that is asked for lies, as seen from that one.
+  """
+
+  kind: str  # one of KINDS
+  name: str | None
+  relation: str | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+  """A picture, a question about it, and the answer."""
+
+  picture: emoji_pictures.Picture
+  question: Question
+
+  @property
+  def answer(self) -> str:
+    return answer(self.question, self.picture)
+
+  def prompt(self) -> documents.Document:
+    """The picture, clean, and the question: context."""
+    shown = documents.Image(self.picture.pixels, learn=False, noise_cap=0.0)
+    return shown, documents.Text(write(self.question), learn=False)
+
+  def document(self) -> documents.Document:
+    """Picture, question and answer, of which only the answer is learnt.
+
+    The space before the answer is for tokenizers to whom spaces matter.
+    """
+    return *self.prompt(), documents.Text(f' {self.answer}', learn=True)
+
+
+def possible(picture: emoji_pictures.Picture, kind: str) -> list[Question]:
+  """Every question of a kind that a picture answers, in a fixed order."""
+  names = tuple(dict.fromkeys(thing.name for thing in picture.objects))
+  if kind == 'count':
+    countable = filter(emoji_captions.countable, names)
+    return [Question(kind, name, None) for name in countable]
+  if kind == 'colour':
+    alone = names if len(names) == len(picture.objects) else ()
+    found = [Question(kind, name, None) for name in alone]
+    return found + [Question(kind, None, None)] * (picture.background is not None)
+  if picture.relation is None:
+    return []
+  if kind == 'relation':
+    return [Question(kind, name, None) for name in names]
+  opposite = emoji_captions.OPPOSITES[picture.relation]
+  return [
+    Question(kind, names[1], picture.relation),
+    Question(kind, names[0], opposite),
+  ]
+
+
+def ask(
+  rng: np.random.Generator, picture: emoji_pictures.Picture, kinds: Sequence[str]
+) -> Asked | None:
+  """A question of one of these kinds, each that can be asked equally often."""
+  options = [found for kind in kinds if (found := possible(picture, kind))]
+  if not options:
+    return None
+  some = options[int(rng.integers(len(options)))]
+  return Asked(picture, some[int(rng.integers(len(some)))])
+
+
+def write(question: Question) -> str:
+  """The question in words."""
+  name = question.name
+  if name is None:
+    return _BACKGROUND
+  if question.kind == 'count':
+    return f'how many {emoji_captions.plural(name)} are there?'
+  if question.kind == 'colour':
+    return f'what colour is behind the {name}?'
+  if question.kind == 'object':
+    return f'what is {emoji_captions.RELATIONS[question.relation]} the {name}?'
+  return f'where {"is" if emoji_captions.countable(name) else "are"} the {name}?'
+
+
+def answer(question: Question, picture: emoji_pictures.Picture) -> str:
+  """The answer that a picture gives to a question that is `possible`."""
+  name, things = question.name, picture.objects
+  if question.kind == 'count':
+    return NUMBERS[sum(thing.name == name for thing in things)]
+  if question.kind == 'colour':
+    colors = [thing.color for thing in things if name in (None, thing.name)]
+    return colors[0]
+  first = things[0].name == name
+  other = things[1 if first else 0].name
+  if question.kind == 'object':
+    return f'{emoji_captions.article(other)} {other}'
+  relation = picture.relation if first else emoji_captions.OPPOSITES[picture.relation]
+  return f'{emoji_captions.RELATIONS[relation]} the {other}'
+
+
+def read(text: str, names: tuple[str, ...]) -> Question | None:
+  """What is asked, where objects are called `names`; None if it is no such question."""
+  text = ' '.join(text.lower().split())
+  if text == _BACKGROUND:
+    return Question('colour', None, None)
+  return _questions(names).get(text)
+
+
+def vocabulary(names: tuple[str, ...]) -> set[str]:
+  """Every word that questions and answers hold and captions of the objects may not."""
+  asked = ' '.join(_questions(names)) + _BACKGROUND
+  return {*asked.replace('?', ' ? ').split(), NUMBERS[1]}
+
+
+def longest(names: Sequence[str], measure: Callable[[str], int]) -> int:
+  """Most text, by `measure`, of a question about objects so called, and its answer.
+
+  Those for colours are shorter than those for objects.
+  """
+  one, other = sorted(names, key=measure)[:-3:-1]
+  said = {
+    'object': f' {emoji_captions.article(other)} {other}',
+    'relation': f' {emoji_captions.RELATIONS["right"]} the {other}',
+  }
+  asked = [(Question(kind, one, 'right'), text) for kind, text in said.items()]
+  countable = filter(emoji_captions.countable, names)
+  asked += [(Question('count', name, None), f' {NUMBERS[3]}') for name in countable]
+  return max(measure(write(question)) + measure(text) for question, text in asked)
+
+
+@functools.lru_cache(maxsize=8)
+def _questions(names: tuple[str, ...]) -> dict[str, Question]:
+  """Every question about an object, by its words."""
+  found = {}
+  for name in names:
+    asked = [Question(kind, name, None) for kind in ('colour', 'relation')]
+    if emoji_captions.countable(name):
+      asked.append(Question('count', name, None))
+    asked += [Question('object', name, each) for each in emoji_captions.RELATIONS]
+    found |= {write(each): each for each in asked}
+  return found
