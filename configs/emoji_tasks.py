@@ -14,9 +14,9 @@ def get_config() -> ConfigDict:
   run = emoji_scenes.get_config()
   base.mix(
     run.data,
-    scenes=base.source('emoji_scenes', weights=(0.45,)),
-    questions=base.source('emoji_scenes', form='question', weights=(0.2,)),
-    edits=base.source('emoji_scenes', form='edit', weights=(0.35,)),
+    scenes=base.source('emoji_scenes', weights=(0.35,)),
+    questions=base.source('emoji_scenes', form='question', weights=(0.35,)),
+    edits=base.source('emoji_scenes', form='edit', weights=(0.3,)),
   )
   run.data.scenes.caption_first = 0.7
   run.train.steps = 7000

@@ -44,15 +44,13 @@ class Edited:
   edit: Edit
   after: emoji_pictures.Picture
 
-  def prompt(self) -> documents.Document:
-    """The picture, clean, and the instruction: context."""
-    shown = documents.Image(self.before.pixels, learn=False, noise_cap=0.0)
-    return shown, documents.Text(write(self.edit), learn=False)
-
   def document(self) -> documents.Document:
-    """Picture, instruction and result, of which only the result is learnt."""
-    result = documents.Image(self.after.pixels, learn=True, noise_cap=1.0)
-    return *self.prompt(), result
+    """Picture (clean) and instruction as context, and the picture that results."""
+    return (
+      documents.Image(self.before.pixels, learn=False, noise_cap=0.0),
+      documents.Text(write(self.edit), learn=False),
+      documents.Image(self.after.pixels, learn=True, noise_cap=1.0),
+    )
 
 
 def write(edit: Edit) -> str:

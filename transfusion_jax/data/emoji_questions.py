@@ -39,26 +39,26 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
-  """A picture, a question about it, and the answer."""
+  """A picture and questions about it."""
 
   picture: emoji_pictures.Picture
-  question: Question
+  questions: tuple[Question, ...]
 
   @property
-  def answer(self) -> str:
-    return answer(self.question, self.picture)
-
-  def prompt(self) -> documents.Document:
-    """The picture, clean, and the question: context."""
-    shown = documents.Image(self.picture.pixels, learn=False, noise_cap=0.0)
-    return shown, documents.Text(write(self.question), learn=False)
+  def answers(self) -> tuple[str, ...]:
+    return tuple(answer(question, self.picture) for question in self.questions)
 
   def document(self) -> documents.Document:
-    """Picture, question and answer, of which only the answer is learnt.
+    """The picture (clean) as context, then questions, also context, and answers.
 
-    The space before the answer is for tokenizers to whom spaces matter.
+    Spaces between them are for tokenizers to whom spaces matter.
     """
-    return *self.prompt(), documents.Text(f' {self.answer}', learn=True)
+    said: list[documents.Text] = []
+    for question, words in zip(self.questions, self.answers, strict=True):
+      before = ' ' if said else ''
+      said.append(documents.Text(f'{before}{write(question)}', learn=False))
+      said.append(documents.Text(f' {words}', learn=True))
+    return documents.Image(self.picture.pixels, learn=False, noise_cap=0.0), *said
 
 
 def possible(picture: emoji_pictures.Picture, kind: str) -> list[Question]:
@@ -85,12 +85,12 @@ def possible(picture: emoji_pictures.Picture, kind: str) -> list[Question]:
 def ask(
   rng: np.random.Generator, picture: emoji_pictures.Picture, kinds: Sequence[str]
 ) -> Asked | None:
-  """A question of one of these kinds, each that can be asked equally often."""
-  options = [found for kind in kinds if (found := possible(picture, kind))]
-  if not options:
-    return None
-  some = options[int(rng.integers(len(options)))]
-  return Asked(picture, some[int(rng.integers(len(some)))])
+  """A question of each of these kinds that can be asked, in any order, if any can."""
+  asked = []
+  for kind in rng.permutation(kinds):
+    if some := possible(picture, str(kind)):
+      asked.append(some[int(rng.integers(len(some)))])
+  return Asked(picture, tuple(asked)) if asked else None
 
 
 def write(question: Question) -> str:
@@ -137,20 +137,24 @@ def vocabulary(names: tuple[str, ...]) -> set[str]:
   return {*asked.replace('?', ' ? ').split(), NUMBERS[1]}
 
 
-def longest(names: Sequence[str], measure: Callable[[str], int]) -> int:
-  """Most text, by `measure`, of a question about objects so called, and its answer.
+def longest(
+  names: Sequence[str], colors: Sequence[str], measure: Callable[[str], int]
+) -> int:
+  """Most text, by `measure`, of a question of every kind, with the answers.
 
-  Those for colours are shorter than those for objects.
+  Args:
+    names: of at least two objects.
+    colors: of the grounds.
+    measure: of texts.
   """
   one, other = sorted(names, key=measure)[:-3:-1]
-  said = {
-    'object': f' {emoji_captions.article(other)} {other}',
-    'relation': f' {emoji_captions.RELATIONS["right"]} the {other}',
-  }
-  asked = [(Question(kind, one, 'right'), text) for kind, text in said.items()]
+  object_, color = f'{emoji_captions.article(other)} {other}', max(colors, key=measure)
+  place = f'{emoji_captions.RELATIONS["right"]} the {other}'
   countable = filter(emoji_captions.countable, names)
-  asked += [(Question('count', name, None), f' {NUMBERS[3]}') for name in countable]
-  return max(measure(write(question)) + measure(text) for question, text in asked)
+  counts = [measure(write(Question('count', name, None))) for name in countable]
+  asked = [Question(kind, one, 'right') for kind in ('colour', 'object', 'relation')]
+  found = max(counts, default=0) + sum(measure(f' {write(each)}') for each in asked)
+  return found + sum(measure(f' {x}') for x in (NUMBERS[3], color, object_, place))
 
 
 @functools.lru_cache(maxsize=8)

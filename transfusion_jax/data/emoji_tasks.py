@@ -28,7 +28,7 @@ _TRIES = 100
 
 
 class Questions:
-  """A question about every scene."""
+  """Questions about every scene, one of every kind that it answers."""
 
   def __init__(
     self,
@@ -47,7 +47,7 @@ class Questions:
     return found
 
   def ask(self, index: int, kinds: Sequence[str]) -> emoji_questions.Asked | None:
-    """A question of one of these kinds, if the scene answers any."""
+    """A question of each of these kinds, if the scene answers any."""
     rng = _generator(self._config, self._split, 'question', index)
     return emoji_questions.ask(rng, self._scenes[index].pictures[-1], kinds)
 
@@ -228,7 +228,7 @@ def longest_documents(
   if 'captioned' in forms:
     found += emoji_scenes.longest_documents(config, measure)
   if 'question' in forms:
-    found += [(1, emoji_questions.longest(names, measure))]
+    found += [(1, emoji_questions.longest(names, colors, measure))]
   if 'edit' in forms:
     found += [(2, emoji_edits.longest(names, colors, measure))]
   return found

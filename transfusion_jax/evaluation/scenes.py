@@ -127,8 +127,16 @@ def score(
 ) -> Score:
   """What is right in `pixels`, which should show a scene or a picture of a story."""
   wanted = scene.picture if isinstance(scene, emoji_scenes.Scene) else scene
+  return judge(config, wanted, read(config, wanted, pixels))
+
+
+def judge(
+  config: emoji_scenes.EmojiScenesConfig,
+  wanted: emoji_pictures.Picture,
+  detected: Detected,
+) -> Score:
+  """What is right in a picture that has been read as the one that is wanted."""
   tiled = wanted.kind == 'binding'
-  detected = read(config, wanted, pixels)
   names = collections.Counter(thing.name for thing in wanted.objects)
   found = collections.Counter(thing.name for thing in detected.objects)
   objects = names == found
