@@ -67,6 +67,8 @@ def test_reading_undoes_writing_for_every_glyph():
       {
         'what is to the left of the guitar?': 'a panda',
         'what is to the right of the panda?': 'a guitar',
+        'what is on the left?': 'a panda',
+        'what is on the right?': 'a guitar',
       },
     ),
     (
@@ -86,6 +88,16 @@ def test_reading_undoes_writing_for_every_glyph():
       {
         'what colour is behind the red apple?': 'green',
         'what colour is behind the fox?': 'white',
+      },
+    ),
+    (
+      TILES,
+      'object',
+      {
+        'what is above the red apple?': 'a fox',
+        'what is below the fox?': 'a red apple',
+        'what is above?': 'a fox',
+        'what is below?': 'a red apple',
       },
     ),
     (
@@ -142,7 +154,7 @@ def test_one_of_every_kind_is_asked_in_any_order():
   }
   assert len(set(orders)) == 24
   every = {question for some in asked for question in some.questions}
-  assert len(every) == 2 + 3 + 2 + 2  # all that can be asked
+  assert len(every) == 2 + 3 + 4 + 2  # all that can be asked
   assert emoji_questions.ask(rng, SINGLE, ('object', 'relation')) is None
   assert len(emoji_questions.ask(rng, SINGLE, emoji_questions.KINDS).questions) == 2
 

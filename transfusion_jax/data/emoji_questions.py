@@ -3,11 +3,13 @@
   count     how many pandas are there?                  three
   colour    what colour is the background?              blue
             what colour is behind the panda?            blue
-  object    what is to the left of the guitar?          a panda
+  object    what is on the left?                        a panda
+            what is to the left of the guitar?          a panda
   relation  where is the panda?                         to the left of the guitar
 
-The colour behind an object is its tile's, or the background's. Every question has one
-answer, whoever looks. `read(write(question)) == question`.
+The colour behind an object is its tile's, or the background's. 'above' and 'below' are
+asked for as 'what is above?'. Every question has one answer, whoever looks.
+`read(write(question)) == question`.
 """
 
 import dataclasses
@@ -21,15 +23,23 @@ from transfusion_jax.data import documents, emoji_captions, emoji_pictures
 KINDS = ('count', 'colour', 'object', 'relation')
 NUMBERS = {1: 'one', **emoji_captions.NUMBERS}
 
-_BACKGROUND = 'what colour is the background?'
+_WHOLE = {
+  None: 'what colour is the background?',
+  'left': 'what is on the left?',
+  'right': 'what is on the right?',
+  'above': 'what is above?',
+  'below': 'what is below?',
+}
+"""Questions that name no object, by their relation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
   """What is asked about one picture.
 
-  `name` is the object that the question names; None asks for the background. `relation`
-  is where the object that is asked for lies, as seen from that one.
+  `name` is the object that the question names; None where it is about the background or
+  the whole picture. `relation` is where the object that is asked for lies, as seen from
+  that one, or in the picture.
   """
 
   kind: str  # one of KINDS
@@ -77,8 +87,9 @@ def possible(picture: emoji_pictures.Picture, kind: str) -> list[Question]:
     return [Question(kind, name, None) for name in names]
   opposite = emoji_captions.OPPOSITES[picture.relation]
   return [
-    Question(kind, names[1], picture.relation),
-    Question(kind, names[0], opposite),
+    Question(kind, name, relation)
+    for other, relation in zip(names[::-1], (picture.relation, opposite), strict=True)
+    for name in (other, None)
   ]
 
 
@@ -97,7 +108,7 @@ def write(question: Question) -> str:
   """The question in words."""
   name = question.name
   if name is None:
-    return _BACKGROUND
+    return _WHOLE[question.relation]
   if question.kind == 'count':
     return f'how many {emoji_captions.plural(name)} are there?'
   if question.kind == 'colour':
@@ -115,10 +126,11 @@ def answer(question: Question, picture: emoji_pictures.Picture) -> str:
   if question.kind == 'colour':
     colors = [thing.color for thing in things if name in (None, thing.name)]
     return colors[0]
+  if question.kind == 'object':
+    other = things[0 if question.relation == picture.relation else 1].name
+    return f'{emoji_captions.article(other)} {other}'
   first = things[0].name == name
   other = things[1 if first else 0].name
-  if question.kind == 'object':
-    return f'{emoji_captions.article(other)} {other}'
   relation = picture.relation if first else emoji_captions.OPPOSITES[picture.relation]
   return f'{emoji_captions.RELATIONS[relation]} the {other}'
 
@@ -126,14 +138,12 @@ def answer(question: Question, picture: emoji_pictures.Picture) -> str:
 def read(text: str, names: tuple[str, ...]) -> Question | None:
   """What is asked, where objects are called `names`; None if it is no such question."""
   text = ' '.join(text.lower().split())
-  if text == _BACKGROUND:
-    return Question('colour', None, None)
   return _questions(names).get(text)
 
 
 def vocabulary(names: tuple[str, ...]) -> set[str]:
   """Every word that questions and answers hold and captions of the objects may not."""
-  asked = ' '.join(_questions(names)) + _BACKGROUND
+  asked = ' '.join(_questions(names))
   return {*asked.replace('?', ' ? ').split(), NUMBERS[1]}
 
 
@@ -159,8 +169,9 @@ def longest(
 
 @functools.lru_cache(maxsize=8)
 def _questions(names: tuple[str, ...]) -> dict[str, Question]:
-  """Every question about an object, by its words."""
-  found = {}
+  """Every question about pictures of objects so called, by its words."""
+  whole = [Question('object' if each else 'colour', None, each) for each in _WHOLE]
+  found = {write(each): each for each in whole}
   for name in names:
     asked = [Question(kind, name, None) for kind in ('colour', 'relation')]
     if emoji_captions.countable(name):
