@@ -56,7 +56,7 @@ class Llama(module.Module):
   def __call__(self, batch):
     """Hidden states."""
     x = layers.look_up(self.embedding, batch.tokens, self.transformer.config.dtype)
-    return self.transformer(x, batch.position, batch.span)[0]
+    return self.transformer(x, batch.position, batch.span)
 
   def nats(self, hidden, targets):
     """Cross-entropy of each next token."""

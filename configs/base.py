@@ -64,7 +64,16 @@ def transfusion() -> ConfigDict:
   run.optimizer = _optimizer()
   run.train = _train()
   run.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
-  run.sampling.update(solver='ddpm', steps=250, guidance=3.0, clip=4.0)
+  run.sampling.update(
+    solver='ddpm',
+    steps=250,
+    guidance=3.0,
+    guidance_from=1.0,
+    guidance_to=0.0,
+    rescale=0.0,
+    clip=4.0,
+    percentile=0.0,
+  )
   run.evaluation.update(prompts=0, rows=64, shown=32, seed=0)
   return run
 

@@ -18,7 +18,8 @@ from transfusion_jax import config
 from transfusion_jax.core import tree
 from transfusion_jax.data import corpus, documents, layout, packing, tokenizers
 from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import image as image_lib
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import (
   autoencoder,
   codec,
@@ -224,9 +225,9 @@ class Pixels(autoencoder.Autoencoder):
 
 
 @functools.cache
-def writer() -> mixed.Writer:
+def writer() -> writer_lib.Writer:
   """The tiny model with all that turns it into pictures and sentences."""
-  return mixed.Writer(
+  return writer_lib.Writer(
     model=model(),
     codec=codec.Codec(Pixels(), jnp.zeros(CHANNELS), jnp.ones(CHANNELS)),
     tokenizer=TOKENIZER,
@@ -241,6 +242,30 @@ def writer() -> mixed.Writer:
 def prompt(*segments: documents.Text | documents.Image, open_image: bool = False):
   """The beginning of a document."""
   return LAYOUT.prompt(segments, open_image=open_image)
+
+
+def longer(prompt: layout.Sequence, words: Sequence[int]) -> layout.Sequence:
+  """A prompt with word tokens behind it."""
+  n, count = len(prompt), len(words)
+  tail = np.arange(n, n + count, dtype=np.int32)
+  behind = {
+    'tokens': np.array(words, np.int32),
+    'targets': np.full(count, SPECIAL.pad, np.int32),
+    'weight': np.zeros(count, np.float32),
+    'position': tail,
+    'end': tail + 1,
+    'slot': np.full(count, -1, np.int32),
+  }
+  return dataclasses.replace(
+    prompt,
+    **{k: np.concatenate([getattr(prompt, k), v]) for k, v in behind.items()},
+  )
+
+
+def image_sampling(**changes) -> image_lib.ImageSampling:
+  """Three steps of DDIM under guidance."""
+  values = {**base.transfusion().sampling, 'solver': 'ddim', 'steps': 3}
+  return image_lib.ImageSampling(**{**values, 'guidance': 2.0, 'clip': 2.0, **changes})
 
 
 def read_whole(

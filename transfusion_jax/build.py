@@ -14,7 +14,7 @@ from transfusion_jax import config
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.data import layout, pipeline, tokenizers
 from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.generation import mixed
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import (
   autoencoder,
   codec,
@@ -322,10 +322,10 @@ def batch_shapes(run: config.Run, rows: int, placed: Any = None) -> Any:
 
 def writer(
   run: config.TransfusionRun, params: Any, frozen: codec.Codec
-) -> mixed.Writer:
+) -> writer_lib.Writer:
   """All that turns trained parameters into pictures and sentences."""
   tokenizer: tokenizers.Tokenizer = pipeline.tokenizer(run.data)
-  return mixed.Writer(
+  return writer_lib.Writer(
     model=_transfusion_blueprint(run).definition.bind(params),
     codec=frozen,
     tokenizer=tokenizer,

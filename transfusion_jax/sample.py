@@ -19,7 +19,8 @@ from absl import flags
 from transfusion_jax import build, config
 from transfusion_jax.core import axes, command, log
 from transfusion_jax.data import images, pipeline
-from transfusion_jax.generation import image, mixed
+from transfusion_jax.generation import image
+from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.training import checkpoint, mesh, state, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a trained run.')
@@ -113,7 +114,7 @@ def _check_prompt(run: config.TransfusionRun, layout) -> None:
     )
 
 
-def _load(run: config.TransfusionRun, place: workdir.Workdir) -> mixed.Writer:
+def _load(run: config.TransfusionRun, place: workdir.Workdir) -> writer_lib.Writer:
   devices = mesh.single()
   directory = pathlib.Path(run.autoencoder.checkpoint or place.autoencoder)
   frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
@@ -126,7 +127,7 @@ def _load(run: config.TransfusionRun, place: workdir.Workdir) -> mixed.Writer:
 
 
 def _write_documents(
-  writer: mixed.Writer, keys, sampling, output: pathlib.Path
+  writer: writer_lib.Writer, keys, sampling, output: pathlib.Path
 ) -> None:
   start = writer.layout.prompt((), open_image=False)
   documents = writer.go_on(

@@ -36,7 +36,8 @@ def latents(seed, rows=4):
 def seen(session, row):
   """All that later reading can depend on."""
   length = int(session.length[row])
-  return [np.asarray(c)[:, row, :, :length] for c in (session.cache.k, session.cache.v)]
+  kept = [array for layer in session.cache for array in (layer.k, layer.v)]
+  return [np.asarray(array)[row, :, :length] for array in kept]
 
 
 def test_reading_prompts_equals_the_full_forward():
@@ -92,13 +93,8 @@ def test_a_read_picture_stands_clean_in_what_follows():
   assert np.abs(np.asarray(session.logits) - noisy)[:, : tiny.USED].max() > 1e-3
 
 
-def test_rows_that_wait_are_unchanged_even_at_the_end_of_the_context():
-  length = max(len(one) for one in prompts())
-  full = session_lib.start(tiny.model(), batch=4, length=length)
-  short = tiny.writer().read(prompts())
-  cache = jax.tree.map(lambda new: new[:, :, :, :length], short.cache)
-  session = tiny.replaced(full, cache=cache, length=short.length, logits=short.logits)
-  assert int(session.length[2]) == length  # no room at all behind row 2
+def test_rows_that_wait_are_unchanged():
+  session = tiny.writer().read(prompts(), room=8)
   for rows in ([0, 1], []):
     active = jnp.isin(jnp.arange(4), jnp.array(rows, jnp.int32))
     count = active.astype(jnp.int32)
@@ -116,11 +112,11 @@ def test_rows_that_wait_are_unchanged_even_at_the_end_of_the_context():
           assert int(after.length[row]) > int(session.length[row])
 
 
-def test_padding_may_reach_over_the_end():
-  """A row two tokens from the end reads them from a stretch eight tokens wide."""
+def test_a_prompt_read_in_parts_equals_the_full_forward():
+  """Text, then a picture, then text in two stretches, the last one padded."""
   one = tiny.prompt(tiny.image(2), tiny.text('i j k l a b'))
   start, rest = one.tokens[6:-2], one.tokens[-2:]
-  session = session_lib.start(tiny.model(), batch=1, length=len(one))
+  session = session_lib.start(tiny.model(), batch=1, length=len(one) + 8)
   head = jnp.asarray(one.tokens[None, :2])
   session = READ_TEXT(tiny.model(), session, head, jnp.array([2], jnp.int32))
   picture = tiny.alone([one]).images[:1, 0]
@@ -133,17 +129,38 @@ def test_padding_may_reach_over_the_end():
   np.testing.assert_allclose(session.logits, tiny.read_whole([one])[0], atol=3e-5)
 
 
+def test_scores_equal_the_full_forward():
+  """Behind prompts of all kinds, and of continuations of different lengths."""
+  tails = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [0, 0]]
+  width = 8
+  tokens, count = np.zeros((4, width), np.int32), np.array([len(t) for t in tails])
+  for row, tail in zip(tokens, tails, strict=True):
+    row[: len(tail)] = tail
+  session = tiny.writer().read(prompts(), room=width)
+  nats, greedy = jax.jit(session_lib.score)(
+    tiny.model(), session, tokens, count.astype(np.int32)
+  )
+  for row, (prompt, tail) in enumerate(zip(prompts(), tails, strict=True)):
+    expected, best = 0.0, True
+    for length, token in enumerate(tail):
+      logits = tiny.read_whole([tiny.longer(prompt, tail[:length])])[0][0]
+      expected -= float(jax.nn.log_softmax(logits)[token])
+      best &= int(np.argmax(logits)) == token
+    np.testing.assert_allclose(nats[row], expected, atol=1e-4)
+    assert bool(greedy[row]) == best
+
+
 def test_what_lies_beyond_the_length_is_never_seen():
-  session = tiny.writer().read(prompts())
-  positions = jnp.arange(session.cache.k.shape[3])
-  beyond = positions[None] >= session.length[:, None]
+  session = tiny.writer().read(prompts(), room=8)
+  beyond = jnp.arange(session.room)[None] >= session.length[:, None]
   poison = jax.tree.map(
-    lambda c: jnp.where(beyond[None, :, None, :, None], 1e6, c), session.cache
+    lambda c: jnp.where(beyond[:, None, :, None], 1e6, c), session.cache
   )
   poisoned = tiny.replaced(session, cache=poison)
   t = jnp.full(4, 0.5)
   found, _ = DENOISE(tiny.model(), poisoned, latents(0), t)
-  expected, _ = DENOISE(tiny.model(), session, latents(0), t)
+  expected, after = DENOISE(tiny.model(), session, latents(0), t)
+  np.testing.assert_array_equal(after.length, session.length)
   np.testing.assert_array_equal(found, expected)
   tokens, count = jnp.full((4, 8), 3, jnp.int32), jnp.array([1, 0, 2, 8], jnp.int32)
   a = READ_TEXT(tiny.model(), session, tokens, count)
@@ -166,7 +183,7 @@ def test_a_denoising_step_computes_the_patches_and_nothing_of_the_prefix():
 
 
 def test_join_puts_rows_behind_each_other():
-  a, b = tiny.writer().read(prompts()[:1]), tiny.writer().read(prompts()[1:2])
+  a, b = (tiny.writer().read([one]) for one in prompts()[:2])
   both = session_lib.join(a, b)
   assert both.length.tolist() == [len(one) for one in prompts()[:2]]
   for row, single in enumerate((a, b)):
@@ -174,3 +191,11 @@ def test_join_puts_rows_behind_each_other():
       np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(both.logits[row], single.logits[0])
   assert tree.size(both) == tree.size(a) + tree.size(b)
+
+
+def test_take_gives_the_rows_asked_for():
+  session = tiny.writer().read(prompts())
+  some = session_lib.take(session, jnp.array([2, 0]))
+  assert some.length.tolist() == [len(prompts()[2]), len(prompts()[0])]
+  for x, y in zip(seen(some, 0), seen(session, 2), strict=True):
+    np.testing.assert_array_equal(x, y)

@@ -22,11 +22,26 @@ def test_rows_are_written_where_each_asks_and_nowhere_else():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_single_row_and_a_single_position_are_written_alike():
+  old = cache.LayerCache(jnp.ones((1, 2, 10, 4)), jnp.ones((1, 2, 10, 4)))
+  for t in (1, 3):
+    new = jax.random.normal(jax.random.key(t), (1, 2, t, 4))
+    for at in (0, 5, 10 - t):
+      written = jax.jit(cache.write)(old, new, 2 * new, jnp.array([at]))
+      expected = np.ones((1, 2, 10, 4), np.float32)
+      expected[:, :, at : at + t] = new
+      np.testing.assert_array_equal(written.k, expected)
+      expected[:, :, at : at + t] = 2 * new
+      np.testing.assert_array_equal(written.v, expected)
+
+
 def test_an_empty_cache_has_the_shape_and_the_type_asked_for():
   made = tiny.model(dtype='bfloat16').empty_cache(batch=3, length=7)
-  assert made.k.shape == made.v.shape == (2, 3, 1, 7, 8)
-  assert made.k.dtype == jnp.bfloat16
-  assert not np.asarray(made.k, np.float32).any()
+  assert len(made) == 2
+  for layer in made:
+    assert layer.k.shape == layer.v.shape == (3, 1, 7, 8)
+    assert layer.k.dtype == jnp.bfloat16
+    assert not np.asarray(layer.k, np.float32).any()
 
 
 def test_reading_in_parts_equals_reading_at_once():
@@ -39,7 +54,10 @@ def test_reading_in_parts_equals_reading_at_once():
   @jax.jit
   def read(model, tokens, position, kept, at):
     span = span_lib.Span(jnp.zeros_like(position), position + 1)
-    return model.read_text(tokens, position, span, kept, at)
+    nowhere = jnp.full_like(position, -1)
+    none = jnp.zeros((*position.shape[:1], 0, 4, 4, 3))
+    hidden, kept = model.read(tokens, nowhere, none, position, span, kept, at)
+    return model.logits(hidden), kept
 
   kept = model.empty_cache(batch=2, length=20)
   whole, all_at_once = read(model, tokens, position, kept, at)
@@ -49,5 +67,6 @@ def test_reading_in_parts_equals_reading_at_once():
     logits, kept = read(model, tokens[here], position[here], kept, at + begin)
     parts.append(logits)
   np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-5)
-  np.testing.assert_allclose(kept.k, all_at_once.k, atol=1e-5)
-  assert not np.asarray(kept.k[:, :, :, 12:]).any()
+  for one, other in zip(kept, all_at_once, strict=True):
+    np.testing.assert_allclose(one.k, other.k, atol=1e-5)
+    assert not np.asarray(one.k[:, :, 12:]).any()

@@ -20,13 +20,13 @@ def inputs(row):
 
 @jax.jit
 def run(decoder, x, position, span):
-  return decoder(x, position, span)[0]
+  return decoder(x, position, span)
 
 
 @jax.jit
 def slopes(decoder, x, position, span):
   """How strongly output i depends on input j, [i, j]."""
-  outputs = lambda x: jnp.sum(jnp.sin(2.0 * decoder(x, position, span)[0][0]), axis=-1)  # noqa: E731
+  outputs = lambda x: jnp.sum(jnp.sin(2.0 * decoder(x, position, span)[0]), axis=-1)  # noqa: E731
   return jnp.abs(jax.jacrev(outputs)(x)[:, 0]).sum(-1)
 
 

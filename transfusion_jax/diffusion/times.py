@@ -21,14 +21,20 @@ def draw(
   return jnp.minimum(draws, levels) / steps
 
 
-def strided(count: int, *, steps: int) -> np.ndarray:
-  """The `count + 1` levels of a sampler, from 1 down to 0, evenly spread over 0..T.
+def strided(count: int, *, steps: int, begin: float = 1.0) -> np.ndarray:
+  """The `count + 1` levels of a sampler, from `begin` down to 0, evenly spread.
+
+  Args:
+    count: sampling steps.
+    steps: T, the number of levels that the path has.
+    begin: the highest level.
 
   Raises:
     ValueError: more sampling steps than the path has levels, or fewer than one.
   """
-  if not 1 <= count <= steps:
+  most = round(begin * steps)
+  if not 1 <= count <= most:
     raise ValueError(
-      f'expected between 1 and {steps} sampling steps, found {count}; change --steps'
+      f'expected between 1 and {most} sampling steps, found {count}; change --steps'
     )
-  return (np.round(np.linspace(steps, 0, count + 1)) / steps).astype(np.float32)
+  return (np.round(np.linspace(most, 0, count + 1)) / steps).astype(np.float32)

@@ -14,7 +14,8 @@ import numpy as np
 
 from transfusion_jax.data import emoji_scenes
 from transfusion_jax.evaluation import report, scenes
-from transfusion_jax.generation import image, mixed
+from transfusion_jax.generation import image
+from transfusion_jax.generation import writer as writer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ GOALS = (
 
 
 def evaluate(
-  writer: mixed.Writer,
+  writer: writer_lib.Writer,
   data: emoji_scenes.EmojiScenesConfig,
   config: EvaluationConfig,
   sampling: image.ImageSampling,
@@ -133,7 +134,7 @@ def _scenes(data, split: str, kind: str, count: int) -> list[emoji_scenes.Scene]
 
 
 def _draw(
-  writer: mixed.Writer,
+  writer: writer_lib.Writer,
   asked: Sequence[emoji_scenes.Scene],
   config: EvaluationConfig,
   sampling: image.ImageSampling,

@@ -1,18 +1,19 @@
-"""Writing a picture: denoising at the end of every row, under guidance.
+"""Drawing a picture: denoising at the end of every row, under guidance.
 
 The prefix is in the cache and is not computed again: a denoising step runs the adapter
 and the transformer over the picture's patches alone, the conditional and the
-unconditional rows in one batch (Transfusion, section 3.4).
+unconditional rows in one batch (Transfusion, section 3.4). Keys and values of the
+patches overwrite those of the step before.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from transfusion_jax.diffusion import guidance, solvers, times
+from transfusion_jax.core import tree
+from transfusion_jax.diffusion import guidance, solvers, thresholds, times
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.generation import session as session_lib
 from transfusion_jax.models import transfusion
@@ -23,66 +24,160 @@ class ImageSampling:
   """How pictures are sampled.
 
   Attributes:
-    solver: `ddpm`, the paper's, or `ddim`.
+    solver: `ddpm`, the paper's, or another of `solvers`.
     steps: denoising steps; 250 in the paper.
     guidance: scale of classifier-free guidance; 1 is none.
+    guidance_from: noise level from which on, downwards, there is guidance; 1 is always.
+    guidance_to: noise level at which it ends, and with it half of the work; 0 is never
+      (Kynkäänniemi et al., 2024).
+    rescale: share of guided predictions that is brought back to the deviation of the
+      conditional ones; 0 is none (`diffusion/guidance.py`).
     clip: bound of the predicted latents, in standard deviations; 0 for none.
+    percentile: of a picture's latents that is brought to the bound instead of clipping
+      to it, for example 99.5; 0 clips (`diffusion/thresholds.py`).
   """
 
   solver: solvers.Kind
   steps: int
   guidance: float
+  guidance_from: float
+  guidance_to: float
+  rescale: float
   clip: float
+  percentile: float
+
+  def __post_init__(self):
+    ranges = {
+      'guidance_from': (0.0, 1.0),
+      'guidance_to': (0.0, self.guidance_from),
+      'rescale': (0.0, 1.0),
+      'clip': (0.0, float('inf')),
+      'percentile': (0.0, 100.0),
+    }
+    for name, (low, high) in ranges.items():
+      value = getattr(self, name)
+      if not low <= value <= high:
+        raise ValueError(
+          f'expected sampling.{name} from {low} to {high}, found {value}; change it'
+        )
+
+  @property
+  def guided(self) -> bool:
+    """Whether there is any guidance."""
+    return self.guidance != 1 and self.guidance_from > self.guidance_to
+
+  @property
+  def always(self) -> bool:
+    """Whether there is guidance at all levels."""
+    return self.guided and (self.guidance_from, self.guidance_to) == (1.0, 0.0)
 
 
-@functools.partial(jax.jit, static_argnames=('shape', 'path', 'target', 'sampling'))
-def write_image(
+@tree.struct
+class Anchor:
+  """What is given of a picture.
+
+  Attributes:
+    latents: of the whole picture.
+    known: where they are to stay as they are.
+  """
+
+  latents: Float[Array, 'b h w c']
+  known: Bool[Array, 'b h w']
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+  """All that is fixed when a picture is drawn.
+
+  Attributes:
+    shape: height, width and channels of the latents.
+    path: of the model's training.
+    target: what the model predicts.
+    sampling: solver, steps, guidance.
+    begin: noise level at which denoising begins; below 1 the picture of an anchor is
+      noised that far and varied.
+  """
+
+  shape: tuple[int, int, int]
+  path: path_lib.Path
+  target: path_lib.Target
+  sampling: ImageSampling
+  begin: float = 1.0
+
+
+def draw(
   model: transfusion.Transfusion,
   session: session_lib.Session,
   null: session_lib.Session,
   keys: Key[Array, ' b'],
-  active: Bool[Array, ' b'],
-  *,
-  shape: tuple[int, int, int],
-  path: path_lib.Path,
-  target: path_lib.Target,
-  sampling: ImageSampling,
-) -> tuple[session_lib.Session, Float[Array, 'b h w c']]:
-  """Samples a picture at the end of every row and enters it, clean, where active.
+  anchor: Anchor | None,
+  drawing: Drawing,
+) -> Float[Array, 'b h w c']:
+  """Samples the latents of a picture at the end of every row.
 
   Args:
     model: the model.
     session: rows that end in BOI.
     null: as many rows that hold the null layout, `BOS BOI`, as in training.
     keys: one random key per row.
-    active: rows that get a picture.
-    shape: height, width and channels of the latents.
-    path: of the model's training.
-    target: what the model predicts.
-    sampling: solver, steps, guidance.
+    anchor: what is given of the pictures, if anything.
+    drawing: everything else.
   """
-  both = session_lib.join(session, null) if sampling.guidance != 1 else session
+  sampling, path = drawing.sampling, drawing.path
+  held = session_lib.join(session, null) if sampling.guided else session
 
-  def predict(x, t):
-    x = jnp.concatenate([x, x]) if sampling.guidance != 1 else x
-    level = jnp.full(x.shape[:1], t)
-    out, _ = session_lib.denoise(model, both, x, level)
-    if sampling.guidance != 1:
-      conditional, unconditional = jnp.split(out, 2)
-      out = guidance.guide(conditional, unconditional, sampling.guidance)
-      x = x[: out.shape[0]]
-    return path.convert(out, x, level[: x.shape[0]], target, 'x0')
+  def predict(x, t, held):
+    x0, held = _look(model, x, t, held, drawing)
+    x0 = thresholds.bound(x0, limit=sampling.clip, percentile=sampling.percentile)
+    if anchor is not None:
+      x0 = jnp.where(anchor.known[..., None], anchor.latents, x0)
+    return x0, held
 
-  noise = jax.vmap(
-    lambda key: jax.random.normal(jax.random.fold_in(key, sampling.steps), shape)
-  )(keys)
-  images = solvers.solve(
-    predict,
-    noise,
-    keys,
-    path=path,
-    levels=times.strided(sampling.steps, steps=path.steps),
-    kind=sampling.solver,
-    clip=sampling.clip,
+  split = jax.vmap(lambda key: jax.random.split(key))(keys)
+  x = jax.vmap(lambda key: jax.random.normal(key, drawing.shape))(split[:, 0])
+  if drawing.begin < 1:
+    level = jnp.full(x.shape[:1], drawing.begin)
+    x = path.corrupt(anchor.latents, x, level).x
+  levels = times.strided(sampling.steps, steps=path.steps, begin=drawing.begin)
+  images, _ = solvers.solve(
+    predict, x, split[:, 1], held, path=path, levels=levels, kind=sampling.solver
   )
-  return session_lib.read_image(model, session, images, active), images
+  return images
+
+
+def _look(model, x, t, held, drawing: Drawing):
+  """The clean data that the model predicts, with guidance where it applies."""
+  sampling = drawing.sampling
+
+  def plain(held):
+    some = held
+    if sampling.guided:
+      some = jax.tree.map(lambda leaf: leaf[: x.shape[0]], held)
+    out, some = session_lib.denoise(model, some, x, _levels(t, x))
+    if sampling.guided:
+      some = jax.tree.map(
+        lambda all_, part: all_.at[: x.shape[0]].set(part), held, some
+      )
+    return out, some
+
+  def guided(held):
+    both = jnp.concatenate([x, x])
+    out, held = session_lib.denoise(model, held, both, _levels(t, both))
+    out = guidance.guide(
+      *jnp.split(out, 2), sampling.guidance, rescale=sampling.rescale
+    )
+    return out, held
+
+  if sampling.always:
+    out, held = guided(held)
+  elif sampling.guided:
+    inside = (t <= sampling.guidance_from) & (t > sampling.guidance_to)
+    out, held = jax.lax.cond(inside, guided, plain, held)
+  else:
+    out, held = plain(held)
+  path = drawing.path
+  return path.convert(out, x, _levels(t, x), drawing.target, 'x0'), held
+
+
+def _levels(t, x):
+  return jnp.full(x.shape[:1], t)

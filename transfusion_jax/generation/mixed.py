@@ -1,255 +1,254 @@
-"""Documents: prompts of text and pictures in, continuations of both out.
+"""One compiled sampler for documents of text and pictures.
 
-A batch of requests is read run by run (text, picture, text, ...), whatever each request
-holds: rows without a run at some point wait. Continuations alternate between writing
-text until BOI or the end, and denoising a picture, which is entered clean before text
-goes on.
+A batch of rows, each in a mode of its own: it writes text, it draws a picture, or it is
+done. As long as any row writes, all of them take a token at a time; then the rows that
+have opened a picture draw it together, a few at a time, while the others wait; then
+those that go on have their picture entered, clean, and write again. Denoising costs
+hundreds of times what a token does, so that pictures that wait for each other are
+cheaper than tokens that wait for pictures.
+
+What a row makes depends on its prompt and its key alone: every draw has a key of its
+own, which counts the row's tokens and pictures and not the rounds of the batch.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from transfusion_jax.data import layout, tokenizers
-from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.generation import image, text
+from transfusion_jax.core import sharding, tree
+from transfusion_jax.generation import image
+from transfusion_jax.generation import logits as logits_lib
 from transfusion_jax.generation import session as session_lib
-from transfusion_jax.models import codec as codec_lib
 from transfusion_jax.models import transfusion
 
-_PAD = 16
-"""Prompt lengths are padded to multiples of this, so that few shapes are compiled."""
+TEXT, IMAGE, DONE = 0, 1, 2
+"""Modes of a row."""
+
+_BUSY = 1024
+"""Positions of a device from which on a step costs more with every row: about where a
+TPU or a CPU is limited by arithmetic and no more by reading the weights."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """Text ids and, behind them, at most one picture: what is read in one go."""
-
-  tokens: tuple[int, ...]
-  picture: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-  """A part of a continuation: words, or a picture as uint8 pixels [h, w, 3]."""
-
-  text: str | None
-  picture: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Writer:
-  """A trained model with all that turns it into pictures and sentences.
+@tree.struct
+class Rows:
+  """What has been written.
 
   Attributes:
-    model: the transformer, with trained (or averaged) parameters.
-    codec: pixels to latents and back.
-    tokenizer: of the model's training.
-    layout: from documents to sequences, as in training.
-    path: of the model's training.
-    target: what the model predicts.
-    latents: height, width and channels of a picture's latents.
-    context: positions that a row can hold.
+    session: what has been read, prompts and all.
+    mode: of every row.
+    tokens: text ids, BOI and EOS among them; -1 behind the end.
+    count: tokens of every row.
+    latents: pictures.
+    before: tokens that stand before each picture.
+    drawn: pictures of every row.
   """
 
-  model: transfusion.Transfusion
-  codec: codec_lib.Codec
-  tokenizer: tokenizers.Tokenizer
-  layout: layout.Layout
-  path: path_lib.Path
-  target: path_lib.Target
-  latents: tuple[int, int, int]
+  session: session_lib.Session
+  mode: Int[Array, ' b']
+  tokens: Int[Array, 'b t']
+  count: Int[Array, ' b']
+  latents: Float[Array, 'b p h w c']
+  before: Int[Array, 'b p']
+  drawn: Int[Array, ' b']
+
+
+@tree.struct
+class Wishes:
+  """What is asked for.
+
+  Attributes:
+    text_keys: one key per row, for its tokens.
+    image_keys: one key per row, for its pictures.
+    choices: how text is drawn.
+    limit: most tokens of every row.
+    pictures: most pictures of every row; with the next BOI the row ends.
+    allowed: tokens that may be chosen at all.
+  """
+
+  text_keys: Key[Array, ' b']
+  image_keys: Key[Array, ' b']
+  choices: logits_lib.Choices
+  limit: Int[Array, ' b']
+  pictures: Int[Array, ' b']
+  allowed: Bool[Array, ' v']
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """All that is compiled for.
+
+  Attributes:
+    drawing: how pictures are drawn.
+    writes: whether any text is written.
+    draws: whether any picture is drawn.
+    filtered: whether unlikely tokens are left out.
+    context: positions of a row, prompt and all.
+    eos: token that ends a document.
+    boi: token that opens a picture.
+    eoi: token that closes one.
+    null: the prompt of guidance.
+  """
+
+  drawing: image.Drawing
+  writes: bool
+  draws: bool
+  filtered: bool
   context: int
+  eos: int
+  boi: int
+  eoi: int
+  null: tuple[int, ...]
 
-  def draw(
-    self, prompts: Sequence[str], keys: Key[Array, ' b'], sampling: image.ImageSampling
-  ) -> np.ndarray:
-    """One picture for every prompt, uint8 [b, h, w, 3]; `keys` has one per prompt."""
-    block = self.model.patches(self.latents[:2])
-    prefixes = [self.layout.picture_prompt(prompt) for prompt in prompts]
-    session = self.read(prefixes, room=block)
-    active = jnp.ones((len(prompts),), bool)
-    _, latents = self._image(session, keys, active, sampling)
-    return np.asarray(_decode(self.codec, latents))
 
-  def caption(self, pictures: Sequence[np.ndarray], *, limit: int) -> list[str]:
-    """What the model says of each picture, word by word the likeliest."""
-    prefixes = [self.layout.caption_prompt(picture) for picture in pictures]
-    session = self.read(prefixes, room=1)
-    count = len(pictures)
-    keys = jax.random.split(jax.random.key(0), count)
-    active = jnp.ones((count,), bool)
-    stops = (self.tokenizer.special.eos, self.tokenizer.special.boi)
-    limit = min(limit, self.context - int(jnp.max(session.length)))
-    _, tokens = self._text(
-      session, keys, active, stops=stops, limit=limit, temperature=0.0
-    )
-    return [self._words(row, stops) for row in np.asarray(tokens)]
+def write(
+  model: transfusion.Transfusion,
+  rows: Rows,
+  wishes: Wishes,
+  anchor: image.Anchor | None,
+  turns: Int[Array, ''],
+  stride: Int[Array, ''],
+  plan: Plan,
+) -> Rows:
+  """Continues every row until it is done.
 
-  def go_on(
-    self,
-    prompts: Sequence[layout.Sequence],
-    keys: Key[Array, ' b'],
-    sampling: image.ImageSampling,
-    *,
-    temperature: float,
-    pictures: int,
-  ) -> list[list[Piece]]:
-    """Continues documents freely, text and at most `pictures` pictures in turn."""
-    session = self.read(prompts)
-    boi, eos = self.tokenizer.special.boi, self.tokenizer.special.eos
-    pieces: list[list[Piece]] = [[] for _ in prompts]
-    active = jnp.ones((len(prompts),), bool)
-    for turn in range(pictures + 1):
-      turn_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, turn)
-      fresh = jax.vmap(jax.random.split)(turn_keys)
-      room = self._room(session)
-      stops = (eos, boi) if room > 0 and turn < pictures else (eos,)
-      limit = max(self.context - int(jnp.max(session.length)), 0)
-      if not limit:
-        break
-      session, tokens = self._text(
-        session, fresh[:, 0], active, stops=stops, limit=limit, temperature=temperature
+  Args:
+    model: the model.
+    rows: prompts that were read, in the mode in which they begin.
+    wishes: what is asked for.
+    anchor: what is given of the pictures, if anything.
+    turns: most changes from text to pictures; the rest is done by calling again.
+    stride: most tokens that a row writes before each of them.
+    plan: all that is compiled for.
+  """
+  model = model.unstacked()
+
+  def going(carry):
+    turn, rows = carry
+    return (turn < turns) & jnp.any(rows.mode != DONE)
+
+  def body(carry):
+    turn, rows = carry
+    if plan.writes:
+      rows = _write_text(model, rows, wishes, stride, plan)
+    if plan.draws:
+      rows = jax.lax.cond(
+        jnp.any(rows.mode == IMAGE),
+        lambda rows: _draw(model, rows, wishes, anchor, plan),
+        lambda rows: rows,
+        rows,
       )
-      rows = np.asarray(tokens)
-      for piece, row, going in zip(pieces, rows, np.asarray(active), strict=True):
-        words = self._words(row, (eos, boi))
-        if going and words:
-          piece.append(Piece(words, None))
-      opened = (rows == boi).any(axis=1) & np.asarray(active)
-      opened &= np.asarray(session.length) + self._block() <= self.context
-      active = jnp.asarray(opened)
-      if not opened.any():
-        break
-      session = self._one(session, boi, active)
-      session, latents = self._image(session, fresh[:, 1], active, sampling)
-      session = self._one(session, self.tokenizer.special.eoi, active)
-      drawn = np.asarray(_decode(self.codec, latents))
-      for piece, picture, going in zip(pieces, drawn, opened, strict=True):
-        if going:
-          piece.append(Piece(None, picture))
-    return pieces
+    return turn + 1, rows
 
-  def read(
-    self, prompts: Sequence[layout.Sequence], *, room: int = 0
-  ) -> session_lib.Session:
-    """Reads prompts of any mixture of text and pictures, one row each.
-
-    Args:
-      prompts: what is read.
-      room: positions that are to be written behind each.
-
-    Raises:
-      ValueError: a prompt is longer than the context.
-    """
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    if longest + room > self.context:
-      raise ValueError(
-        f'expected prompts of at most {self.context - room} positions, found '
-        f'{longest}; shorten the prompt, or train with a longer data.row_length'
-      )
-    rows = [runs(prompt) for prompt in prompts]
-    # A row that waits is written to as well, behind its end: there must be room.
-    slack = max(_PAD, self.model.patches(self.latents[:2]))
-    session = session_lib.start(
-      self.model, batch=len(rows), length=self.context + slack
-    )
-    for index in range(max(len(row) for row in rows)):
-      here = [row[index] if index < len(row) else Run((), None) for row in rows]
-      session = self._read_runs(session, here)
-    return session
-
-  def _read_runs(self, session, here: list[Run]):
-    longest = max(len(run.tokens) for run in here)
-    if longest:
-      width = -(-longest // _PAD) * _PAD
-      tokens = np.full((len(here), width), self.tokenizer.special.pad, np.int32)
-      for row, run in zip(tokens, here, strict=True):
-        row[: len(run.tokens)] = run.tokens
-      count = np.array([len(run.tokens) for run in here], np.int32)
-      session = _read_text(self.model, session, jnp.asarray(tokens), jnp.asarray(count))
-    shown = [run.picture for run in here if run.picture is not None]
-    if not shown:
-      return session
-    pixels = np.stack(
-      [np.zeros_like(shown[0]) if r.picture is None else r.picture for r in here]
-    )
-    active = jnp.asarray([run.picture is not None for run in here])
-    return _read_pixels(self.model, self.codec, session, jnp.asarray(pixels), active)
-
-  def _image(self, session, keys, active: Bool[Array, ' b'], sampling):
-    null = self.read([self.layout.picture_prompt('')] * session.length.shape[0])
-    return image.write_image(
-      self.model,
-      session,
-      null,
-      keys,
-      active,
-      shape=self.latents,
-      path=self.path,
-      target=self.target,
-      sampling=sampling,
-    )
-
-  def _text(self, session, keys, active, *, stops, limit, temperature):
-    allowed = np.zeros((self.model.table,), bool)
-    allowed[: self.tokenizer.base_size] = True
-    allowed[list(stops)] = True
-    return text.write_text(
-      self.model,
-      session,
-      keys,
-      active,
-      jnp.asarray(allowed),
-      limit=jnp.asarray(limit),
-      width=self.context,
-      stops=stops,
-      temperature=temperature,
-    )
-
-  def _one(self, session, token: int, active: Bool[Array, ' b']):
-    tokens = jnp.full((active.shape[0], 1), token, jnp.int32)
-    return _read_text(self.model, session, tokens, active.astype(jnp.int32))
-
-  def _block(self) -> int:
-    return self.model.patches(self.latents[:2]) + 2
-
-  def _room(self, session) -> int:
-    return self.context - int(jnp.min(session.length)) - self._block()
-
-  def _words(self, row: np.ndarray, stops: tuple[int, ...]) -> str:
-    ids = [int(token) for token in row if token >= 0 and token not in stops]
-    return self.tokenizer.decode(ids)
+  return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
 
 
-def runs(prompt: layout.Sequence) -> list[Run]:
-  """A sequence as runs: text up to a picture, the picture, text up to the next, ..."""
-  found: list[Run] = []
-  tokens: list[int] = []
-  pictures = 0
-  for token, slot in zip(prompt.tokens.tolist(), prompt.slot.tolist(), strict=True):
-    if slot < 0:
-      tokens.append(token)
-    elif slot % prompt.patches == 0:
-      found.append(Run(tuple(tokens), prompt.images[pictures]))
-      pictures, tokens = pictures + 1, []
-  if tokens:
-    found.append(Run(tuple(tokens), None))
-  return found
+def _write_text(model, rows: Rows, wishes: Wishes, stride, plan: Plan) -> Rows:
+  def going(carry):
+    index, rows = carry
+    return (index < stride) & jnp.any(rows.mode == TEXT)
+
+  def body(carry):
+    index, rows = carry
+    return index + 1, _write_token(model, rows, wishes, plan)
+
+  return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
 
 
-_read_text: Callable = jax.jit(session_lib.read_text)
+def _write_token(model, rows: Rows, wishes: Wishes, plan: Plan) -> Rows:
+  """Chooses the next token of every row that writes, and reads it."""
+  active, length = rows.mode == TEXT, rows.session.length
+  keys = jax.vmap(jax.random.fold_in)(wishes.text_keys, rows.count)
+  logits = jnp.where(wishes.allowed[None], rows.session.logits, -jnp.inf)
+  token = logits_lib.choose(keys, logits, wishes.choices, filtered=plan.filtered)
+  each = jnp.arange(active.shape[0])
+  chosen = jnp.where(active, token, -1)
+  tokens = rows.tokens.at[each, rows.count].set(chosen, mode='drop')
+  count = rows.count + active.astype(jnp.int32)
+  picture = length + _patches(model, plan) + 2 <= plan.context
+  opens = active & (token == plan.boi) & (rows.drawn < wishes.pictures) & picture
+  ends = (token == plan.eos) | ((token == plan.boi) & ~opens)
+  full = ~opens & ((count >= wishes.limit) | (length + 1 >= plan.context))
+  reads = active & ~ends & ~full
+  mode = jnp.where(active & ~reads, DONE, jnp.where(opens, IMAGE, rows.mode))
+  session = session_lib.read_text(
+    model, rows.session, token[:, None], reads.astype(jnp.int32)
+  )
+  return dataclasses.replace(
+    rows, session=session, mode=mode, tokens=tokens, count=count
+  )
 
 
-@jax.jit
-def _read_pixels(model, codec, session, pixels, active):
-  return session_lib.read_image(model, session, codec.encode(pixels), active)
+def _draw(model, rows: Rows, wishes: Wishes, anchor, plan: Plan) -> Rows:
+  """Draws a picture in every row that has opened one, and goes on behind it."""
+  active = rows.mode == IMAGE
+  keys = jax.vmap(jax.random.fold_in)(wishes.image_keys, rows.drawn)
+  latents = _draw_some(model, rows.session, keys, active, anchor, plan)
+  slots = rows.latents.shape[1]
+  each, slot = jnp.arange(active.shape[0]), jnp.where(active, rows.drawn, slots)
+  behind = rows.session.length + _patches(model, plan) + 1
+  goes_on = active & (rows.count < wishes.limit) & (behind < plan.context)
+
+  def enter(session):
+    session = session_lib.read_image(model, session, latents, goes_on)
+    eoi = jnp.full((active.shape[0], 1), plan.eoi, jnp.int32)
+    return session_lib.read_text(model, session, eoi, goes_on.astype(jnp.int32))
+
+  session = rows.session
+  if plan.writes:
+    session = jax.lax.cond(jnp.any(goes_on), enter, lambda same: same, session)
+  return dataclasses.replace(
+    rows,
+    session=session,
+    mode=jnp.where(goes_on, TEXT, jnp.where(active, DONE, rows.mode)),
+    latents=rows.latents.at[each, slot].set(latents, mode='drop'),
+    before=rows.before.at[each, slot].set(rows.count, mode='drop'),
+    drawn=rows.drawn + active.astype(jnp.int32),
+  )
 
 
-@jax.jit
-def _decode(codec, latents):
-  return codec.decode(latents)
+def _draw_some(model, session, keys, active, anchor, plan: Plan):
+  """Pictures of the rows that are active, so many at a time as keep a device busy."""
+  b, drawing = active.shape[0], plan.drawing
+  size = min(b, group(_patches(model, plan), guided=drawing.sampling.guided))
+  null = _null(model, size, session.room, plan)
+  if size == b:
+    return image.draw(model, session, null, keys, anchor, drawing)
+  order = jnp.argsort(~active, stable=True)
+
+  def body(index, made):
+    rows = jax.lax.dynamic_slice_in_dim(order, index * size, size)
+    part = session_lib.take(session, rows)
+    given = jax.tree.map(lambda leaf: leaf[rows], anchor)
+    return made.at[rows].set(image.draw(model, part, null, keys[rows], given, drawing))
+
+  made = jnp.zeros((b, *drawing.shape), jnp.float32)
+  return jax.lax.fori_loop(0, -(-jnp.sum(active) // size), body, made)
+
+
+def group(patches: int, *, guided: bool) -> int:
+  """Rows that draw together: as few as keep every device busy."""
+  mesh = sharding.current()
+  devices = 1 if mesh is None else sharding.ways(mesh, sharding.axes.ROWS)
+  return devices * max(1, _BUSY // (patches * (2 if guided else 1)))
+
+
+def _null(model, rows: int, length: int, plan: Plan) -> session_lib.Session:
+  tokens = jnp.broadcast_to(
+    jnp.asarray(plan.null, jnp.int32)[None], (rows, len(plan.null))
+  )
+  prompts = session_lib.Prompts(
+    tokens=tokens,
+    slot=jnp.full_like(tokens, -1),
+    end=jnp.broadcast_to(
+      jnp.arange(1, len(plan.null) + 1, dtype=jnp.int32)[None], tokens.shape
+    ),
+    images=jnp.zeros((rows, 0, 1, 1, 1), jnp.float32),
+    count=jnp.full((rows,), len(plan.null), jnp.int32),
+  )
+  return session_lib.read(model, prompts, length=length)
+
+
+def _patches(model, plan: Plan) -> int:
+  return model.patches(plan.drawing.shape[:2])

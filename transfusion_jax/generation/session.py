@@ -20,14 +20,38 @@ class Session:
   """What was read.
 
   Attributes:
-    cache: keys and values of all layers, [l, b, g, s, d].
+    cache: keys and values, by layer.
     length: positions read, by row.
     logits: of the next token of every row.
   """
 
-  cache: cache_lib.LayerCache
+  cache: cache_lib.Cache
   length: Int[Array, ' b']
   logits: Float[Array, 'b v']
+
+  @property
+  def room(self) -> int:
+    """Positions that a row can hold."""
+    return self.cache[0].k.shape[2]
+
+
+@tree.struct
+class Prompts:
+  """Beginnings of documents, padded to one length.
+
+  Attributes:
+    tokens: text ids; anything where a picture stands and behind the end.
+    slot: which patch of the row's pictures stands here (picture * n + patch), or -1.
+    end: one past the last position seen.
+    images: latents of the pictures.
+    count: positions of every row.
+  """
+
+  tokens: Int[Array, 'b t']
+  slot: Int[Array, 'b t']
+  end: Int[Array, 'b t']
+  images: Float[Array, 'b i h w c']
+  count: Int[Array, ' b']
 
 
 def start(model: transfusion.Transfusion, *, batch: int, length: int) -> Session:
@@ -39,6 +63,24 @@ def start(model: transfusion.Transfusion, *, batch: int, length: int) -> Session
   )
 
 
+def read(model: transfusion.Transfusion, prompts: Prompts, *, length: int) -> Session:
+  """Reads prompts in one go, into rows with room for `length` positions each."""
+  b, t = prompts.tokens.shape
+  empty = start(model, batch=b, length=length)
+  position = jnp.broadcast_to(jnp.arange(t, dtype=jnp.int32)[None], (b, t))
+  end = jnp.where(position < prompts.count[:, None], prompts.end, 0)
+  hidden, cache = model.read(
+    prompts.tokens,
+    prompts.slot,
+    prompts.images,
+    position,
+    span_lib.Span(jnp.zeros((b, t), jnp.int32), end),
+    empty.cache,
+    empty.length,
+  )
+  return _read(model, empty, hidden, cache, prompts.count)
+
+
 def read_text(
   model: transfusion.Transfusion,
   session: Session,
@@ -46,15 +88,30 @@ def read_text(
   count: Int[Array, ' b'],
 ) -> Session:
   """Reads the first `count` tokens of every row; a row with count 0 stays as it is."""
-  b, t = tokens.shape
-  offset = jnp.arange(t, dtype=jnp.int32)[None]
-  position = session.length[:, None] + offset
-  end = jnp.where(offset < count[:, None], position + 1, 0)
-  span = span_lib.Span(jnp.zeros((b, t), jnp.int32), end)
-  logits, cache = model.read_text(tokens, position, span, session.cache, session.length)
-  last = jnp.take_along_axis(logits, jnp.maximum(count - 1, 0)[:, None, None], axis=1)
-  logits = jnp.where((count > 0)[:, None], last[:, 0], session.logits)
-  return Session(cache, session.length + count, logits)
+  hidden, cache = _text(model, session, tokens, count)
+  return _read(model, session, hidden, cache, count)
+
+
+def score(
+  model: transfusion.Transfusion,
+  session: Session,
+  tokens: Int[Array, 'b t'],
+  count: Int[Array, ' b'],
+) -> tuple[Float[Array, ' b'], Bool[Array, ' b']]:
+  """Nats of the first `count` tokens of every row behind what was read.
+
+  Returns:
+    Their sum, and whether each of them was the likeliest.
+  """
+  hidden, _ = _text(model, session, tokens, count)
+  logits = jnp.concatenate(
+    [session.logits[:, None], model.logits(hidden[:, :-1])], axis=1
+  )
+  chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+  nats = jax.nn.logsumexp(logits, axis=-1) - chosen
+  here = jnp.arange(tokens.shape[1])[None] < count[:, None]
+  best = jnp.argmax(logits, axis=-1) == tokens
+  return jnp.sum(jnp.where(here, nats, 0.0), axis=1), jnp.all(best | ~here, axis=1)
 
 
 def read_image(
@@ -65,9 +122,9 @@ def read_image(
 ) -> Session:
   """Enters clean pictures (noise level 0) into the rows that are active."""
   t = jnp.zeros(images.shape[:1], jnp.float32)
-  _, cache = denoise(model, session, images, t)
+  _, session = denoise(model, session, images, t)
   count = jnp.where(active, model.patches(images.shape[1:3]), 0).astype(jnp.int32)
-  return Session(cache, session.length + count, session.logits)
+  return Session(session.cache, session.length + count, session.logits)
 
 
 def denoise(
@@ -75,7 +132,7 @@ def denoise(
   session: Session,
   images: Float[Array, 'b h w c'],
   t: Float[Array, ' b'],
-) -> tuple[Float[Array, 'b h w c'], cache_lib.LayerCache]:
+) -> tuple[Float[Array, 'b h w c'], Session]:
   """One look at pictures standing at the end of every row, at noise level `t`.
 
   The rows' lengths stay: the next look overwrites the same positions.
@@ -85,16 +142,35 @@ def denoise(
   position = session.length[:, None] + jnp.arange(n, dtype=jnp.int32)[None]
   end = jnp.broadcast_to(session.length[:, None] + n, (b, n))
   span = span_lib.Span(jnp.zeros((b, n), jnp.int32), end)
-  return model.read_image(images, t, position, span, session.cache, session.length)
+  made, cache = model.denoise(images, t, position, span, session.cache, session.length)
+  return made, Session(cache, session.length, session.logits)
 
 
 def join(first: Session, second: Session) -> Session:
   """Both sessions' rows in one batch."""
-  cache = jax.tree.map(
-    lambda a, b: jnp.concatenate([a, b], axis=1), first.cache, second.cache
+  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+
+
+def take(session: Session, rows: Int[Array, ' r']) -> Session:
+  """Some rows of a session."""
+  return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), session)
+
+
+def _text(model, session, tokens, count):
+  b, t = tokens.shape
+  offset = jnp.arange(t, dtype=jnp.int32)[None]
+  position = session.length[:, None] + offset
+  end = jnp.where(offset < count[:, None], position + 1, 0)
+  span = span_lib.Span(jnp.zeros((b, t), jnp.int32), end)
+  nowhere = jnp.full((b, t), -1, jnp.int32)
+  none = jnp.zeros((b, 0, 1, 1, 1), jnp.float32)
+  return model.read(
+    tokens, nowhere, none, position, span, session.cache, session.length
   )
-  return Session(
-    cache,
-    jnp.concatenate([first.length, second.length]),
-    jnp.concatenate([first.logits, second.logits]),
-  )
+
+
+def _read(model, session, hidden, cache, count):
+  last = jnp.maximum(count - 1, 0)[:, None, None]
+  logits = model.logits(jnp.take_along_axis(hidden, last, axis=1))[:, 0]
+  logits = jnp.where((count > 0)[:, None], logits, session.logits)
+  return Session(cache, session.length + count, logits)

@@ -71,6 +71,11 @@ def stack(make: Callable[[nnx.Rngs], Module], rngs: nnx.Rngs, depth: int) -> Mod
   return jax.vmap(lambda key: make(nnx.Rngs(key)))(keys)
 
 
+def layer(stacked: Module, number: int) -> Module:
+  """One of the modules that `stack` put together."""
+  return jax.tree.map(lambda leaf: leaf[number], stacked)
+
+
 @dataclasses.dataclass(frozen=True)
 class Definition:
   """A module without its numbers: `bind(params)` gives the module back."""

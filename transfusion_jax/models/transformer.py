@@ -3,9 +3,11 @@
 x = x + attention(norm(x));   x = x + swiglu(norm(x))           (pre-norm residuals)
 """
 
+import copy
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -91,9 +93,7 @@ class Attention(module.Module):
     self.key_norm = norm() if config.qk_norm else None
 
   def __call__(self, x, rotation, span, cache, at):
-    q = jnp.einsum('bte,ehd->bhtd', x, module.cast(self.query, x.dtype))
-    k = jnp.einsum('bte,egd->bgtd', x, module.cast(self.key, x.dtype))
-    v = jnp.einsum('bte,egd->bgtd', x, module.cast(self.value, x.dtype))
+    q, k, v = (_heads(x, each) for each in (self.query, self.key, self.value))
     if self.query_norm is not None:
       q, k = self.query_norm(q), self.key_norm(k)
     q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
@@ -102,7 +102,29 @@ class Attention(module.Module):
       k, v = cache.k.astype(x.dtype), cache.v.astype(x.dtype)
     o = context.attend(q, k, v, span, backend=self.config.attention)
     o = jax.ad_checkpoint.checkpoint_name(o, 'attention')
-    return jnp.einsum('bhtd,hde->bte', o, module.cast(self.out, x.dtype)), cache
+    return _joined(o, self.out), cache
+
+
+def _heads(x: Float[Array, 'b t e'], parameter) -> Float[Array, 'b h t d']:
+  """A projection into heads, which come before positions (see `ops/attention.py`).
+
+  For one position the transpose is nothing, and a product with the matrix as it lies in
+  memory reads it once.
+  """
+  matrix = module.cast(parameter, x.dtype)
+  if x.shape[1] > 1:
+    return jnp.einsum('bte,ehd->bhtd', x, matrix)
+  e, h, d = matrix.shape
+  return (x[:, 0] @ matrix.reshape(e, h * d)).reshape(-1, h, 1, d)
+
+
+def _joined(o: Float[Array, 'b h t d'], parameter) -> Float[Array, 'b t e']:
+  """The projection back."""
+  matrix = module.cast(parameter, o.dtype)
+  if o.shape[2] > 1:
+    return jnp.einsum('bhtd,hde->bte', o, matrix)
+  h, d, e = matrix.shape
+  return (o.reshape(-1, h * d) @ matrix.reshape(h * d, e))[:, None]
 
 
 class SwiGLU(module.Module):
@@ -150,39 +172,84 @@ class Transformer(module.Module):
     x: Float[Array, 'b t e'],
     position: Int[Array, 'b t'],
     span: span_lib.Span,
-    cache: cache_lib.LayerCache | None = None,
-    at: Int[Array, ' b'] | None = None,
-  ) -> tuple[Float[Array, 'b t e'], cache_lib.LayerCache | None]:
-    """Reads a stretch of every row.
+  ) -> Float[Array, 'b t e']:
+    """Reads whole rows.
 
     Args:
       x: embedded tokens and patches.
       position: position of each within its document.
-      span: keys that each query sees, counted in the row, or in the cache if given.
-      cache: keys and values of what stands before, all layers.
+      span: keys that each query sees, counted in the row.
+
+    Returns:
+      Normalised hidden states.
+    """
+    rotation, span = self._prepared(position, span, x.shape[1])
+
+    def layer(block, x):
+      x, _ = block(sharding.positions(x), rotation, span, None, None)
+      return sharding.positions(x)
+
+    layer = rematerialised(layer, self.config.remat)
+    x = x.astype(self.config.dtype)
+    x, _ = jax.lax.scan(
+      lambda x, block: (layer(block, x), None),
+      x,
+      self.blocks,
+      unroll=self.config.unroll,
+    )
+    return self.norm(x)
+
+  def read(
+    self,
+    x: Float[Array, 'b t e'],
+    position: Int[Array, 'b t'],
+    span: span_lib.Span,
+    cache: cache_lib.Cache,
+    at: Int[Array, ' b'],
+  ) -> tuple[Float[Array, 'b t e'], cache_lib.Cache]:
+    """Reads a stretch of every row behind what is in the cache.
+
+    Layers come one after the other and not in a scan, which would copy the whole cache
+    for every stretch: in and out of the stack of layers.
+
+    Args:
+      x: embedded tokens and patches.
+      position: position of each within its document.
+      span: keys that each query sees, counted in the cache.
+      cache: keys and values of what stands before, by layer; with room for all of `x`
+        behind each row's end.
       at: index in the cache from which each row's new keys and values are written.
 
     Returns:
       Normalised hidden states, and the cache with the new entries.
     """
+    rotation, span = self._prepared(position, span, cache[0].k.shape[2])
+    x = x.astype(self.config.dtype)
+    grown = []
+    for block, kept in zip(self._layers(), cache, strict=True):
+      x, kept = block(sharding.positions(x), rotation, span, kept, at)
+      grown.append(kept)
+    return self.norm(sharding.positions(x)), tuple(grown)
+
+  def unstacked(self) -> 'Transformer':
+    """The same with every layer's parameters by themselves.
+
+    A loop that reads many times slices the stack before it and not in each round.
+    """
+    taken = copy.copy(self)
+    taken.blocks = module.List(self._layers())
+    return taken
+
+  def _layers(self) -> Sequence[Block]:
+    if isinstance(self.blocks, module.List):
+      return self.blocks
+    return [module.layer(self.blocks, k) for k in range(self.config.depth)]
+
+  def _prepared(self, position, span, keys: int):
+    """What all layers share: rotations, and the spans as attention wants them."""
     config = self.config
-    keys = x.shape[1] if cache is None else cache.k.shape[3]
-    x = x.astype(config.dtype)
     rotation = rope.rotation(position, head_dim=config.head_dim, base=config.rope_base)
-    span = context.prepare(span, keys, backend=config.attention)
-
-    def layer(block, x, cache):
-      x, cache = block(sharding.positions(x), rotation, span, cache, at)
-      return sharding.positions(x), cache
-
-    layer = rematerialised(layer, config.remat)
-
-    def body(x, scanned):
-      block, cache = scanned
-      return layer(block, x, cache)
-
-    x, cache = jax.lax.scan(body, x, (self.blocks, cache), unroll=config.unroll)
-    return self.norm(x), cache
+    return rotation, context.prepare(span, keys, backend=config.attention)
 
 
 def rematerialised(layer, policy: Remat):

@@ -1,5 +1,6 @@
 """The Transfusion model: token embedding, image adapter, one transformer, two heads."""
 
+import copy
 import dataclasses
 from typing import Any, Literal
 
@@ -90,18 +91,23 @@ class Transfusion(module.Module):
   ) -> Prediction:
     """Reads whole rows; `noised` are the rows' images at the noise levels `t`."""
     if not noised.shape[1]:  # a run of text alone does not touch the adapter
-      hidden, _ = self.transformer(self.embed(batch.tokens), batch.position, batch.span)
+      hidden = self.transformer(self.embed(batch.tokens), batch.position, batch.span)
       return Prediction(hidden, jnp.zeros(noised.shape))
     dtype = self.config.transformer.dtype
     noised, t = sharding.positions(noised), sharding.positions(t)
     inward, skip = self.adapter.encode(noised.astype(dtype), t)
     b, i, n, e = inward.shape
-    x = place(inward.reshape(b, i * n, e), batch.slot)
-    x = jnp.where((batch.slot >= 0)[..., None], x, self.embed(batch.tokens))
-    hidden, _ = self.transformer(x, batch.position, batch.span)
+    x = self._interleaved(inward, batch.tokens, batch.slot)
+    hidden = self.transformer(x, batch.position, batch.span)
     outward = pick(hidden, batch.slot, i * n).reshape(b, i, n, e)
     images = self.adapter.decode(outward, t, skip).astype(jnp.float32)
     return Prediction(hidden, images)
+
+  def _interleaved(self, inward, tokens, slot):
+    """Vectors of tokens, and of patches where a slot names one."""
+    b, i, n, e = inward.shape
+    x = place(inward.reshape(b, i * n, e), slot)
+    return jnp.where((slot >= 0)[..., None], x, self.embed(tokens))
 
   def embed(self, tokens: Int[Array, 'b t']) -> Float[Array, 'b t e']:
     """Vectors of text tokens, in the type of the activations."""
@@ -120,40 +126,63 @@ class Transfusion(module.Module):
     matrix = module.cast(self.head.matrix, hidden.dtype)
     return cross_entropy.cross_entropy(hidden, matrix, targets, self.used)
 
-  def read_text(
+  def read(
     self,
     tokens: Int[Array, 'b t'],
+    slot: Int[Array, 'b t'],
+    images: Float[Array, 'b i h w c'],
     position: Int[Array, 'b t'],
     span: span_lib.Span,
-    cache: cache_lib.LayerCache,
+    cache: cache_lib.Cache,
     at: Int[Array, ' b'],
-  ) -> tuple[Float[Array, 'b t v'], cache_lib.LayerCache]:
-    """Reads text into the cache and gives the logits of each next token."""
-    hidden, cache = self.transformer(self.embed(tokens), position, span, cache, at)
-    return self.logits(hidden), cache
+  ) -> tuple[Float[Array, 'b t e'], cache_lib.Cache]:
+    """Reads tokens and clean images into the cache; gives hidden states.
 
-  def read_image(
+    Args:
+      tokens: text ids; anything where an image stands.
+      slot: which patch of the row's `images` stands here, or -1.
+      images: latents at noise level 0; none (i = 0) for text alone.
+      position: position of each within its document.
+      span: keys that each query sees, counted in the cache.
+      cache: keys and values of what stands before.
+      at: index in the cache from which each row is written.
+    """
+    if not images.shape[1]:
+      return self.transformer.read(self.embed(tokens), position, span, cache, at)
+    t = jnp.zeros(images.shape[:2], jnp.float32)
+    dtype = self.config.transformer.dtype
+    inward, _ = self.adapter.encode(images.astype(dtype), t)
+    x = self._interleaved(inward, tokens, slot)
+    return self.transformer.read(x, position, span, cache, at)
+
+  def denoise(
     self,
     image: Float[Array, 'b h w c'],
     t: Float[Array, ' b'],
     position: Int[Array, 'b n'],
     span: span_lib.Span,
-    cache: cache_lib.LayerCache,
+    cache: cache_lib.Cache,
     at: Int[Array, ' b'],
-  ) -> tuple[Float[Array, 'b h w c'], cache_lib.LayerCache]:
+  ) -> tuple[Float[Array, 'b h w c'], cache_lib.Cache]:
     """Reads one picture at noise level `t` into the cache; gives its prediction."""
     dtype = self.config.transformer.dtype
     inward, skip = self.adapter.encode(image[:, None].astype(dtype), t[:, None])
-    hidden, cache = self.transformer(inward[:, 0], position, span, cache, at)
+    hidden, cache = self.transformer.read(inward[:, 0], position, span, cache, at)
     images = self.adapter.decode(hidden[:, None], t[:, None], skip)
     return images[:, 0].astype(jnp.float32), cache
+
+  def unstacked(self) -> 'Transfusion':
+    """The same model, for a loop that reads many times; see `transformer`."""
+    taken = copy.copy(self)
+    taken.transformer = self.transformer.unstacked()
+    return taken
 
   def patches(self, sides: tuple[int, int]) -> int:
     """Patches of a picture whose latents have these sides."""
     h, w = patches.grid(*sides, self.adapter.config.patch)
     return h * w
 
-  def empty_cache(self, *, batch: int, length: int) -> cache_lib.LayerCache:
+  def empty_cache(self, *, batch: int, length: int) -> cache_lib.Cache:
     """A cache for `batch` rows of at most `length` positions."""
     config = self.config.transformer
     return cache_lib.empty(

@@ -111,6 +111,8 @@ def _attend_dense(q, k, v, span):
   """Dense reference: the mask in full, softmax in float32."""
   b, h, n, d = q.shape
   groups = k.shape[1]
+  if n == 1:
+    return _attend_one(q, k, v, span)
   q = q.reshape(b, groups, h // groups, n, d)
   scores = jnp.einsum('bgrqd,bgkd->bgrqk', q, k, preferred_element_type=jnp.float32)
   mask = span_lib.visible(span, k.shape[2])[:, None, None]
@@ -121,6 +123,26 @@ def _attend_dense(q, k, v, span):
   weights = weights / jnp.where(total > 0, total, 1.0)
   out = jnp.einsum('bgrqk,bgkd->bgrqd', weights.astype(v.dtype), v)
   return out.reshape(b, h, n, d)
+
+
+def _attend_one(q, k, v, span):
+  """The same for one query, as in decoding.
+
+  Scores stand keys by heads: then no product turns the keys round, which for one query
+  would cost as much as the product itself.
+  """
+  b, h, _, d = q.shape
+  groups = k.shape[1]
+  q = q.reshape(b, groups, h // groups, d)
+  scores = jnp.einsum('bgkd,bgrd->bgkr', k, q, preferred_element_type=jnp.float32)
+  mask = span_lib.visible(span, k.shape[2])[:, 0, :]
+  scores = jnp.where(mask[:, None, :, None], scores * d**-0.5, -jnp.inf)
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=2, keepdims=True))
+  weights = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0.0))
+  total = jnp.sum(weights, axis=2, keepdims=True)
+  weights = weights / jnp.where(total > 0, total, 1.0)
+  out = jnp.einsum('bgkr,bgkd->bgrd', weights.astype(v.dtype), v)
+  return out.reshape(b, h, 1, d)
 
 
 def _attend_chunked(q, k, v, span):

@@ -1,0 +1,197 @@
+"""A trained model as people use it: pictures of prompts, captions, answers, edits."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Key, UInt8
+
+from transfusion_jax.data import documents, layout
+from transfusion_jax.generation import engine, image
+from transfusion_jax.generation import logits as logits_lib
+
+Picture = UInt8[np.ndarray, 'h w 3']
+Keys = Key[Array, ' b']
+
+
+class Writer(engine.Engine):
+  """The tasks; each takes a batch and gives a batch, in the same order.
+
+  `keys` has one random key per item; what an item gives does not depend on the others.
+  Pictures are uint8 pixels [h, w, 3] of the size that the model was trained on. Prompts
+  that leave no room, and words that the tokenizer does not know, are a `ValueError`.
+  """
+
+  def draw(
+    self, prompts: Sequence[str], keys: Keys, sampling: image.ImageSampling
+  ) -> UInt8[np.ndarray, 'b h w 3']:
+    """A picture of every prompt; of anything where the prompt is empty."""
+    found = [self.layout.picture_prompt(prompt) for prompt in prompts]
+    return self.draw_after(found, keys, sampling)
+
+  def draw_after(
+    self,
+    prompts: Sequence[layout.Sequence],
+    keys: Keys,
+    sampling: image.ImageSampling,
+    *,
+    given: engine.Given | None = None,
+  ) -> UInt8[np.ndarray, 'b h w 3']:
+    """A picture behind every beginning of a document; each must end in BOI."""
+    requests = [
+      engine.Request(prompt, key, _NO_TEXT, pictures=1)
+      for prompt, key in zip(prompts, keys, strict=True)
+    ]
+    written = self.write(requests, sampling, given=given)
+    return np.stack([pieces[0].picture for pieces in written])
+
+  def caption(
+    self,
+    pictures: Sequence[Picture],
+    *,
+    limit: int,
+    text: logits_lib.TextSampling = logits_lib.GREEDY,
+    keys: Keys | None = None,
+  ) -> list[str]:
+    """What the model says of each picture; the likeliest words unless asked else."""
+    prompts = [self.layout.caption_prompt(picture) for picture in pictures]
+    return self.complete(prompts, keys, text, limit=limit)
+
+  def answer(
+    self,
+    pictures: Sequence[Picture],
+    questions: Sequence[str],
+    *,
+    text: logits_lib.TextSampling = logits_lib.GREEDY,
+    keys: Keys | None = None,
+  ) -> list[str]:
+    """Answers a question about each picture."""
+    prompts = [
+      self._prompt(_shown(picture), _said(question))
+      for picture, question in zip(pictures, questions, strict=True)
+    ]
+    return self.complete(prompts, keys, text)
+
+  def complete(
+    self,
+    prompts: Sequence[layout.Sequence],
+    keys: Keys | None,
+    text: logits_lib.TextSampling,
+    *,
+    limit: int | None = None,
+    stop: Sequence[str] = (),
+  ) -> list[str]:
+    """Text behind every beginning of a document, up to EOS, BOI or a stop string.
+
+    Args:
+      prompts: beginnings, pictures and all.
+      keys: one per prompt; None where nothing is drawn by lot.
+      text: how text is written.
+      limit: most tokens, if fewer than those of `text`.
+      stop: strings before which to end.
+    """
+    if limit is not None:
+      text = _shorter(text, limit)
+    keys = jax.random.split(jax.random.key(0), len(prompts)) if keys is None else keys
+    requests = [
+      engine.Request(prompt, key, text, pictures=0)
+      for prompt, key in zip(prompts, keys, strict=True)
+    ]
+    written = self.write(requests, _ANY_PICTURE, stop=stop)
+    return [''.join(piece.text for piece in pieces) for pieces in written]
+
+  def edit(
+    self,
+    pictures: Sequence[Picture],
+    instructions: Sequence[str],
+    keys: Keys,
+    sampling: image.ImageSampling,
+  ) -> UInt8[np.ndarray, 'b h w 3']:
+    """What each picture becomes by an instruction."""
+    prompts = [
+      self._prompt(_shown(picture), _said(words), opens=True)
+      for picture, words in zip(pictures, instructions, strict=True)
+    ]
+    return self.draw_after(prompts, keys, sampling)
+
+  def inpaint(
+    self,
+    prompts: Sequence[str],
+    pictures: Sequence[Picture],
+    masks: Sequence[Bool[np.ndarray, 'h w']],
+    keys: Keys,
+    sampling: image.ImageSampling,
+  ) -> UInt8[np.ndarray, 'b h w 3']:
+    """Draws anew where a mask is True; all other pixels stay exactly as they are.
+
+    While denoising, the predicted latents outside the mask are those of the picture. A
+    mask along the border outpaints.
+    """
+    given = engine.Given(pictures, masks, strength=1.0)
+    found = [self.layout.picture_prompt(prompt) for prompt in prompts]
+    drawn = self.draw_after(found, keys, sampling, given=given)
+    return np.where(np.stack(masks)[..., None], drawn, np.stack(pictures))
+
+  def vary(
+    self,
+    prompts: Sequence[str],
+    pictures: Sequence[Picture],
+    keys: Keys,
+    sampling: image.ImageSampling,
+    *,
+    strength: float,
+  ) -> UInt8[np.ndarray, 'b h w 3']:
+    """Pictures like those given: noised up to `strength`, then denoised (SDEdit).
+
+    Args:
+      prompts: what the pictures show; may be empty.
+      pictures: what is varied.
+      keys: one per picture.
+      sampling: how; its steps are taken from `strength` down.
+      strength: above 0, almost the same picture, up to 1, another.
+    """
+    given = engine.Given(pictures, None, strength)
+    found = [self.layout.picture_prompt(prompt) for prompt in prompts]
+    return self.draw_after(found, keys, sampling, given=given)
+
+  def tell(
+    self,
+    beginnings: Sequence[documents.Document],
+    keys: Keys,
+    sampling: image.ImageSampling,
+    text: logits_lib.TextSampling,
+    *,
+    pictures: int,
+  ) -> list[list[engine.Piece]]:
+    """Continues documents freely, text and at most `pictures` pictures in turn.
+
+    A document that would open one picture more ends there.
+    """
+    requests = [
+      engine.Request(self._prompt(*beginning), key, text, pictures)
+      for beginning, key in zip(beginnings, keys, strict=True)
+    ]
+    return self.write(requests, sampling)
+
+  def _prompt(self, *segments, opens: bool = False) -> layout.Sequence:
+    return self.layout.prompt(segments, open_image=opens)
+
+
+_NO_TEXT = logits_lib.TextSampling(0.0, 0, 1.0, 0.0, limit=0)
+_ANY_PICTURE = image.ImageSampling('ddim', 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+"""For documents without pictures, where it makes no difference."""
+
+
+def _shown(picture: Picture) -> documents.Image:
+  return documents.Image(picture, learn=False, noise_cap=0.0)
+
+
+def _said(words: str) -> documents.Text:
+  return documents.Text(words, learn=False)
+
+
+def _shorter(text: logits_lib.TextSampling, limit: int) -> logits_lib.TextSampling:
+  least = min(limit, text.limit)
+  return logits_lib.TextSampling(
+    text.temperature, text.top_k, text.top_p, text.min_p, least
+  )
