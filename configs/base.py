@@ -74,7 +74,7 @@ def transfusion() -> ConfigDict:
     clip=4.0,
     percentile=0.0,
   )
-  run.evaluation.update(prompts=0, rows=64, shown=32, seed=0)
+  run.evaluation.update(every=0, rows=64)
   return run
 
 
@@ -185,6 +185,63 @@ def mix(data: ConfigDict, **sources: ConfigDict) -> None:
     for name in list(data.sources):
       del data.sources[name]
     data.sources.update(sources)
+
+
+COMMON_SENSE = (
+  'hellaswag',
+  'piqa',
+  'social_iqa',
+  'winogrande',
+  'arc_easy',
+  'arc_challenge',
+  'boolq',
+)
+"""Tasks of the paper for text alone (Transfusion, Table 1), as lm-eval calls them."""
+
+
+EVALUATORS = {
+  'scene_tasks': {'questions': 128, 'edits': 32, 'shown': 48, 'seed': 0},
+  'scenes': {'prompts': 128, 'shown': 32, 'seed': 0},
+  'perplexity': {'documents': 0},
+  'image_loss': {'documents': 1000, 'seed': 0},
+  'drawings': {
+    'prompts': 5000,
+    'pictures': 0,
+    'features': {'kind': 'efficientnet_lite0', 'weights': ''},
+    'subsets': 100,
+    'subset': 1000,
+    'clip': {'model': 'ViT-B-32-quickgelu', 'weights': ''},
+    'shown': 32,
+    'seed': 0,
+  },
+  'captions': {'pictures': 0, 'limit': 64, 'shown': 32, 'seed': 0},
+  'geneval': {'images': 4, 'shown': 32, 'seed': 0},
+  'harness': {'tasks': COMMON_SENSE, 'folder': '', 'shots': -1, 'limit': 0},
+}
+"""Defaults by kind."""
+
+
+def evaluator(kind: str, source: ConfigDict | None = None, **changes) -> ConfigDict:
+  """An evaluator for `evaluate`.
+
+  Args:
+    kind: see `config.Evaluator`.
+    source: of what it measures on, for those that read documents.
+    changes: fields of its section.
+  """
+  made = config.empty(config.kinds(config.Evaluator)[kind])
+  made.update(kind=kind, **{**EVALUATORS[kind], **changes})
+  if source is not None:
+    made.source = source
+  return made
+
+
+def evaluate(run: ConfigDict, **evaluators) -> None:
+  """Makes these the evaluators of a run."""
+  with run.evaluation.evaluators.unlocked():
+    for name in list(run.evaluation.evaluators):
+      del run.evaluation.evaluators[name]
+    run.evaluation.evaluators.update(evaluators)
 
 
 def _data() -> ConfigDict:

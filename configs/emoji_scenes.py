@@ -45,5 +45,5 @@ def get_config() -> ConfigDict:
   )
   run.train.update(steps=5000, log_every=10, checkpoint_every=1000)
   run.sampling.update(solver='ddim', steps=50, guidance=2.0, clip=1.8)
-  run.evaluation.prompts = 128
+  base.evaluate(run, scenes=base.evaluator('scenes', prompts=128))
   return run

@@ -20,4 +20,9 @@ def get_config() -> ConfigDict:
   )
   run.data.scenes.caption_first = 0.7
   run.train.steps = 7000
+  base.evaluate(
+    run,
+    scenes=base.evaluator('scenes', prompts=128),
+    tasks=base.evaluator('scene_tasks'),
+  )
   return run

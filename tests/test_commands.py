@@ -25,9 +25,9 @@ TINY = (
   '--config.model.transformer.mlp=48',
   '--config.model.transformer.unroll=1',
   '--config.sampling.steps=3',
-  '--config.evaluation.prompts=4',
+  '--config.evaluation.evaluators.scenes.prompts=4',
   '--config.evaluation.rows=4',
-  '--config.evaluation.shown=4',
+  '--config.evaluation.evaluators.scenes.shown=4',
   '--config.autoencoder.run.data.rows=4',
   '--config.autoencoder.run.model.channels=16',
   '--config.autoencoder.run.train.steps=4',
@@ -84,8 +84,9 @@ def finished(tmp_path_factory, variables) -> pathlib.Path:
 
 def test_report_holds_the_scores(finished):
   report = json.loads((finished / 'report.json').read_text())
-  for name in ('autoencoder_psnr', 'background', 'single_object', 'two_objects'):
-    assert isinstance(report[name], float), name
+  for name in ('background', 'single_object', 'two_objects'):
+    assert isinstance(report[f'scenes/{name}'], float), name
+  assert isinstance(report['autoencoder_psnr'], float)
   assert report['wall_seconds'] > 0
   assert '<html' in (finished / 'report.html').read_text()
 
@@ -130,9 +131,22 @@ def test_stopped_and_resumed_is_uninterrupted(tmp_path, finished, variables, how
   assert losses(workdir) == losses(finished)
 
 
+def test_evaluating_changes_nothing_in_training(tmp_path, finished, variables):
+  workdir = tmp_path / 'run'
+  borrowed = f'--config.autoencoder.checkpoint={finished / "autoencoder"}'
+  scenes = '--config.evaluation.evaluators.scenes.prompts=1'
+  done = run(
+    command(workdir, '--config.evaluation.every=4', borrowed, scenes), variables
+  )
+  assert done.returncode == 0, done.stderr
+  assert losses(workdir) == losses(finished)
+  lines = (workdir / 'evaluation.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [4, 8, 10]
+
+
 def test_another_seed_is_another_run(tmp_path, finished, variables):
   workdir = tmp_path / 'run'
-  more = ('--config.seed=1', '--config.evaluation.prompts=0')
+  more = ('--config.seed=1', '--config.evaluation.every=-1')
   borrowed = f'--config.autoencoder.checkpoint={finished / "autoencoder"}'
   done = run(command(workdir, *more, borrowed, steps=2), variables)
   assert done.returncode == 0, done.stderr
@@ -169,7 +183,7 @@ def test_bad_overrides_are_one_line_and_exit_2(tmp_path, variables, name):
   assert not workdir.exists()
 
 
-@pytest.mark.parametrize('name', ['train', 'sample'])
+@pytest.mark.parametrize('name', ['train', 'sample', 'evaluate', 'report'])
 def test_help(variables, name):
   done = run([sys.executable, '-m', f'transfusion_jax.{name}', '--help'], variables)
   assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs import base, emoji_scenes
-from transfusion_jax import build, config, feeds, preflight
+from transfusion_jax import build, config, feeds, preflight, trained
 from transfusion_jax.data import corpus, encoded, encoding, images
 from transfusion_jax.data.sources import array_record
 from transfusion_jax.training import checkpoint, mesh, state, workdir
@@ -43,7 +43,7 @@ def settings(path, autoencoder, kind='folder', **changes) -> dict[str, object]:
     'autoencoder.run.model.channels': 8,
     'autoencoder.run.model.multipliers': (1,),
     'autoencoder.run.model.patch': 8,
-    'evaluation.prompts': 0,
+    'evaluation.every': -1,
     **{f'data.{name}': value for name, value in changes.items()},
   }
 
@@ -109,7 +109,7 @@ def stories(tmp_path_factory) -> pathlib.Path:
 
 def frozen(autoencoder, devices: int):
   here = mesh.make(mesh.MeshConfig(-1, 1, 1, 1), jax.devices()[:devices])
-  return here, build.codec_from(pathlib.Path(autoencoder), here, deviation=1.0)
+  return here, trained.codec_from(pathlib.Path(autoencoder), here, deviation=1.0)
 
 
 def encode(run, folder, *, name=NAME, devices=8, numbers=range(FILES)) -> pathlib.Path:
@@ -282,10 +282,10 @@ def test_latents_are_told_from_pictures_before_training(pictures, latents, autoe
     "array_record'.*found 'folder'": (pictures, autoencoder, 'folder', True),
     'autoencoder.checkpoint with data.moments': (latents, '', 'array_record', True),
   }
-  for message, (path, trained, kind, *moments) in bad.items():
+  for message, (path, given, kind, *moments) in bad.items():
     changes = {'moments': True} if moments else {}
     with pytest.raises(ValueError, match=message):
-      preflight.check(parsed(path, trained, kind, **changes))
+      preflight.check(parsed(path, given, kind, **changes))
   stage = parsed(pictures, autoencoder).autoencoder.run
   data = dataclasses.replace(stage.data, moments=True)
   with pytest.raises(ValueError, match='expected pictures to train an autoencoder'):

@@ -5,7 +5,7 @@ import numpy as np
 from configs import emoji_autoencoder
 from tests import torch_files
 from tests.models import test_perceptual
-from transfusion_jax import build, config, preflight, train
+from transfusion_jax import config, preflight, train, trained
 from transfusion_jax.models import perceptual
 from transfusion_jax.training import checkpoint, mesh, metrics, preemption, workdir
 
@@ -30,7 +30,7 @@ def test_judges_train_it_and_stay_behind(tmp_path, monkeypatch):
   with preemption.Stop() as stop:
     train.train_autoencoder(run, place, stop)
   devices = mesh.make(run.mesh)
-  codec = build.codec_from(place.root, devices, deviation=1.0)
+  codec = trained.codec_from(place.root, devices, deviation=1.0)
   trainer = build.trainer(run, devices)
   kept = checkpoint.read(place.checkpoints, {'ema': trainer.abstract.ema}).state.ema
   assert kept.keys() == {'encoder', 'decoder', 'discriminator'}

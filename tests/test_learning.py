@@ -26,7 +26,7 @@ CHANGES |= {
   'autoencoder.run.measured': 256,
   'objective.target': 'v',
   'train.steps': 500,
-  'evaluation.prompts': 32,
+  'evaluation.evaluators.scenes.prompts': 32,
   'sampling.steps': 25,
 }
 
@@ -49,7 +49,7 @@ def test_it_learns_to_draw_and_to_caption(tmp_path, environment):
     late = sum(record[name] for record in records[-10:]) / 10
     assert late <= most, (name, late)
   report = json.loads((tmp_path / 'run/report.json').read_text())
-  least = {'autoencoder_psnr': 24.0, 'background': 0.95}
-  least |= {'single_object': 0.7, 'caption': 0.9}
+  least = {'autoencoder_psnr': 24.0, 'scenes/background': 0.95}
+  least |= {'scenes/single_object': 0.7, 'scenes/caption': 0.9}
   for name, value in least.items():
     assert report[name] >= value, (name, report[name])

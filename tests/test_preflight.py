@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from configs import emoji_autoencoder, emoji_scenes
-from transfusion_jax import build, config, preflight
+from transfusion_jax import config, preflight, trained
 from transfusion_jax.training import mesh
 
 
@@ -64,7 +64,7 @@ def test_an_autoencoder_of_other_latents_is_found(monkeypatch):
   for changed, fits in ((model, True), ({'latent_channels': 4}, False)):
     given = model if fits else dataclasses.replace(model, **changed)
     there = types.SimpleNamespace(model=given)
-    monkeypatch.setattr(build, 'autoencoder_in', lambda _, there=there: (there, {}))
+    monkeypatch.setattr(trained, 'autoencoder_in', lambda _, there=there: (there, {}))
     if fits:
       preflight.check(run)
     else:

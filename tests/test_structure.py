@@ -23,6 +23,7 @@ COMMANDS = (
   'compile_check',
   'encode_images',
   'import_weights',
+  'report',
 )
 
 BELOW: Mapping[str, tuple[str, ...]] = {
@@ -45,11 +46,14 @@ BELOW = {
 BELOW = {**BELOW, 'compiling': ('training', *BELOW['training'])}
 BELOW = {**BELOW, 'config': ('training', 'evaluation', *BELOW['training'])}
 BELOW = {**BELOW, 'build': ('config', *BELOW['config'])}
-BELOW = {**BELOW, 'preflight': ('build', *BELOW['build'])}
-BELOW = {**BELOW, 'feeds': ('build', *BELOW['build'])}
+BELOW = {**BELOW, 'trained': ('build', *BELOW['build'])}
 BELOW = {
   **BELOW,
-  **dict.fromkeys(COMMANDS, ('feeds', 'preflight', *BELOW['preflight'])),
+  **dict.fromkeys(('preflight', 'feeds', 'results'), ('trained', *BELOW['trained'])),
+}
+BELOW = {
+  **BELOW,
+  **dict.fromkeys(COMMANDS, ('feeds', 'preflight', 'results', *BELOW['preflight'])),
 }
 BELOW['compile_check'] += ('compiling',)
 """What each folder, and each file at the package root, may import of ours."""

@@ -1,12 +1,10 @@
 """The only place where names in a config meet classes: from a run to its parts."""
 
 import dataclasses
-import json
-import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -14,6 +12,17 @@ from transfusion_jax import config
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.data import layout, pipeline, tokenizers
 from transfusion_jax.diffusion import path as path_lib
+from transfusion_jax.evaluation import (
+  caption_metrics,
+  drawings,
+  evaluator,
+  geneval,
+  harness,
+  image_loss,
+  perplexity,
+  scene_scores,
+  scene_tasks,
+)
 from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import (
   autoencoder,
@@ -27,7 +36,7 @@ from transfusion_jax.models import (
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import autoencoding
 from transfusion_jax.objectives import transfusion as transfusion_objective
-from transfusion_jax.training import checkpoint, optimizer, step, workdir
+from transfusion_jax.training import checkpoint, optimizer, step
 from transfusion_jax.training import state as state_lib
 
 
@@ -216,59 +225,6 @@ def trains_autoencoder(run: config.TransfusionRun) -> bool:
   return run.data.image_slots > 0 and not run.autoencoder.checkpoint
 
 
-def codec_from(directory: pathlib.Path, mesh: Mesh, *, deviation: float) -> codec.Codec:
-  """A trained autoencoder, its averaged parameters whole on every device.
-
-  Args:
-    directory: its work directory.
-    mesh: the devices.
-    deviation: standard deviation that its latents are scaled to.
-
-  Raises:
-    ValueError: the folder does not hold a finished autoencoder.
-  """
-  run, measured = autoencoder_in(directory)
-  blueprint = autoencoder_blueprint(run)
-  whole = axes.replicated(mesh)
-  wanted = checkpoint.abstract(
-    blueprint.shapes, jax.tree.map(lambda _: whole, blueprint.shapes)
-  )
-  place = workdir.Workdir(directory)
-  kept = state_lib.averaged_field(run.optimizer.ema_decay)
-  restored = checkpoint.read(place.checkpoints, {kept: wanted})
-  return codec.Codec(
-    model=blueprint.definition.bind(restored.state.averaged),
-    shift=jax.device_put(jnp.asarray(measured['shift'], jnp.float32), whole),
-    scale=jax.device_put(
-      jnp.asarray(measured['scale'], jnp.float32) / deviation, whole
-    ),
-  )
-
-
-def autoencoder_in(
-  directory: pathlib.Path,
-) -> tuple[config.AutoencoderRun, dict[str, Any]]:
-  """The run that trained an autoencoder, and what was measured of it.
-
-  Raises:
-    ValueError: the folder does not hold a finished autoencoder.
-  """
-  place = workdir.Workdir(directory)
-  if not place.latents.exists() or not place.config.exists():
-    raise ValueError(
-      f'expected a trained autoencoder in {directory}, found no config.json and '
-      'latents.json; train one with --config=configs/emoji_autoencoder.py, or leave '
-      'autoencoder.checkpoint empty'
-    )
-  run = config.from_dict(json.loads(place.config.read_text()))
-  if not isinstance(run, config.AutoencoderRun):
-    raise ValueError(
-      f'expected an autoencoder in {directory}, found a run of kind {run.kind!r}; name '
-      'the work directory of an autoencoder'
-    )
-  return run, json.loads(place.latents.read_text())
-
-
 def latents(run: config.TransfusionRun) -> tuple[int, int, int]:
   """Height, width and channels of a picture's latents.
 
@@ -321,7 +277,7 @@ def batch_shapes(run: config.Run, rows: int, placed: Any = None) -> Any:
 
 
 def writer(
-  run: config.TransfusionRun, params: Any, frozen: codec.Codec
+  run: config.TransfusionRun, params: Any, frozen: codec.Codec | None
 ) -> writer_lib.Writer:
   """All that turns trained parameters into pictures and sentences."""
   tokenizer: tokenizers.Tokenizer = pipeline.tokenizer(run.data)
@@ -335,3 +291,58 @@ def writer(
     latents=latents(run),
     context=run.data.row_length,
   )
+
+
+def evaluators(
+  run: config.TransfusionRun, sections: Mapping[str, config.Evaluator]
+) -> dict[str, evaluator.Evaluator]:
+  """Evaluators by name, their files opened; no device is asked for.
+
+  Args:
+    run: of the model that is evaluated.
+    sections: which.
+
+  Raises:
+    ValueError: one does not suit the run, or a file is missing.
+  """
+  data, rows = run.data, run.evaluation.rows
+  held = {'scenes': data.scenes, 'pictures': data.images, 'rows': rows}
+  kinds = {
+    'scenes': lambda it: scene_scores.Scenes(it, data.scenes, run.sampling, rows=rows),
+    'scene_tasks': lambda it: scene_tasks.SceneTasks(
+      it, data.scenes, run.sampling, rows=rows
+    ),
+    'perplexity': lambda it: perplexity.Perplexity(it, **held),
+    'image_loss': lambda it: image_loss.ImageLoss(
+      it, image_slots=data.image_slots, **held
+    ),
+    'drawings': lambda it: drawings.Drawings(it, sampling=run.sampling, **held),
+    'captions': lambda it: caption_metrics.Captions(it, **held),
+    'geneval': lambda it: geneval.Geneval(it, sampling=run.sampling, rows=rows),
+    'harness': lambda it: harness.Harness(it, rows=rows),
+  }
+  made = {}
+  for name, section in sections.items():
+    try:
+      _check_pictures(run, section)
+      made[name] = kinds[section.kind](section)
+    except ValueError as error:
+      raise ValueError(f'evaluation.evaluators.{name}: {error}') from error
+  return made
+
+
+_OF_SCENES = ('scenes', 'scene_tasks')
+"""Evaluators of emoji scenes."""
+
+
+def _check_pictures(run: config.TransfusionRun, section: config.Evaluator) -> None:
+  if section.kind not in ('perplexity', 'harness') and not run.data.image_slots:
+    raise ValueError(
+      f'expected a run with pictures for {section.kind}, found data.image_slots=0; '
+      'remove the evaluator, or name others with --only'
+    )
+  if section.kind in _OF_SCENES and not pipeline.scene_forms(run.data):
+    raise ValueError(
+      f'expected emoji scenes among data.sources, found {sorted(run.data.sources)}; '
+      'remove the evaluator'
+    )

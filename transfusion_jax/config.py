@@ -10,13 +10,22 @@ nobody sees it again.
 import dataclasses
 import types
 import typing
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import ml_collections
 from ml_collections import config_dict
 
 from transfusion_jax.data import pipeline
-from transfusion_jax.evaluation import scene_scores
+from transfusion_jax.evaluation import (
+  caption_metrics,
+  drawings,
+  geneval,
+  harness,
+  image_loss,
+  perplexity,
+  scene_scores,
+  scene_tasks,
+)
 from transfusion_jax.generation import image
 from transfusion_jax.models import autoencoder, transfusion
 from transfusion_jax.objectives import autoencoding
@@ -72,6 +81,41 @@ class AutoencoderStage:
   run: AutoencoderRun
 
 
+Evaluator = (
+  scene_scores.ScenesConfig
+  | scene_tasks.SceneTasksConfig
+  | perplexity.PerplexityConfig
+  | image_loss.ImageLossConfig
+  | drawings.DrawingsConfig
+  | caption_metrics.CaptionsConfig
+  | geneval.GenevalConfig
+  | harness.HarnessConfig
+)
+"""Sections of evaluators; the `kind` of each tells it from the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """What is measured of a model.
+
+  Attributes:
+    every: steps between evaluations during training; 0: only at its end, -1: never.
+    rows: pictures or texts that go through the model at a time.
+    evaluators: by name, which is put before the names of their scores.
+  """
+
+  every: int
+  rows: int
+  evaluators: dict[str, Evaluator]
+
+  def __post_init__(self):
+    if self.every < -1 or self.rows < 1:
+      raise ValueError(
+        f'expected every >= -1 and rows >= 1, found {self.every} and {self.rows}; '
+        'use every=0 to evaluate at the end alone, and -1 never to'
+      )
+
+
 @dataclasses.dataclass(frozen=True)
 class TransfusionRun:
   """Mixed pretraining.
@@ -87,7 +131,7 @@ class TransfusionRun:
     train: how long.
     mesh: devices.
     sampling: how pictures are sampled, in evaluation and by `sample`.
-    evaluation: what is measured at the end.
+    evaluation: what is measured, and when.
   """
 
   kind: Literal['transfusion']
@@ -100,12 +144,10 @@ class TransfusionRun:
   train: loop.TrainConfig
   mesh: mesh.MeshConfig
   sampling: image.ImageSampling
-  evaluation: scene_scores.EvaluationConfig
+  evaluation: EvaluationConfig
 
 
-T = TypeVar('T')
 Run = AutoencoderRun | TransfusionRun
-RUNS: dict[str, type] = {'autoencoder': AutoencoderRun, 'transfusion': TransfusionRun}
 
 
 def empty(kind: type) -> ml_collections.ConfigDict:
@@ -127,27 +169,28 @@ def parse(config: ml_collections.ConfigDict) -> Run:
   Raises:
     ValueError: one line per field that is missing, ill-typed or not among its choices.
   """
-  config = config.copy_and_resolve_references()
-  kind = config.get('kind')
-  if kind not in RUNS:
-    raise ValueError(
-      f'expected kind to be one of {sorted(RUNS)}, found {kind!r}; start the config '
-      'from configs/base.py'
-    )
-  return build(RUNS[kind], config)
+  return build(Run, config.copy_and_resolve_references())
 
 
-def build(kind: type[T], config: ml_collections.ConfigDict) -> T:
-  """The dataclass that one section describes.
+def build(kind: Any, config: ml_collections.ConfigDict) -> Any:
+  """The dataclass, or that one of several, that a section describes.
 
   Raises:
     ValueError: as `parse`.
   """
   problems: list[str] = []
-  made = _build(kind, config, '', problems)
+  made = _section(config, kind, '', problems)
   if problems:
     raise ValueError('; '.join(problems))
   return made
+
+
+def kinds(hint: Any) -> dict[str, type]:
+  """Sections by their `kind`, of one that may be any of several."""
+  members = typing.get_args(hint)
+  return {
+    typing.get_args(typing.get_type_hints(each)['kind'])[0]: each for each in members
+  }
 
 
 def to_dict(run: Any) -> Any:
@@ -163,7 +206,41 @@ def to_dict(run: Any) -> Any:
 
 def from_dict(values: dict[str, Any]) -> Run:
   """The inverse of `to_dict`, for example from a work directory's `config.json`."""
-  return parse(ml_collections.ConfigDict(_tupled(values)))
+  return parse(page(values))
+
+
+def page(values: dict[str, Any]) -> ml_collections.ConfigDict:
+  """What `to_dict` gives as a config file would give it."""
+  return ml_collections.ConfigDict(_tupled(values))
+
+
+def _section(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
+  """A dataclass, one of several by its `kind`, or a dict of them by name."""
+  if not isinstance(value, ml_collections.ConfigDict):
+    problems.append(f'expected a section {path}, found {value!r}')
+    return None
+  before = f'{path}.' if path else ''
+  if typing.get_origin(hint) is dict:
+    of_each = typing.get_args(hint)[1]
+    return {
+      name: _section(value[name], of_each, f'{before}{name}', problems)
+      for name in value
+    }
+  if isinstance(hint, types.UnionType):
+    kind, known = value.get('kind'), kinds(hint)
+    if kind not in known:
+      problems.append(
+        f'expected {before}kind to be one of {sorted(known)}, found {kind!r}; start '
+        'from what configs/base.py has'
+      )
+      return None
+    hint = known[kind]
+  return _build(hint, value, before, problems)
+
+
+def _is_section(hint: Any) -> bool:
+  several = isinstance(hint, types.UnionType) or typing.get_origin(hint) is dict
+  return several or dataclasses.is_dataclass(hint)
 
 
 def _build(kind: type, config: Any, prefix: str, problems: list[str]) -> Any:
@@ -172,21 +249,8 @@ def _build(kind: type, config: Any, prefix: str, problems: list[str]) -> Any:
     problems.append(f'expected no field {prefix}{name}, found one; remove it')
   values = {}
   for name, hint in hints.items():
-    path = f'{prefix}{name}'
-    value = config.get(name)
-    section = dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict
-    if section and not isinstance(value, ml_collections.ConfigDict):
-      problems.append(f'expected a section {path}, found {value!r}')
-    elif dataclasses.is_dataclass(hint):
-      values[name] = _build(hint, value, f'{path}.', problems)
-    elif section:
-      kind_of_each = typing.get_args(hint)[1]
-      values[name] = {
-        each: _build(kind_of_each, value[each], f'{path}.{each}.', problems)
-        for each in value
-      }
-    else:
-      values[name] = _value(value, hint, path, problems)
+    make = _section if _is_section(hint) else _value
+    values[name] = make(config.get(name), hint, f'{prefix}{name}', problems)
   try:
     return kind(**values) if not problems else None
   except ValueError as error:

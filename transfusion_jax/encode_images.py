@@ -31,7 +31,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm.contrib import logging as tqdm_logging
 
-from transfusion_jax import build, config, feeds
+from transfusion_jax import config, feeds, trained
 from transfusion_jax.core import command, log
 from transfusion_jax.data import corpus, encoded, encoding
 from transfusion_jax.data.sources import array_record
@@ -57,7 +57,7 @@ def main() -> None:
     records = corpus.open_records(source)
     devices = mesh.make(mesh.MeshConfig(-1, 1, 1, 1), jax.local_devices())
     directory = pathlib.Path(run.autoencoder.checkpoint)
-    frozen = build.codec_from(directory, devices, deviation=1.0)
+    frozen = trained.codec_from(directory, devices, deviation=1.0)
     with futures.ThreadPoolExecutor(_THREADS.value) as pool:
       encoder = encoding.Encoder(
         name=_SOURCE.value,

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import UInt8
 
-from transfusion_jax import build, config
+from transfusion_jax import build, config, trained
 from transfusion_jax.core import axes, digest
 from transfusion_jax.data import encoded, pipeline
 from transfusion_jax.evaluation import reconstruction
@@ -108,7 +108,7 @@ def check_latents(run: config.Run) -> None:
       pathlib.Path(run.autoencoder.checkpoint),
       mesh_lib.make(run.mesh),
     )
-    frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
+    frozen = trained.codec_from(directory, devices, deviation=run.autoencoder.deviation)
     encoded.check_autoencoder(run.data, identity(frozen))
 
 

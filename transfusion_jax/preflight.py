@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from transfusion_jax import build, config
+from transfusion_jax import build, config, trained
 from transfusion_jax.core import axes
 from transfusion_jax.data import encoded, inspection, pipeline
 from transfusion_jax.models import patches
@@ -25,7 +25,7 @@ def check(run: config.Run) -> None:
   if isinstance(run, config.TransfusionRun):
     checks += [lambda: build.check_vocabulary(run)]
     checks += [lambda: inspection.check(run.data, build.patch_count(run))]
-    checks += [lambda: encoded.check(run.data), lambda: _check_evaluation(run)]
+    checks += [lambda: encoded.check(run.data), lambda: _check_evaluators(run)]
     checks += [lambda: _check_autoencoder(run)]
   else:
     checks += [lambda: _check_pictures(run)]
@@ -131,7 +131,7 @@ def _check_autoencoder(run: config.TransfusionRun) -> None:
 
 def _check_trained(run: config.TransfusionRun) -> None:
   """Checks that the autoencoder that is there makes the latents that the run is for."""
-  found = build.autoencoder_in(pathlib.Path(run.autoencoder.checkpoint))[0].model
+  found = trained.autoencoder_in(pathlib.Path(run.autoencoder.checkpoint))[0].model
   wanted = run.autoencoder.run.model
   expected, given = (
     f'latents of {each.factor} pixels a side and {each.latent_channels} channels'
@@ -163,14 +163,8 @@ def _check_autoencoding(run: config.AutoencoderRun) -> None:
     )
 
 
-def _check_evaluation(run: config.TransfusionRun) -> None:
-  scenes = pipeline.scene_forms(run.data) and run.data.image_slots
-  if run.evaluation.prompts and not scenes:
-    raise ValueError(
-      'expected emoji scenes among data.sources and image slots for '
-      f'evaluation.prompts, found {sorted(run.data.sources)} and '
-      f'{run.data.image_slots}; set --config.evaluation.prompts=0'
-    )
+def _check_evaluators(run: config.TransfusionRun) -> None:
+  build.evaluators(run, run.evaluation.evaluators)
 
 
 def _check_steps(run: config.Run) -> None:

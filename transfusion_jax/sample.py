@@ -10,18 +10,17 @@ otherwise; existing files are kept.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import jax
 from absl import flags
 
-from transfusion_jax import build, config
-from transfusion_jax.core import axes, command, log
+from transfusion_jax import build, config, trained
+from transfusion_jax.core import command
 from transfusion_jax.data import images, pipeline
-from transfusion_jax.generation import image
+from transfusion_jax.generation import image, logits
 from transfusion_jax.generation import writer as writer_lib
-from transfusion_jax.training import checkpoint, mesh, state, workdir
+from transfusion_jax.training import mesh, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a trained run.')
 _PROMPT = flags.DEFINE_string('prompt', None, 'Draw this.')
@@ -30,7 +29,9 @@ _OUTPUT = flags.DEFINE_string('output', None, 'Folder for what is made.')
 _COUNT = flags.DEFINE_integer('count', 4, 'How many pictures or documents.')
 _GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance; 1 is none.')
 _STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps.')
-_SOLVER = flags.DEFINE_enum('solver', None, ['ddpm', 'ddim'], 'How steps are taken.')
+_SOLVER = flags.DEFINE_enum(
+  'solver', None, ['ddpm', 'ddim', 'dpm2m', 'euler', 'heun'], 'How steps are taken.'
+)
 _TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'Of free text; 0 is greedy.')
 _PICTURES = flags.DEFINE_integer('pictures', 2, 'Most pictures in a free document.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
@@ -46,7 +47,7 @@ def main() -> None:
     picture = None
     if _IMAGE.value is not None:
       picture = images.read_picture(_IMAGE.value, pipeline.pixels(run.data)[:2])
-    writer = _load(run, place)
+    writer = trained.writer(run, place, mesh.single())
   output = pathlib.Path(_OUTPUT.value or place.root / 'samples')
   keys = jax.random.split(jax.random.key(_SEED.value), _COUNT.value)
   if picture is not None:
@@ -66,17 +67,7 @@ def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSamp
   if _COUNT.value < 1:
     raise ValueError(f'expected --count of at least 1, found {_COUNT.value}; raise it')
   place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
-  if not place.config.exists():
-    raise ValueError(
-      f'expected a run in {place.root}, found no config.json; train one with '
-      'python -m transfusion_jax.train'
-    )
-  run = config.from_dict(json.loads(place.config.read_text()))
-  if not isinstance(run, config.TransfusionRun):
-    raise ValueError(
-      f'expected a run that draws and writes, found kind {run.kind!r} in {place.root}; '
-      'name the work directory of a mixed run'
-    )
+  run = trained.for_this_device(trained.run_in(place))
   chosen = {'guidance': _GUIDANCE.value, 'steps': _STEPS.value, 'solver': _SOLVER.value}
   chosen = {name: value for name, value in chosen.items() if value is not None}
   sampling = dataclasses.replace(run.sampling, **chosen)
@@ -85,19 +76,7 @@ def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSamp
       f'expected between 1 and {run.objective.path.steps} sampling steps, found '
       f'{sampling.steps}; change --steps'
     )
-  return _for_this_device(run), place, sampling
-
-
-def _for_this_device(run: config.TransfusionRun) -> config.TransfusionRun:
-  """A run trained with a kernel for TPUs samples anywhere."""
-  transformer = run.model.transformer
-  if transformer.attention != 'tpu' or jax.default_backend() == 'tpu':
-    return run
-  log.info("attention 'xla' instead of 'tpu': there is no TPU here")
-  transformer = dataclasses.replace(transformer, attention='xla')
-  return dataclasses.replace(
-    run, model=dataclasses.replace(run.model, transformer=transformer)
-  )
+  return run, place, sampling
 
 
 def _check_prompt(run: config.TransfusionRun, layout) -> None:
@@ -114,27 +93,14 @@ def _check_prompt(run: config.TransfusionRun, layout) -> None:
     )
 
 
-def _load(run: config.TransfusionRun, place: workdir.Workdir) -> writer_lib.Writer:
-  devices = mesh.single()
-  directory = pathlib.Path(run.autoencoder.checkpoint or place.autoencoder)
-  frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
-  shapes = build.parts(run).blueprint.shapes
-  whole = jax.tree.map(lambda _: axes.replicated(devices), shapes)
-  kept = state.averaged_field(run.optimizer.ema_decay)
-  wanted = {kept: checkpoint.abstract(shapes, whole)}
-  restored = checkpoint.read(place.checkpoints, wanted)
-  return build.writer(run, restored.state.averaged, frozen)
-
-
 def _write_documents(
   writer: writer_lib.Writer, keys, sampling, output: pathlib.Path
 ) -> None:
-  start = writer.layout.prompt((), open_image=False)
-  documents = writer.go_on(
-    [start] * len(keys),
+  documents = writer.tell(
+    [()] * len(keys),
     keys,
     sampling,
-    temperature=_TEMPERATURE.value,
+    logits.TextSampling(_TEMPERATURE.value, 0, 1.0, 0.0, limit=writer.context),
     pictures=_PICTURES.value,
   )
   for number, pieces in enumerate(documents):

@@ -3,8 +3,8 @@
 Any field of the config can be changed: `--config.train.steps=100`. The same command
 goes on with a run that was stopped; one that differs in what is learnt is refused,
 unless `--allow=data.sources` names the field or section. A mixed run trains its
-autoencoder first, unless `--config.autoencoder.checkpoint` names one. Runs on emoji
-scenes end with a report.
+autoencoder first, unless `--config.autoencoder.checkpoint` names one. With evaluators
+it ends with a report; `python -m transfusion_jax.evaluate` goes on from there.
 
 On several hosts the same command runs on each with `--distributed`, and DIR is a folder
 that all of them see. On a slice of a TPU pod:
@@ -22,24 +22,26 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import config_flags
 
 import transfusion_jax
-from transfusion_jax import build, config, feeds, preflight
+from transfusion_jax import build, config, feeds, preflight, results, trained
 from transfusion_jax.core import command, log, tree
-from transfusion_jax.data import emoji_glyphs, pipeline
-from transfusion_jax.evaluation import report, scene_scores
+from transfusion_jax.data import pipeline
 from transfusion_jax.training import (
+  loop,
   mesh,
-  metrics,
   preemption,
   processes,
   stage,
   workdir,
 )
+from transfusion_jax.training import state as state_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, for example configs/emoji_scenes.py.', lock_config=True
@@ -87,7 +89,13 @@ def train_autoencoder(
   devices = mesh.make(run.mesh)
   trainer = build.trainer(run, devices)
   outcome = stage.run(
-    _stage('autoencoder', run, trainer, lambda s: feeds.pictures(run, devices, s)),
+    _stage(
+      'autoencoder',
+      run,
+      trainer,
+      lambda s: feeds.pictures(run, devices, s),
+      loop.Interlude(0, lambda _: None),
+    ),
     place,
     stop,
     seconds=0.0,
@@ -112,7 +120,7 @@ def train_transfusion(
 ) -> None:
   """Trains the autoencoder if need be, then the transformer; ends with a report."""
   before = 0.0
-  directory = pathlib.Path(run.autoencoder.checkpoint or place.autoencoder)
+  directory = trained.autoencoder_of(run, place)
   if build.trains_autoencoder(run):
     nested = workdir.Workdir(directory)
     with command.user_errors():
@@ -121,59 +129,62 @@ def train_transfusion(
   devices = mesh.make(run.mesh)
   frozen = None  # where there are no pictures
   if run.data.image_slots:
-    frozen = build.codec_from(directory, devices, deviation=run.autoencoder.deviation)
+    frozen = trained.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   trainer = build.trainer(run, devices)
+  evaluate = _evaluation(run, place, devices, frozen)
+  every = run.evaluation.every
   outcome = stage.run(
     _stage(
       'transfusion',
       run,
       trainer,
       lambda s: feeds.documents(run, devices, frozen, s),
+      loop.Interlude(max(every, 0), evaluate),
     ),
     place,
     stop,
     seconds=max(before, time.monotonic() - started),
   )
   _leave_if_stopped(stop)
-  if not run.evaluation.prompts:
+  if every < 0 or not run.evaluation.evaluators:
     log.info(f'done: {place.root}')
     return
-  params, frozen = processes.own((outcome.state.averaged, frozen), devices)
+  evaluate(outcome.state)
   if processes.leads():
+    seconds = outcome.seconds + results.seconds_at(place, run.train.steps)
+    command_line = f'python -m transfusion_jax.train {shlex.join(sys.argv[1:])}'
     facts = _facts(run, trainer)
-    _report(run, place, directory, build.writer(run, params, frozen), outcome, facts)
+    kept = {'command': command_line, 'seconds': seconds, 'facts': facts}
+    workdir.write_json(place.facts, kept)
+    print(f'report: {results.write_report(place)}')
+
+
+def _evaluation(
+  run: config.TransfusionRun, place: workdir.Workdir, devices: Mesh, frozen
+) -> Callable[[state_lib.TrainState], None]:
+  """Measures a state, unless that was done; of several processes one is at work."""
+  evaluators = build.evaluators(run, run.evaluation.evaluators)
+  field = trained.own_field(run)
+
+  def evaluate(state: state_lib.TrainState) -> None:
+    step = int(state.step)
+    params, codec = processes.own((state.averaged, frozen), devices)
+    if processes.leads():
+      names = results.due(run, place, evaluators, step=step, field=field)
+      some = {name: evaluators[name] for name in names}
+      writer = build.writer(run, params, codec)
+      results.evaluate(run, place, writer, some, step=step, field=field)
+
+  return evaluate
 
 
 def _claim(place: workdir.Workdir, run: config.Run) -> None:
   place.claim(config.to_dict(run), pipeline.contents(run.data), _ALLOW.value)
 
 
-def _report(run, place, directory, writer, outcome: stage.Outcome, facts) -> None:
-  """Evaluates, on the devices of one process, and writes the report."""
-  began = time.monotonic()
-  log.info('evaluation: drawing and captioning test scenes')
-  results = scene_scores.evaluate(writer, run.data.scenes, run.evaluation, run.sampling)
-  measured = build.autoencoder_in(directory)[1]
-  seconds = outcome.seconds + time.monotonic() - began
-  scores = {'autoencoder_psnr': measured.get('psnr'), **results.scores}
-  written = report.write(
-    place.root,
-    title='Transfusion on emoji scenes',
-    command=f'python -m transfusion_jax.train {shlex.join(sys.argv[1:])}',
-    scores=scores | {'wall_seconds': seconds},
-    goals=scene_scores.GOALS,
-    galleries=results.galleries,
-    curves={
-      'transfusion': metrics.read(place.metrics),
-      'autoencoder': metrics.read(workdir.Workdir(directory).metrics),
-    },
-    facts=facts,
-    attribution=emoji_glyphs.ATTRIBUTION,
-  )
-  print(f'report: {written}')
-
-
-def _stage(name: str, run: config.Run, trainer: build.Trainer, feed) -> stage.Stage:
+def _stage(
+  name: str, run: config.Run, trainer: build.Trainer, feed, interlude: loop.Interlude
+) -> stage.Stage:
   frozen = build.placed_frozen(run, trainer)
   return stage.Stage(
     name=name,
@@ -183,6 +194,7 @@ def _stage(name: str, run: config.Run, trainer: build.Trainer, feed) -> stage.St
     init=trainer.init,
     step=lambda state, batch: trainer.step(state, batch, *frozen),
     schedule=trainer.parts.schedule,
+    interlude=interlude,
     feed=feed,
   )
 
@@ -202,7 +214,6 @@ def _facts(run: config.TransfusionRun, trainer: build.Trainer) -> dict[str, str]
     'rows x positions per step': f'{run.data.rows} x {run.data.row_length}',
     'sampling': f'{run.sampling.solver}, {run.sampling.steps} steps, guidance '
     f'{run.sampling.guidance:g}',
-    'prompts per score': f'{run.evaluation.prompts}',
     'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'machine': f'{platform.machine()}, {os.cpu_count()} cores',
     'versions': f'transfusion_jax {transfusion_jax.__version__}, jax {jax.__version__}',

@@ -42,8 +42,8 @@ CHANGES |= {
   'autoencoder.run.train.steps': 2,
   'autoencoder.run.measured': 8,
   'sampling.steps': 2,
-  'evaluation.prompts': 2,
-  'evaluation.shown': 2,
+  'evaluation.evaluators.scenes.prompts': 2,
+  'evaluation.evaluators.scenes.shown': 2,
 }
 
 
@@ -79,7 +79,7 @@ def alone(tmp_path_factory, variables) -> pathlib.Path:
   """A run of one process with eight devices that nobody disturbed."""
   workdir = tmp_path_factory.mktemp('alone')
   eight = {**variables, 'JAX_NUM_CPU_DEVICES': '8'}
-  run(command(workdir, **{'evaluation.prompts': 0}), eight)
+  run(command(workdir, **{'evaluation.every': -1}), eight)
   return workdir
 
 
@@ -110,12 +110,12 @@ def test_two_processes_are_one(tmp_path, alone, variables):
   run([*start, *command(tmp_path)], variables)
   assert_alike(tmp_path, alone)
   assert_alike(tmp_path / 'autoencoder', alone / 'autoencoder')
-  assert 'single_object' in json.loads((tmp_path / 'report.json').read_text())
+  assert 'scenes/single_object' in json.loads((tmp_path / 'report.json').read_text())
 
 
 @pytest.mark.slow
 def test_two_are_stopped_by_one_signal_and_one_goes_on(tmp_path, alone, variables):
-  changes = {'autoencoder.checkpoint': alone / 'autoencoder', 'evaluation.prompts': 0}
+  changes = {'autoencoder.checkpoint': alone / 'autoencoder', 'evaluation.every': -1}
   asked = {'processes': 2, 'devices': 4, 'port': local.free_port()}
   both = [
     subprocess.Popen(

@@ -1,5 +1,6 @@
 """The report: exact scores, a page that stands alone, and nothing half written."""
 
+import dataclasses
 import html.parser
 import json
 import pathlib
@@ -8,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from transfusion_jax.evaluation import report
+from transfusion_jax.evaluation import plots, report
 
 GOALS = (
   report.Goal('background', 'background colour right', 0.99, None),
@@ -67,21 +68,34 @@ def tile(text: str, good: bool | None = None) -> report.Tile:
   return report.Tile(picture, text, good)
 
 
-def write(workdir: pathlib.Path, **changes) -> tuple[dict, Page, str]:
+def made(**changes) -> report.Run:
+  """A run; `scores` are those of step 40."""
+  scores = changes.pop('scores', SCORES)
   arguments = {
-    'title': 'A run',
+    'name': 'A run',
     'command': 'python -m transfusion_jax.train',
-    'scores': SCORES,
+    'scores': [(40, scores)] if scores else [],
     'goals': GOALS,
-    'galleries': (report.Gallery('Pictures', 'New.', (tile('a panda', True),)),),
+    'galleries': {
+      'scenes/single': report.Gallery('Pictures', 'New.', (tile('a panda', True),))
+    },
     'curves': {},
     'facts': {'steps': '40'},
     'attribution': 'OpenMoji, CC BY-SA 4.0',
   }
-  path = report.write(workdir, **(arguments | changes))
+  return report.Run(**(arguments | changes))
+
+
+def write(workdir: pathlib.Path, **changes) -> tuple[dict, Page, str]:
+  path = report.write(workdir, made(**changes))
   assert path == workdir / 'report.html'
   text = path.read_text(encoding='utf-8')
   return json.loads((workdir / 'report.json').read_text()), Page(text), text
+
+
+def write_several(path: pathlib.Path, *runs: report.Run) -> Page:
+  report.write_page(path, runs)
+  return Page(path.read_text(encoding='utf-8'))
 
 
 def test_scores_are_exact_and_flat(tmp_path):
@@ -108,7 +122,7 @@ def test_verdicts_are_words(tmp_path):
     'heldout': 'reported',
     'wall_seconds': 'reached',
   }
-  for word in ('✗ missed', '✓ reached', 'not measured', 'reported'):
+  for word in ('✗ missed', '✓ reached', 'not measured'):
     assert word in page.text
 
 
@@ -139,7 +153,7 @@ def test_page_stands_alone(tmp_path):
 
 def test_pictures_are_inline_and_marked(tmp_path):
   tiles = (tile('a', True), tile('b', False), tile('c'))
-  _, page, _ = write(tmp_path, galleries=(report.Gallery('Pictures', 'N.', tiles),))
+  _, page, _ = write(tmp_path, galleries={'a': report.Gallery('Pictures', 'N.', tiles)})
   assert page.tags.count('img') == 3
   assert page.text.count('✓ right') == 1
   assert page.text.count('✗ wrong') == 1
@@ -150,9 +164,9 @@ def test_text_is_escaped(tmp_path):
   evil = '"><script>alert(1)</script> & <b>'
   _, page, text = write(
     tmp_path,
-    title=evil,
+    name=evil,
     command=evil,
-    galleries=(report.Gallery(evil, evil, (tile(evil, True),)),),
+    galleries={evil: report.Gallery(evil, evil, (tile(evil, True),))},
     curves={evil: records()},
     facts={evil: evil},
     attribution=evil,
@@ -201,11 +215,11 @@ def test_gaps_in_curves_are_left_out(tmp_path):
 def test_all_empty(tmp_path):
   empty = report.Gallery('Pictures', '', ())
   written, page, _ = write(
-    tmp_path, scores={}, goals=(), galleries=(empty,), curves={}, facts={}
+    tmp_path, scores={}, goals=(), galleries={'a': empty}, curves={}, facts={}
   )
   assert written.keys() == {'about'}
   assert 'No pictures.' in page.text
-  write(tmp_path, galleries=())
+  write(tmp_path, galleries={})
 
 
 def test_same_input_same_page(tmp_path):
@@ -227,3 +241,30 @@ def test_writes_whole_files_or_none(tmp_path, monkeypatch):
     write(tmp_path, scores={'background': 1.0})
   for name, content in before.items():
     assert (tmp_path / name).read_bytes() == content
+
+
+def test_steps_stand_in_a_table_and_in_plots(tmp_path):
+  steps = [(20, {'a/loss': 0.5, 'a/count': 7.0}), (40, {'a/loss': 0.25})]
+  run = made(goals=(), galleries={})
+  page = write_several(tmp_path / 'page.html', dataclasses.replace(run, scores=steps))
+  assert 'step 20 step 40' in page.text
+  assert 'a/ loss 0.5 0.25' in page.text
+  assert 'a/ count 7 –' in page.text
+  assert page.tags.count('svg') == 1  # the count has but one step
+
+
+def test_runs_stand_side_by_side(tmp_path):
+  one = made(name='one', curves={'transfusion': records()})
+  other = made(name='two', curves={'transfusion': records(20)}, scores={'extra': 0.125})
+  page = write_several(tmp_path / 'page.html', one, other)
+  assert page.tags.count('svg') == 3 + 2  # losses together, noise levels for each
+  assert page.tags.count('img') == 2
+  assert page.text.count('Pictures New.') == 1
+  assert 'extra – 0.3333 0.125' in page.text
+  assert page.text.count('OpenMoji') == 1
+
+
+def test_what_a_plot_leaves_out():
+  records_of = [{'step': 1, 'x': 1.0}, {'step': 2}, {'step': 3, 'x': float('inf')}]
+  steps, values = plots.series(records_of, 'x')
+  assert (steps.tolist(), values.tolist()) == ([1.0], [1.0])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax.generation import engine, mixed
 from transfusion_jax.generation import logits as logits_lib
+from transfusion_jax.generation import mixed, programs, requests
 
 SAMPLING = tiny.image_sampling()
 FREE = logits_lib.TextSampling(1.5, 0, 1.0, 0.0, limit=2**20)
@@ -61,12 +61,12 @@ def test_rows_have_limits_and_temperatures_of_their_own():
     logits_lib.TextSampling(3.0, 0, 1.0, 0.0, limit=2),
     logits_lib.TextSampling(2.0, 3, 0.9, 0.0, limit=6),
   ]
-  requests = [
-    engine.Request(prompt, key, text, pictures=0)
+  asked = [
+    requests.Request(prompt, key, text, pictures=0)
     for prompt, key, text in zip(prompts(), keys(3), texts, strict=True)
   ]
-  together = tiny.writer().write(requests, SAMPLING)
-  alone = [tiny.writer().write([request], SAMPLING)[0] for request in requests]
+  together = tiny.writer().write(asked, SAMPLING)
+  alone = [tiny.writer().write([request], SAMPLING)[0] for request in asked]
   assert [[p.text for p in row] for row in together] == [
     [p.text for p in row] for row in alone
   ]
@@ -74,12 +74,13 @@ def test_rows_have_limits_and_temperatures_of_their_own():
 
 
 def test_stop_strings_end_text_before_them():
-  whole = tiny.writer().complete(prompts(), keys(3), FREE)
-  words = whole[0].split()
+  whole = tiny.writer().complete(prompts() * 3, keys(9), FREE)
+  words = max(whole, key=len).split()
   assert len(words) > 3
   stop = ' '.join(words[1:3])
-  found = tiny.writer().complete(prompts(), keys(3), FREE, stop=(stop, 'zebra'))
+  found = tiny.writer().complete(prompts() * 3, keys(9), FREE, stop=(stop, 'zebra'))
   assert found == [text.split(stop)[0] for text in whole]
+  assert found != whole
 
 
 def test_pictures_are_pixels_that_depend_on_prompt_and_key_alone():
@@ -96,9 +97,9 @@ def test_rows_that_draw_a_few_at_a_time_draw_the_same(monkeypatch):
   prompts = ['a b', 'c', '', 'd e f', 'g']
   whole = tiny.writer().draw(prompts, keys(5), SAMPLING)
   monkeypatch.setattr(mixed, '_BUSY', 2 * 2 * tiny.PATCHES)
-  engine._programs.cache_clear()  # what is compiled depends on it
+  programs.on_mesh.cache_clear()  # what is compiled depends on it
   few = tiny.writer().draw(prompts, keys(5), SAMPLING)
-  engine._programs.cache_clear()
+  programs.on_mesh.cache_clear()
   assert mixed.group(tiny.PATCHES, guided=True) == 2
   assert np.abs(few.astype(int) - whole.astype(int)).max() <= 1
 
@@ -167,12 +168,12 @@ def test_documents_in_different_modes_are_each_what_they_are_alone():
     (tiny.prompt(tiny.text('c')), FREE, 1),
   ]
   for seed in range(3):
-    requests = [
-      engine.Request(prompt, key, text, count)
+    asked = [
+      requests.Request(prompt, key, text, count)
       for (prompt, text, count), key in zip(kinds, keys(4, seed), strict=True)
     ]
-    together = tiny.writer().write(requests, SAMPLING)
-    alone = [tiny.writer().write([each], SAMPLING)[0] for each in requests]
+    together = tiny.writer().write(asked, SAMPLING)
+    alone = [tiny.writer().write([each], SAMPLING)[0] for each in asked]
     assert told(together) == told(alone)
     for row, single in zip(together, alone, strict=True):
       for a, b in zip(row, single, strict=True):
@@ -184,7 +185,7 @@ def test_what_stands_behind_a_picture_is_what_follows_it_clean():
   """Mode switch: greedy text behind a drawn picture equals full forwards behind it."""
   writer = tiny.writer()
   text = logits_lib.TextSampling(0.0, 0, 1.0, 0.0, limit=6)
-  request = engine.Request(tiny.LAYOUT.picture_prompt('a b'), keys(1)[0], text, 1)
+  request = requests.Request(tiny.LAYOUT.picture_prompt('a b'), keys(1)[0], text, 1)
   first, *rest = writer.write([request], SAMPLING)[0]
   plan = writer._plan([request], SAMPLING, None)
   rows, wishes = writer._begin([request], plan)

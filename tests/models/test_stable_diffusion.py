@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from transfusion_jax import build
+from transfusion_jax import trained
 from transfusion_jax.core import tree
 from transfusion_jax.models import autoencoder, module, stable_diffusion
 from transfusion_jax.training import mesh
@@ -196,7 +196,7 @@ def test_the_command_writes_what_a_run_takes(tmp_path, environment):
   done = start([*command, *flags, *config])
   assert done.returncode == 0, done.stderr
   assert '4 channels for every 2 x 2 pixels' in done.stdout
-  codec = build.codec_from(target, mesh.single(), deviation=1.0)
+  codec = trained.codec_from(target, mesh.single(), deviation=1.0)
   np.testing.assert_array_equal(codec.scale, np.full(4, 2.0))
   kernel = tensors()['decoder.conv_out.weight'].transpose(2, 3, 1, 0)
   np.testing.assert_array_equal(codec.model.decoder.exit.kernel[...], kernel)

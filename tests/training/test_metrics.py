@@ -14,7 +14,7 @@ def path(tmp_path):
 
 
 def written(path, steps):
-  log = metrics.MetricsLog(path, step=0)
+  log = metrics.MetricsLog(path, step=0, board=path.parent / 'board')
   for step in steps:
     log.write({'step': step, 'loss': 1.0 / step})
   return path.read_bytes()
@@ -22,7 +22,7 @@ def written(path, steps):
 
 def test_floats_come_back_to_the_last_bit(path):
   values = [float(np.float32(1) / np.float32(3)), 1e-45, 0.1 + 0.2, 12345678.9]
-  log = metrics.MetricsLog(path, step=0)
+  log = metrics.MetricsLog(path, step=0, board=path.parent / 'board')
   for step, value in enumerate(values):
     log.write({'step': step, 'loss': value})
   assert [record['loss'] for record in metrics.read(path)] == values
@@ -31,13 +31,13 @@ def test_floats_come_back_to_the_last_bit(path):
 
 def test_a_new_run_begins_with_an_empty_file(path):
   written(path, [1, 2, 3])
-  metrics.MetricsLog(path, step=0)
+  metrics.MetricsLog(path, step=0, board=path.parent / 'board')
   assert path.read_bytes() == b''
 
 
 def test_a_resumed_run_drops_what_lies_beyond_its_step_and_repeats_nothing(path):
   whole = written(path, [1, 2, 3, 4, 5])
-  log = metrics.MetricsLog(path, step=3)
+  log = metrics.MetricsLog(path, step=3, board=path.parent / 'board')
   assert [record['step'] for record in metrics.read(path)] == [1, 2, 3]
   log.write({'step': 4, 'loss': 1.0 / 4})
   log.write({'step': 5, 'loss': 1.0 / 5})
@@ -48,7 +48,7 @@ def test_a_last_line_that_was_cut_short_is_dropped(path):
   whole = written(path, [1, 2, 3])
   for cut in range(1, len(b'{"step": 3, "loss": 0.3333333333333333}\n') + 1):
     path.write_bytes(whole[:-cut])
-    log = metrics.MetricsLog(path, step=3)
+    log = metrics.MetricsLog(path, step=3, board=path.parent / 'board')
     kept = [record['step'] for record in metrics.read(path)]
     assert kept == ([1, 2, 3] if cut == 1 else [1, 2])
     if cut > 1:
@@ -57,7 +57,7 @@ def test_a_last_line_that_was_cut_short_is_dropped(path):
 
 
 def test_every_line_is_on_disk_when_written(path):
-  log = metrics.MetricsLog(path, step=0)
+  log = metrics.MetricsLog(path, step=0, board=path.parent / 'board')
   log.write({'step': 1, 'loss': 2.5})
   assert json.loads(path.read_text()) == {'step': 1, 'loss': 2.5}
 

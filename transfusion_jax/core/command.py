@@ -7,9 +7,10 @@
 import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from transfusion_jax.core import log
 
@@ -35,11 +36,19 @@ def user_errors() -> Iterator[None]:
     raise Exit(2, f'error: {_line(error)}') from error
 
 
-def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
-  """Parses flags, runs a command and exits the process with its code."""
+def run(
+  main: Callable[[], None], *, config: Callable[[], ConfigDict] | None = None
+) -> None:
+  """Parses flags, runs a command and exits the process with its code.
+
+  Args:
+    main: the command.
+    config: makes of the other flags a config that `--config.NAME=...` may change, where
+      it does not come from a file; it becomes `flags.FLAGS.config`.
+  """
   log.setup()
   try:
-    _parse(list(sys.argv if argv is None else argv))
+    _parse(sys.argv, config)
     main()
   except Exit as error:
     sys.exit(tell(error))
@@ -55,11 +64,14 @@ def tell(error: BaseException) -> int:
   return error.code
 
 
-def _parse(argv: list[str]) -> None:
+def _parse(argv: list[str], config: Callable[[], ConfigDict] | None) -> None:
   if '--help' in argv[1:]:
     print(sys.modules['__main__'].__doc__, flags.FLAGS.main_module_help(), sep='\n')
     raise Exit(0)
   try:
+    if config is not None:
+      flags.FLAGS(argv, known_only=True)
+      config_flags.DEFINE_config_dict('config', config(), lock_config=True)
     rest = flags.FLAGS(argv)
   except (
     flags.Error,

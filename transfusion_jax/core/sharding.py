@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from transfusion_jax.core import axes
@@ -34,6 +34,12 @@ def current() -> AbstractMesh | None:
   """The mesh that the function being traced is `on`."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh if set(axes.MESH_AXES) <= set(mesh.axis_names) else None
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+  """The mesh that arrays are divided over; None where one device holds them."""
+  found = jax.tree.leaves(tree)[0].sharding
+  return found.mesh if isinstance(found, NamedSharding) else None
 
 
 def rows(x: jax.Array) -> jax.Array:

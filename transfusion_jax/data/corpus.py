@@ -6,10 +6,11 @@ Every epoch is shuffled anew. A share of the records, evenly spread, can be held
 training; it makes up the split 'test'.
 """
 
+import contextlib
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol, runtime_checkable
 
 import grain
@@ -121,6 +122,9 @@ class Collection(Protocol):
   def document(self, index: int, rng: np.random.Generator) -> documents.Document:
     """One of them, what is left to chance drawn from `rng`; a ValueError names it."""
 
+  def captioned(self, index: int) -> documents.Captioned:
+    """The first picture of one, and all that is said of it; a ValueError names it."""
+
   def fingerprint(self) -> str:
     """What it holds, in short, to notice when it has changed."""
 
@@ -148,6 +152,10 @@ class Scenes:
     del rng
     return self._scenes[index].document()
 
+  def captioned(self, index: int) -> documents.Captioned:
+    shown = self._scenes[index].pictures[0]
+    return documents.Captioned(shown.pixels, (shown.caption,))
+
   def fingerprint(self) -> str:
     """How many there are: what is in them stands in the config."""
     return f'{len(self)} scenes'
@@ -169,14 +177,12 @@ class Records:
     return held if self._split == 'test' else len(self._records) - held
 
   def document(self, index: int, rng: np.random.Generator) -> documents.Document:
-    place = self._place(index)
-    try:
+    with self._named(index) as place:
       return self._form.document(self._records[place], rng)
-    except ValueError as error:
-      name = self._records.name(place)
-      raise ValueError(str(error) if name in str(error) else f'{name}: {error}') from (
-        error
-      )
+
+  def captioned(self, index: int) -> documents.Captioned:
+    with self._named(index) as place:
+      return self._form.captioned(self._records[place])
 
   def fingerprint(self) -> str:
     return self._records.fingerprint()
@@ -198,6 +204,18 @@ class Records:
       raise ValueError(
         f'expected the field {missing[0]!r} in some of the records, found '
         f'{", ".join(sorted(found))}; name the fields in `form`, or take another form'
+      )
+
+  @contextlib.contextmanager
+  def _named(self, index: int) -> Iterator[int]:
+    """The place of a record, whose name is put before what is wrong with it."""
+    place = self._place(index)
+    try:
+      yield place
+    except ValueError as error:
+      name = self._records.name(place)
+      raise ValueError(str(error) if name in str(error) else f'{name}: {error}') from (
+        error
       )
 
   def _place(self, index: int) -> int:

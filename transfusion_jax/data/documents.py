@@ -37,4 +37,12 @@ class Image:
       )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Captioned:
+  """A picture and all that is said of it, to measure a model by."""
+
+  picture: UInt8[np.ndarray, 'h w 3']
+  captions: tuple[str, ...]
+
+
 Document = tuple[Text | Image, ...]

@@ -101,6 +101,23 @@ class Form:
       )
     return document
 
+  def captioned(self, record: Record) -> documents.Captioned:
+    """The picture of a record and all its texts, nothing left to chance.
+
+    Raises:
+      ValueError: either is missing, the picture is broken, or latents are stored.
+    """
+    config = self._config
+    values = listed(record.get(config.text))
+    texts = [part.text for value in values for part in self._said(value, False)]
+    shown = self._shown(record.get(config.picture), None, cap=0.0)
+    if self._pictures is None or not shown or not texts:
+      raise ValueError(
+        f'expected a picture in the field {config.picture!r} and text in '
+        f'{config.text!r}, found one of them missing; name other fields in `form`'
+      )
+    return documents.Captioned(shown[0].pixels, tuple(texts))
+
   def _captioned(self, record, rng) -> documents.Document:
     config = self._config
     first, dropped = rng.random(2) < (config.caption_first, config.caption_drop)

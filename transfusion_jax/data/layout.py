@@ -10,7 +10,7 @@ the last one.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int32, UInt8
@@ -79,6 +79,12 @@ class Layout:
     """`BOS BOI patches EOI`: what is said of this picture follows."""
     image = documents.Image(picture, learn=False, noise_cap=0.0)
     return self.prompt((image,), open_image=False)
+
+  def of_ids(self, ids: Iterable[int]) -> Sequence:
+    """Text that is in ids already, BOS among them where it is wanted, to be read."""
+    tokens = list(ids)
+    end = list(range(1, len(tokens) + 1))
+    return self._finish(tokens, [False] * len(tokens), [-1] * len(tokens), end, [])
 
   def null(self) -> Sequence:
     """`BOS BOI`: how a picture without caption begins, in training and in guidance."""

@@ -1,50 +1,49 @@
 """Draws and captions emoji scenes with a trained model, and scores what comes out.
 
-Every row of the table has its own scenes: prompts that the model has not been trained
-on as such (`test`), and combinations it has never seen (`heldout`). Pictures are judged
-by `scenes.py`, the same template matching that must find every object in the dataset's
+Every score has its own scenes: prompts that the model has not been trained on as such
+(`test`), and combinations it has never seen (`heldout`). Pictures are judged by
+`scenes.py`, the same template matching that must find every object in the dataset's
 own pictures.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 
 from transfusion_jax.data import emoji_scenes
-from transfusion_jax.evaluation import report, scenes
+from transfusion_jax.evaluation import evaluator, report, scenes
 from transfusion_jax.generation import image
 from transfusion_jax.generation import writer as writer_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-  """What is measured at the end of a run.
+class ScenesConfig:
+  """Emoji scenes drawn and captioned, and scored exactly.
 
   Attributes:
-    prompts: prompts or pictures behind every score; 0 leaves evaluation out.
-    rows: how many are generated at a time.
-    shown: tiles of every gallery in the report.
+    kind: tells this evaluator from the others.
+    prompts: prompts or pictures behind every score.
+    shown: tiles of every gallery.
     seed: of the noise that pictures are sampled from.
   """
 
+  kind: Literal['scenes']
   prompts: int
-  rows: int
   shown: int
   seed: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Results:
-  """Scores by name, and galleries for the report."""
-
-  scores: dict[str, float]
-  galleries: tuple[report.Gallery, ...]
+  def __post_init__(self):
+    if self.prompts < 1 or self.shown < 0:
+      raise ValueError(
+        f'expected prompts >= 1 and shown >= 0, found {self.prompts} and {self.shown}; '
+        'remove the evaluator to do without'
+      )
 
 
 GOALS = (
-  report.Goal('autoencoder_psnr', 'autoencoder PSNR on test pictures, dB', 28.0, None),
   report.Goal('background', 'background colour right', 0.99, None),
   report.Goal('single_object', 'single object right', 0.95, None),
   report.Goal('two_objects', 'two objects both right', 0.70, None),
@@ -57,105 +56,118 @@ GOALS = (
   report.Goal('counting', 'exactly so many of one object', None, None),
   report.Goal('binding', 'two objects, each on its own colour', None, None),
   report.Goal('caption_relation', 'caption: relation right', None, None),
+)
+"""What a model of the demonstration reaches."""
+
+RUN_GOALS = (
+  report.Goal('autoencoder_psnr', 'autoencoder PSNR on test pictures, dB', 28.0, None),
   report.Goal('wall_seconds', 'the whole command, seconds', None, 1200.0),
 )
+"""What is asked of the demonstration apart from that."""
 
 
-def evaluate(
-  writer: writer_lib.Writer,
-  data: emoji_scenes.EmojiScenesConfig,
-  config: EvaluationConfig,
-  sampling: image.ImageSampling,
-) -> Results:
-  """All scores of a model on emoji scenes.
+class Scenes:
+  """The evaluator."""
 
-  Args:
-    writer: the model.
-    data: the scenes it was trained on; kinds of weight 0 are not asked for.
-    config: how many.
-    sampling: how pictures are sampled.
-  """
-  galleries, all_asked, all_drawn = [], [], []
-  for kind in ('single', 'pair', 'count', 'binding'):
-    if getattr(data, kind):
-      asked = _scenes(data, 'test', kind, config.prompts)
-      drawn = _draw(writer, asked, config, sampling)
-      all_asked, all_drawn = all_asked + asked, all_drawn + drawn
-      title = f'Pictures of new prompts: {kind}'
-      galleries.append(_gallery(title, data, asked, drawn, config.shown))
-  scores = scenes.aggregate(data, all_asked, all_drawn)
-  for kind, name in (('single', 'single_object'), ('pair', 'two_objects')):
-    if getattr(data, kind) and data.heldout:
-      asked = _scenes(data, 'heldout', kind, config.prompts)
-      drawn = _draw(writer, asked, config, sampling)
-      scores[f'heldout_{name}'] = scenes.aggregate(data, asked, drawn)[name]
-      title = f'Combinations never trained on: {kind}'
-      galleries.append(_gallery(title, data, asked, drawn, config.shown))
-  captions, gallery = _captions(writer, data, config)
-  return Results(scores | captions, (*galleries, gallery))
+  def __init__(
+    self,
+    config: ScenesConfig,
+    data: emoji_scenes.EmojiScenesConfig,
+    sampling: image.ImageSampling,
+    *,
+    rows: int,
+  ):
+    """Sets it up.
 
+    Args:
+      config: how many.
+      data: the scenes that the model was trained on; kinds of weight 0 are not asked
+        for.
+      sampling: how pictures are sampled.
+      rows: pictures that are generated at a time.
+    """
+    self._config, self._data = config, data
+    self._sampling, self._rows = sampling, rows
 
-def _captions(writer, data, config) -> tuple[dict[str, float], report.Gallery]:
-  """Captions of clean test pictures, of all kinds as they come."""
-  pictures = dataclasses.replace(data, story=0.0)
-  asked = [emoji_scenes.EmojiScenes(pictures, 'test')[i] for i in range(config.prompts)]
-  said: list[str] = []
-  for start in range(0, len(asked), config.rows):
-    part = asked[start : start + config.rows]
-    said += writer.caption([scene.pixels for scene in part], limit=writer.context)
-  right = [
-    scenes.caption_correct(data, *pair) for pair in zip(asked, said, strict=True)
-  ]
-  relations = [
-    scenes.caption_relation_correct(data, scene, text)
-    for scene, text in zip(asked, said, strict=True)
-  ]
-  relations = [each for each in relations if each is not None]
-  tiles = [
-    report.Tile(scene.pixels, text, good)
-    for scene, text, good in zip(asked, said, right, strict=True)
-  ]
-  gallery = report.Gallery(
-    'Captions of new pictures',
-    'Pictures from the test split and what the model says of them.',
-    tuple(tiles[: config.shown]),
-  )
-  scores = {'caption': float(np.mean(right))}
-  if relations:
-    scores['caption_relation'] = float(np.mean(relations))
-  return scores, gallery
+  def __call__(
+    self, writer: writer_lib.Writer
+  ) -> Iterator[tuple[str, evaluator.Value]]:
+    """All scores of a model, and galleries."""
+    data, wrong = self._data, []
+    all_asked, all_drawn = [], []
+    for kind in ('single', 'pair', 'count', 'binding'):
+      if getattr(data, kind):
+        asked, drawn, tiles = self._drawn(writer, 'test', kind)
+        all_asked, all_drawn = all_asked + asked, all_drawn + drawn
+        wrong += [tile for tile in tiles if not tile.good]
+        yield kind, self._gallery(f'Pictures of new prompts: {kind}', tiles)
+    yield from scenes.aggregate(data, all_asked, all_drawn).items()
+    for kind, name in (('single', 'single_object'), ('pair', 'two_objects')):
+      if getattr(data, kind) and data.heldout:
+        asked, drawn, tiles = self._drawn(writer, 'heldout', kind)
+        wrong += [tile for tile in tiles if not tile.good]
+        yield f'heldout_{name}', scenes.aggregate(data, asked, drawn)[name]
+        title = f'Combinations never trained on: {kind}'
+        yield f'heldout_{kind}', self._gallery(title, tiles)
+    yield from self._captions(writer, wrong)
+    note = 'What was asked for, or said, where the picture or the words are wrong.'
+    shown = tuple(wrong[: self._config.shown])
+    yield 'failures', report.Gallery('What went wrong', note, shown)
 
+  def _drawn(self, writer, split: str, kind: str):
+    """Scenes, what was drawn for their captions, and both as tiles."""
+    asked = self._scenes(split, kind)
+    drawn = self._draw(writer, asked)
+    return asked, drawn, [self._tile(*pair) for pair in zip(asked, drawn, strict=True)]
 
-def _scenes(data, split: str, kind: str, count: int) -> list[emoji_scenes.Scene]:
-  """The first scenes of a split that are all of one kind."""
-  weights = {name: float(name == kind) for name in emoji_scenes.KINDS}
-  source = emoji_scenes.EmojiScenes(dataclasses.replace(data, **weights), split)
-  return [source[index] for index in range(count)]
+  def _captions(self, writer, wrong: list[report.Tile]):
+    """Captions of clean test pictures, of all kinds as they come."""
+    data, count, rows = self._data, self._config.prompts, self._rows
+    source = emoji_scenes.EmojiScenes(dataclasses.replace(data, story=0.0), 'test')
+    asked = [source[index] for index in range(count)]
+    said: list[str] = []
+    for start in range(0, count, rows):
+      part = asked[start : start + rows]
+      said += writer.caption([scene.pixels for scene in part], limit=writer.context)
+    pairs = list(zip(asked, said, strict=True))
+    tiles = [
+      report.Tile(scene.pixels, text, scenes.caption_correct(data, scene, text))
+      for scene, text in pairs
+    ]
+    yield 'caption', float(np.mean([tile.good for tile in tiles]))
+    relations = [scenes.caption_relation_correct(data, *pair) for pair in pairs]
+    relations = [each for each in relations if each is not None]
+    if relations:
+      yield 'caption_relation', float(np.mean(relations))
+    wrong += [tile for tile in tiles if not tile.good]
+    note = 'Pictures from the test split and what the model says of them.'
+    shown = tuple(tiles[: self._config.shown])
+    yield 'captions', report.Gallery('Captions of new pictures', note, shown)
 
+  def _scenes(self, split: str, kind: str) -> list[emoji_scenes.Scene]:
+    """The first scenes of a split that are all of one kind."""
+    weights = {name: float(name == kind) for name in emoji_scenes.KINDS}
+    alone = dataclasses.replace(self._data, **weights)
+    source = emoji_scenes.EmojiScenes(alone, split)
+    return [source[index] for index in range(self._config.prompts)]
 
-def _draw(
-  writer: writer_lib.Writer,
-  asked: Sequence[emoji_scenes.Scene],
-  config: EvaluationConfig,
-  sampling: image.ImageSampling,
-) -> list[np.ndarray]:
-  keys = jax.random.split(jax.random.key(config.seed), len(asked))
-  drawn: list[np.ndarray] = []
-  for start in range(0, len(asked), config.rows):
-    part = slice(start, start + config.rows)
-    prompts = [scene.caption for scene in asked[part]]
-    drawn += list(writer.draw(prompts, keys[part], sampling))
-  return drawn
+  def _draw(
+    self, writer: writer_lib.Writer, asked: Sequence[emoji_scenes.Scene]
+  ) -> list[np.ndarray]:
+    keys = jax.random.split(jax.random.key(self._config.seed), len(asked))
+    drawn: list[np.ndarray] = []
+    for start in range(0, len(asked), self._rows):
+      part = slice(start, start + self._rows)
+      prompts = [scene.caption for scene in asked[part]]
+      drawn += list(writer.draw(prompts, keys[part], self._sampling))
+    return drawn
 
-
-def _gallery(title, data, asked, drawn, shown: int) -> report.Gallery:
-  tiles = []
-  for scene, picture in list(zip(asked, drawn, strict=True))[:shown]:
-    verdict = scenes.score(data, scene, picture)
+  def _tile(self, scene: emoji_scenes.Scene, picture: np.ndarray) -> report.Tile:
+    verdict = scenes.score(self._data, scene, picture)
     parts = (verdict.objects, verdict.background, verdict.relation, verdict.binding)
     good = all(part for part in parts if part is not None)
-    tiles.append(report.Tile(picture, scene.caption, good))
-  note = (
-    'The first prompts of the row, not chosen; right means object, place and colour.'
-  )
-  return report.Gallery(title, note, tuple(tiles))
+    return report.Tile(picture, scene.caption, good)
+
+  def _gallery(self, title: str, tiles: Sequence[report.Tile]) -> report.Gallery:
+    note = 'The first prompts, not chosen; right means object, place and colour.'
+    return report.Gallery(title, note, tuple(tiles[: self._config.shown]))

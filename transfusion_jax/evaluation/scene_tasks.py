@@ -20,7 +20,7 @@ from transfusion_jax.data import (
   emoji_scenes,
   emoji_tasks,
 )
-from transfusion_jax.evaluation import report, scenes
+from transfusion_jax.evaluation import evaluator, report, scenes
 from transfusion_jax.generation import image
 from transfusion_jax.generation import writer as writer_lib
 
@@ -96,13 +96,13 @@ class SceneTasks:
 
   def __call__(
     self, writer: writer_lib.Writer
-  ) -> Iterator[tuple[str, float | report.Gallery]]:
+  ) -> Iterator[tuple[str, evaluator.Value]]:
     if self._config.questions:
       yield from self._answers(writer)
     if self._config.edits:
       yield from self._edits(writer)
 
-  def _answers(self, writer) -> Iterator[tuple[str, float | report.Gallery]]:
+  def _answers(self, writer) -> Iterator[tuple[str, evaluator.Value]]:
     tiles = []
     for kind in emoji_questions.KINDS:
       asked = questions(self._data, kind, self._config.questions)
@@ -114,7 +114,7 @@ class SceneTasks:
     note = 'Questions about pictures of the test split, the first of every kind.'
     yield 'questions', report.Gallery('Answers', note, self._some(tiles))
 
-  def _edits(self, writer) -> Iterator[tuple[str, float | report.Gallery]]:
+  def _edits(self, writer) -> Iterator[tuple[str, evaluator.Value]]:
     tiles, rows = [], collections.defaultdict(list)
     for kind in emoji_edits.KINDS:
       asked = edits(self._data, kind, self._config.edits)

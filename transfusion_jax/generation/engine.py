@@ -6,19 +6,17 @@ words and pictures again. `generation/writer.py` has the tasks that people ask f
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Key, UInt8
 
-from transfusion_jax.core import sharding
 from transfusion_jax.data import layout, tokenizers
 from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.generation import image, mixed
-from transfusion_jax.generation import logits as logits_lib
+from transfusion_jax.generation import image, mixed, programs
+from transfusion_jax.generation import requests as requests_lib
 from transfusion_jax.generation import session as session_lib
 from transfusion_jax.models import codec as codec_lib
 from transfusion_jax.models import transfusion
@@ -28,48 +26,6 @@ _PAD = 32
 
 _STRIDE = 32
 """Tokens after which stop strings are looked for."""
-
-Picture = UInt8[np.ndarray, 'h w 3']
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """A document to be continued.
-
-  Attributes:
-    prompt: its beginning; one that ends in BOI goes on with a picture.
-    key: of all that is drawn by lot.
-    text: how text is written.
-    pictures: most pictures that are drawn; with the next one the document ends.
-  """
-
-  prompt: layout.Sequence
-  key: Key[Array, '']
-  text: logits_lib.TextSampling
-  pictures: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-  """A part of a continuation: words, or a picture as uint8 pixels [h, w, 3]."""
-
-  text: str | None
-  picture: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-  """How likely a continuation is.
-
-  Attributes:
-    nats: its negative log-probability.
-    tokens: over which `nats` is the sum.
-    greedy: whether it is what the model itself would write.
-  """
-
-  nats: float
-  tokens: int
-  greedy: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +55,12 @@ class Engine:
 
   def write(
     self,
-    requests: Sequence[Request],
+    requests: Sequence[requests_lib.Request],
     sampling: image.ImageSampling,
     *,
     stop: Sequence[str] = (),
-    given: 'Given | None' = None,
-  ) -> list[list[Piece]]:
+    given: requests_lib.Given | None = None,
+  ) -> list[list[requests_lib.Piece]]:
     """Continues documents, all in one batch: text, pictures, and text again.
 
     Args:
@@ -121,7 +77,11 @@ class Engine:
     rows, wishes = self._begin(requests, plan)
     anchor = None if given is None else self._anchor(given)
     step = functools.partial(
-      _programs(self.mesh).write, self.model, wishes=wishes, anchor=anchor, plan=plan
+      programs.on_mesh(self.mesh).write,
+      self.model,
+      wishes=wishes,
+      anchor=anchor,
+      plan=plan,
     )
     if not stop:
       rows = step(rows=rows, turns=self.context, stride=self.context)
@@ -132,11 +92,11 @@ class Engine:
       found = np.array([any(end in words for end in stop) for words in said])
       mode = jnp.where(jnp.asarray(found), mixed.DONE, rows.mode)
       rows = dataclasses.replace(rows, mode=mode)
-    return [_cut(pieces, stop) for pieces in self._pieces(rows)]
+    return [requests_lib.cut(pieces, stop) for pieces in self._pieces(rows)]
 
   def score(
     self, prompts: Sequence[layout.Sequence], continuations: Sequence[str]
-  ) -> list[Score]:
+  ) -> list[requests_lib.Score]:
     """How likely each continuation is behind its prompt.
 
     Args:
@@ -162,11 +122,11 @@ class Engine:
       row[: len(each)] = each
     count = np.array([len(each) for each in ids], np.int32)
     session = self.read(prompts, room=width)
-    nats, greedy = _programs(self.mesh).score(
+    nats, greedy = programs.on_mesh(self.mesh).score(
       self.model, session, jnp.asarray(tokens), jnp.asarray(count)
     )
     found = zip(np.asarray(nats), count, np.asarray(greedy), strict=True)
-    return [Score(float(n), int(c), bool(g)) for n, c, g in found]
+    return [requests_lib.Score(float(n), int(c), bool(g)) for n, c, g in found]
 
   def read(
     self, prompts: Sequence[layout.Sequence], *, room: int = 0
@@ -194,16 +154,16 @@ class Engine:
       for name, field in fields.items():
         field[row, : len(prompt)] = getattr(prompt, name)
     count = np.array([len(prompt) for prompt in prompts], np.int32)
-    programs = _programs(self.mesh)
+    compiled = programs.on_mesh(self.mesh)
     if pictures:
-      flat = programs.encode(self.codec, pixels.reshape(-1, *side))
+      flat = compiled.encode(self.codec, pixels.reshape(-1, *side))
       images = flat.reshape(len(prompts), pictures, *self.latents)
     else:
       images = jnp.zeros((len(prompts), 0, *self.latents), jnp.float32)
     made = session_lib.Prompts(
       **jax.tree.map(jnp.asarray, fields), images=images, count=jnp.asarray(count)
     )
-    return programs.read(self.model, made, _round_up(width + room))
+    return compiled.read(self.model, made, _round_up(width + room))
 
   @functools.cached_property
   def mesh(self) -> Mesh | None:
@@ -215,7 +175,7 @@ class Engine:
     """Positions that a picture takes behind its BOI."""
     return self.model.patches(self.latents[:2]) + 1
 
-  def _check(self, requests: Sequence[Request]) -> None:
+  def _check(self, requests: Sequence[requests_lib.Request]) -> None:
     for request in requests:
       opened = bool(request.pictures) and self._opened(request.prompt)
       room = self.context - (self.block - 1 if opened else 1)
@@ -273,34 +233,17 @@ class Engine:
       before=jnp.zeros((b, slots), jnp.int32),
       drawn=jnp.zeros((b,), jnp.int32),
     )
-    keys = jnp.stack([request.key for request in requests])
-    text_keys, image_keys = (
-      jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, which) for which in (0, 1)
-    )
-    choices = logits_lib.Choices(
-      temperature=jnp.asarray([text.temperature for text in texts], jnp.float32),
-      top_k=jnp.asarray([text.top_k for text in texts], jnp.int32),
-      top_p=jnp.asarray([text.top_p for text in texts], jnp.float32),
-      min_p=jnp.asarray([text.min_p for text in texts], jnp.float32),
-    )
     allowed = np.zeros((self.model.table,), bool)
     allowed[: self.tokenizer.base_size] = True
     allowed[[plan.eos, plan.boi]] = True
-    return rows, mixed.Wishes(
-      text_keys=text_keys,
-      image_keys=image_keys,
-      choices=choices,
-      limit=jnp.asarray(limits),
-      pictures=jnp.asarray(pictures),
-      allowed=jnp.asarray(allowed),
-    )
+    return rows, requests_lib.wishes(requests, limits, jnp.asarray(allowed))
 
   def _opened(self, prompt: layout.Sequence) -> bool:
     return bool(prompt.tokens[-1] == self.tokenizer.special.boi)
 
-  def _anchor(self, given: 'Given') -> image.Anchor:
+  def _anchor(self, given: requests_lib.Given) -> image.Anchor:
     pixels = np.stack(given.pictures)
-    latents = _programs(self.mesh).encode(self.codec, pixels)
+    latents = programs.on_mesh(self.mesh).encode(self.codec, pixels)
     known = np.zeros((len(pixels), *self.latents[:2]), bool)
     if given.masks is not None:
       side = [a // b for a, b in zip(pixels.shape[1:3], self.latents[:2], strict=True)]
@@ -310,14 +253,14 @@ class Engine:
       known = ~masks.any(axis=(2, 4))
     return image.Anchor(latents, jnp.asarray(known))
 
-  def _pieces(self, rows: mixed.Rows) -> list[list[Piece]]:
+  def _pieces(self, rows: mixed.Rows) -> list[list[requests_lib.Piece]]:
     """What was written, in order."""
     tokens, before, drawn = map(np.asarray, (rows.tokens, rows.before, rows.drawn))
     pictures = rows.latents
     if drawn.any():
       b, p = rows.latents.shape[:2]
       flat = rows.latents.reshape(b * p, *self.latents)
-      pixels = np.asarray(_programs(self.mesh).decode(self.codec, flat))
+      pixels = np.asarray(programs.on_mesh(self.mesh).decode(self.codec, flat))
       pictures = pixels.reshape(b, p, *pixels.shape[1:])
     found = []
     for row, ids in enumerate(tokens):
@@ -325,90 +268,18 @@ class Engine:
       for number in range(drawn[row]):
         end = before[row, number]
         pieces += self._text_piece(ids[begin:end])
-        pieces.append(Piece(None, pictures[row, number]))
+        pieces.append(requests_lib.Piece(None, pictures[row, number]))
         begin = end
       found.append(pieces + self._text_piece(ids[begin:]))
     return found
 
-  def _text_piece(self, ids: np.ndarray) -> list[Piece]:
+  def _text_piece(self, ids: np.ndarray) -> list[requests_lib.Piece]:
     words = self._words(ids)
-    return [Piece(words, None)] if words else []
+    return [requests_lib.Piece(words, None)] if words else []
 
   def _words(self, ids: np.ndarray) -> str:
     return self.tokenizer.decode(int(each) for each in ids if each >= 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Given:
-  """Pictures that are changed instead of being drawn from nothing.
-
-  Attributes:
-    pictures: one per request, pixels.
-    masks: True where a picture is to be drawn anew; None: everywhere.
-    strength: noise level at which denoising begins; 1 is from nothing.
-  """
-
-  pictures: Sequence[Picture]
-  masks: Sequence[np.ndarray] | None
-  strength: float
-
-  def __post_init__(self):
-    if not 0 < self.strength <= 1:
-      raise ValueError(
-        f'expected a strength above 0 and up to 1, found {self.strength}; change it'
-      )
-    for picture, mask in zip(self.pictures, self.masks or (), strict=bool(self.masks)):
-      if mask.shape != picture.shape[:2] or mask.dtype != bool:
-        raise ValueError(
-          f'expected a mask of {picture.shape[:2]} booleans, found {mask.shape} '
-          f'{mask.dtype}; make it as large as the picture'
-        )
-
-
-def _cut(pieces: list[Piece], stop: Sequence[str]) -> list[Piece]:
-  """The pieces before the first stop string."""
-  kept = []
-  for piece in pieces:
-    ends = [piece.text.find(end) for end in stop] if piece.text is not None else []
-    ends = [end for end in ends if end >= 0]
-    if ends:
-      return [*kept, *([Piece(piece.text[: min(ends)], None)] if min(ends) else [])]
-    kept.append(piece)
-  return kept
-
-
 def _round_up(length: int) -> int:
   return -(-length // _PAD) * _PAD
-
-
-@dataclasses.dataclass(frozen=True)
-class _Programs:
-  """What is compiled, once for every mesh."""
-
-  read: Callable
-  score: Callable
-  write: Callable
-  encode: Callable
-  decode: Callable
-
-
-@functools.cache
-def _programs(mesh: Mesh | None) -> _Programs:
-  on = (lambda f: f) if mesh is None else functools.partial(sharding.on, mesh)
-
-  def read(model, prompts, length):
-    return session_lib.read(model, prompts, length=length)
-
-  def write(model, rows, wishes, anchor, turns, stride, plan):
-    return mixed.write(model, rows, wishes, anchor, turns, stride, plan)
-
-  written = jax.jit(on(write), static_argnums=(6,), donate_argnums=(1,))
-  return _Programs(
-    read=jax.jit(on(read), static_argnums=(2,)),
-    score=jax.jit(on(session_lib.score)),
-    write=lambda model, *, rows, wishes, anchor, turns, stride, plan: written(
-      model, rows, wishes, anchor, turns, stride, plan
-    ),
-    encode=jax.jit(lambda codec, pixels: codec.encode(pixels)),
-    decode=jax.jit(lambda codec, latents: codec.decode(latents)),
-  )

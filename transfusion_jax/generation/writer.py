@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Key, UInt8
 
 from transfusion_jax.data import documents, layout
-from transfusion_jax.generation import engine, image
+from transfusion_jax.generation import engine, image, requests
 from transfusion_jax.generation import logits as logits_lib
 
 Picture = UInt8[np.ndarray, 'h w 3']
@@ -35,14 +35,14 @@ class Writer(engine.Engine):
     keys: Keys,
     sampling: image.ImageSampling,
     *,
-    given: engine.Given | None = None,
+    given: requests.Given | None = None,
   ) -> UInt8[np.ndarray, 'b h w 3']:
     """A picture behind every beginning of a document; each must end in BOI."""
-    requests = [
-      engine.Request(prompt, key, _NO_TEXT, pictures=1)
+    asked = [
+      requests.Request(prompt, key, _NO_TEXT, pictures=1)
       for prompt, key in zip(prompts, keys, strict=True)
     ]
-    written = self.write(requests, sampling, given=given)
+    written = self.write(asked, sampling, given=given)
     return np.stack([pieces[0].picture for pieces in written])
 
   def caption(
@@ -93,11 +93,11 @@ class Writer(engine.Engine):
     if limit is not None:
       text = _shorter(text, limit)
     keys = jax.random.split(jax.random.key(0), len(prompts)) if keys is None else keys
-    requests = [
-      engine.Request(prompt, key, text, pictures=0)
+    asked = [
+      requests.Request(prompt, key, text, pictures=0)
       for prompt, key in zip(prompts, keys, strict=True)
     ]
-    written = self.write(requests, _ANY_PICTURE, stop=stop)
+    written = self.write(asked, _ANY_PICTURE, stop=stop)
     return [''.join(piece.text for piece in pieces) for pieces in written]
 
   def edit(
@@ -127,7 +127,7 @@ class Writer(engine.Engine):
     While denoising, the predicted latents outside the mask are those of the picture. A
     mask along the border outpaints.
     """
-    given = engine.Given(pictures, masks, strength=1.0)
+    given = requests.Given(pictures, masks, strength=1.0)
     found = [self.layout.picture_prompt(prompt) for prompt in prompts]
     drawn = self.draw_after(found, keys, sampling, given=given)
     return np.where(np.stack(masks)[..., None], drawn, np.stack(pictures))
@@ -150,7 +150,7 @@ class Writer(engine.Engine):
       sampling: how; its steps are taken from `strength` down.
       strength: above 0, almost the same picture, up to 1, another.
     """
-    given = engine.Given(pictures, None, strength)
+    given = requests.Given(pictures, None, strength)
     found = [self.layout.picture_prompt(prompt) for prompt in prompts]
     return self.draw_after(found, keys, sampling, given=given)
 
@@ -162,16 +162,16 @@ class Writer(engine.Engine):
     text: logits_lib.TextSampling,
     *,
     pictures: int,
-  ) -> list[list[engine.Piece]]:
+  ) -> list[list[requests.Piece]]:
     """Continues documents freely, text and at most `pictures` pictures in turn.
 
     A document that would open one picture more ends there.
     """
-    requests = [
-      engine.Request(self._prompt(*beginning), key, text, pictures)
+    asked = [
+      requests.Request(self._prompt(*beginning), key, text, pictures)
       for beginning, key in zip(beginnings, keys, strict=True)
     ]
-    return self.write(requests, sampling)
+    return self.write(asked, sampling)
 
   def _prompt(self, *segments, opens: bool = False) -> layout.Sequence:
     return self.layout.prompt(segments, open_image=opens)

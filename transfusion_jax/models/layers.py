@@ -69,7 +69,10 @@ class Linear(module.Module):
 
 
 class Conv(module.Module):
-  """A square convolution over [b, h, w, c]; the width is kept at stride 1."""
+  """A square convolution over [b, h, w, c]; the width is kept at stride 1.
+
+  Channels can be divided into groups, each convolved by itself.
+  """
 
   def __init__(
     self,
@@ -80,15 +83,16 @@ class Conv(module.Module):
     size: int,
     stride: int = 1,
     scale: float = 1.0,
+    groups: int = 1,
   ):
-    self.stride = stride
+    self.stride, self.groups = stride, groups
     self.kernel = module.weight(
       rngs,
       scale=scale,
-      fan_in=size * size * inputs,
+      fan_in=size * size * inputs // groups,
       conv__y=size,
       conv__x=size,
-      channels_in=inputs,
+      channels_in=inputs // groups,
       channels_out=outputs,
     )
     self.bias = module.constant(0.0, channels_out=outputs)
@@ -100,6 +104,7 @@ class Conv(module.Module):
       window_strides=(self.stride, self.stride),
       padding='SAME',
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=self.groups,
     )
     return _shift(y, self.bias)
 
@@ -107,7 +112,7 @@ class Conv(module.Module):
     self, x: Float[Array, 'b h w i'], gradient: Float[Array, 'b h w o']
   ) -> Float[Array, 'b k i o']:
     """The kernel's gradient of every row, for one of the output; at stride 1."""
-    assert self.stride == 1
+    assert self.stride == self.groups == 1
     size, (h, w) = self.kernel.shape[0], x.shape[1:3]
     before = (size - 1) // 2
     around = (before, size - 1 - before)

@@ -72,37 +72,58 @@ class Checkpoints:
     self._checkpointer.wait()
 
 
-def read(directory: pathlib.Path, wanted: dict[str, Any]) -> Restored:
-  """The newest step of a finished run, only the parts of the state in `wanted`.
+def steps(directory: pathlib.Path) -> list[int]:
+  """The complete steps of a run, ascending; it may go on meanwhile."""
+  if not directory.is_dir():
+    return []
+  with ocp.training.Checkpointer(directory.absolute()) as reader:
+    return sorted(each.step for each in reader.checkpoints)
+
+
+def read(
+  directory: pathlib.Path, wanted: dict[str, Any], step: int | None = None
+) -> Restored:
+  """A step of a run, only the parts of the state in `wanted`.
 
   Args:
     directory: where `Checkpoints` wrote.
     wanted: abstract parts of the state by field, for example `{'ema': shapes}`.
+    step: which; None: the newest.
 
   Returns:
     The parts in place (the other fields are None), and the progress.
 
   Raises:
-    ValueError: there is no checkpoint.
+    ValueError: there is no checkpoint, or none of that step.
   """
+  there = steps(directory)
+  if not there:
+    raise missing(directory)
+  if step is not None:
+    check_step(directory, step, there)
   context = ocp.Context()
   context.pytree.loading.partial_load = True
-  if not directory.is_dir():
-    raise missing(directory)
   with (
     context,
     ocp.training.Checkpointer(directory.absolute(), context=context) as reader,
   ):
-    if reader.latest is None:
-      raise missing(directory)
     found = reader.load_checkpointables(
-      reader.latest.step, {'state': wanted, 'progress': None}
+      there[-1] if step is None else step, {'state': wanted, 'progress': None}
     )
   absent = dict.fromkeys(
     field.name for field in dataclasses.fields(state_lib.TrainState)
   )
   state = tree.likeness(state_lib.TrainState, **(absent | found['state']))
   return Restored(state, json.loads(found['progress']['json']))
+
+
+def check_step(directory: pathlib.Path, step: int, there: list[int]) -> None:
+  """Raises ValueError if a step is not among those that are there."""
+  if step not in there:
+    raise ValueError(
+      f'expected one of the steps {", ".join(map(str, there))} under {directory}, '
+      f'found step {step}; name one of them'
+    )
 
 
 def missing(directory: pathlib.Path) -> ValueError:

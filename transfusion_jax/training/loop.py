@@ -65,6 +65,26 @@ class Clock:
     return self.before + time.monotonic() - self.started
 
 
+@dataclasses.dataclass(frozen=True)
+class Interlude:
+  """What is done between steps and changes nothing, such as an evaluation.
+
+  Attributes:
+    every: steps between; 0: it is never done.
+    act: is given the state, whose arrays it must not give away.
+  """
+
+  every: int
+  act: Callable[[state_lib.TrainState], None]
+
+  def __call__(self, state: state_lib.TrainState, step: int) -> float:
+    """Acts if it is time to; the seconds that it took."""
+    began = time.monotonic()
+    if self.every and step % self.every == 0:
+      self.act(state)
+    return time.monotonic() - began
+
+
 def fit(
   state: state_lib.TrainState,
   step: step_lib.Step,
@@ -76,6 +96,7 @@ def fit(
   stop: preemption.Stop,
   clock: Clock,
   schedule: Callable[[int], Any],
+  interlude: Interlude,
   name: str,
 ) -> state_lib.TrainState:
   """Trains until `config.steps`, or until asked to stop; the last step is saved.
@@ -90,15 +111,12 @@ def fit(
     stop: asked after every step, by all processes.
     clock: goes on from the seconds of earlier parts of the run.
     schedule: learning rate by step, for the log.
+    interlude: between steps, but not after the last; the speed leaves its time out.
     name: what the progress bar calls this stage.
   """
   done = int(state.step)
   since = time.monotonic()
-  bar = tqdm.tqdm(
-    total=config.steps, initial=done, desc=name, unit='step', file=sys.stderr,
-    mininterval=0.5, dynamic_ncols=True, disable=not processes.leads(),
-  )  # fmt: skip
-  with bar:
+  with _bar(name, done, config.steps) as bar:
     while done < config.steps and not stop.agreed():
       batch = next(batches, None)
       if batch is None:
@@ -118,13 +136,22 @@ def fit(
         )  # fmt: skip
         _check(values, done)
         bar.set_postfix_str(_postfix(values, f'{speed:,.0f} {batches.unit}/s'))
-      if done % config.checkpoint_every == 0 and done < config.steps:
-        checkpoints.save(state, _progress(batches, clock))
+      if done < config.steps:
+        since += interlude(state, done)
+        if done % config.checkpoint_every == 0:
+          checkpoints.save(state, _progress(batches, clock))
   checkpoints.save(state, _progress(batches, clock))
   checkpoints.wait()
   if not stop.exit_code:
     _check_end(done, config)
   return state
+
+
+def _bar(name: str, done: int, steps: int) -> tqdm.tqdm:
+  return tqdm.tqdm(
+    total=steps, initial=done, desc=name, unit='step', file=sys.stderr,
+    mininterval=0.5, dynamic_ncols=True, disable=not processes.leads(),
+  )  # fmt: skip
 
 
 def _check_end(done: int, config: TrainConfig) -> None:

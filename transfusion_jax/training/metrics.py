@@ -6,37 +6,53 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from transfusion_jax.training import processes
+from transfusion_jax.training import processes, tensorboard
 
 
 class MetricsLog:
   """Appends to the file; a resumed run drops what lies beyond its first step.
 
-  Of several processes one writes, and the others' logs do nothing.
+  Of several processes one writes, and the others' logs do nothing. What is written is
+  shown by TensorBoard, too.
   """
 
-  def __init__(self, path: pathlib.Path, *, step: int):
-    """Args: path: the file; step: the last step that is kept from an earlier part."""
+  def __init__(self, path: pathlib.Path, *, step: int, board: pathlib.Path):
+    """Begins, or goes on.
+
+    Args:
+      path: the file.
+      step: the last step that is kept from an earlier part.
+      board: folder for TensorBoard.
+    """
     self._path = path
-    if processes.leads():
-      self._truncate(step)
+    self._board = tensorboard.Board(board, step=step)
+    keep(path, until=step)
 
   def write(self, record: Mapping[str, float | int]) -> None:
     """One line, on disk when this returns; floats are written to the last bit."""
-    if not processes.leads():
-      return
-    with self._path.open('a') as file:
-      file.write(json.dumps(dict(record)) + '\n')
-      file.flush()
-      os.fsync(file.fileno())
+    if processes.leads():
+      append(self._path, record)
+      self._board.write(record['step'], record)
 
-  def _truncate(self, step: int) -> None:
-    kept = [record for record in read(self._path) if record['step'] <= step]
-    lines = ''.join(json.dumps(record) + '\n' for record in kept)
-    if not self._path.exists() or self._path.read_text(errors='replace') != lines:
-      fresh = self._path.with_suffix('.tmp')
-      fresh.write_text(lines)
-      fresh.replace(self._path)
+
+def append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+  """One line more, on disk when this returns."""
+  with path.open('a') as file:
+    file.write(json.dumps(dict(record)) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def keep(path: pathlib.Path, *, until: int) -> None:
+  """Drops the records beyond a step, and a line that a kill cut short."""
+  if not processes.leads() or not path.exists():
+    return
+  kept = [record for record in read(path) if record['step'] <= until]
+  lines = ''.join(json.dumps(record) + '\n' for record in kept)
+  if path.read_text(errors='replace') != lines:
+    fresh = path.with_suffix('.tmp')
+    fresh.write_text(lines)
+    fresh.replace(path)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ class Stage:
     init: makes the state from a key.
     step: the jitted step.
     schedule: learning rate by step.
+    interlude: what is done between steps.
     feed: data from where a checkpoint left it, or from the beginning (None).
   """
 
@@ -35,6 +36,7 @@ class Stage:
   init: Callable[[jax.Array], state_lib.TrainState]
   step: step_lib.Step
   schedule: Callable[[int], Any]
+  interlude: loop.Interlude
   feed: Callable[[dict[str, Any] | None], feed.Feed]
 
 
@@ -69,16 +71,20 @@ def run(
     clock = loop.Clock(progress.get('seconds', seconds))
     if newest is not None and newest >= stage.config.steps:
       return Outcome(state, clock.seconds)
+    metrics.keep(place.evaluation, until=newest or 0)
     state = loop.fit(
       state,
       stage.step,
       stage.feed(progress.get('data')),
       config=stage.config,
-      log=metrics.MetricsLog(place.metrics, step=newest or 0),
+      log=metrics.MetricsLog(
+        place.metrics, step=newest or 0, board=place.board('training')
+      ),
       checkpoints=checkpoints,
       stop=stop,
       clock=clock,
       schedule=stage.schedule,
+      interlude=stage.interlude,
       name=stage.name,
     )
     return Outcome(state, clock.seconds)

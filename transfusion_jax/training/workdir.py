@@ -43,6 +43,24 @@ class Workdir:
     return self.root / 'metrics.jsonl'
 
   @property
+  def evaluation(self) -> pathlib.Path:
+    """What evaluators have found, one line per step and evaluator."""
+    return self.root / 'evaluation.jsonl'
+
+  def galleries(self, step: int, name: str) -> pathlib.Path:
+    """Pictures that an evaluator has shown."""
+    return self.root / 'evaluation' / str(step) / name
+
+  def board(self, part: str) -> pathlib.Path:
+    """Event files for TensorBoard, of training or of evaluation."""
+    return self.root / 'tensorboard' / part
+
+  @property
+  def facts(self) -> pathlib.Path:
+    """Of a finished run: its command, its seconds, what it ran on."""
+    return self.root / 'facts.json'
+
+  @property
   def checkpoints(self) -> pathlib.Path:
     return self.root / 'checkpoints'
 

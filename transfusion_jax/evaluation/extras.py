@@ -1,0 +1,31 @@
+"""Packages and files that some measures need and the rest of the project does not."""
+
+import importlib.util
+import pathlib
+
+
+def need(package: str, purpose: str) -> None:
+  """Checks, without importing it, that a package is installed.
+
+  Raises:
+    ValueError: it is not.
+  """
+  if importlib.util.find_spec(package) is None:
+    raise ValueError(
+      f'expected the package {package} for {purpose}, found it not installed; pip '
+      "install 'transfusion-jax[eval]', or remove the evaluator"
+    )
+
+
+def file(path: str, what: str) -> pathlib.Path:
+  """A file that the config names.
+
+  Raises:
+    ValueError: there is none.
+  """
+  found = pathlib.Path(path).expanduser()
+  if not path or not found.is_file():
+    raise ValueError(
+      f'expected {what}, found no file {path!r}; get it once, and give its path'
+    )
+  return found

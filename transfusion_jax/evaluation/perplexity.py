@@ -1,0 +1,122 @@
+"""How well a model knows a text: nats per token, and per byte, which compares models.
+
+Every document begins with BOS. One that is longer than a row goes through the model in
+windows as in training (`layout.cut`): each token is predicted exactly once, the first
+of a window from the last position of the window before. Only the text counts, not EOS,
+as in other harnesses.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from transfusion_jax.core import sharding
+from transfusion_jax.data import (
+  corpus,
+  documents,
+  emoji_scenes,
+  held_out,
+  images,
+  layout,
+  packing,
+)
+from transfusion_jax.evaluation import rows as rows_lib
+from transfusion_jax.generation import writer as writer_lib
+from transfusion_jax.models import batch as batch_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class PerplexityConfig:
+  """Text of one domain.
+
+  Attributes:
+    kind: tells this evaluator from the others.
+    documents: as many of the first; 0: all of them.
+    source: where they are. Files that are made for measuring are read whole; with
+      `heldout` it is what training leaves out.
+  """
+
+  kind: Literal['perplexity']
+  documents: int
+  source: corpus.SourceConfig
+
+  def __post_init__(self):
+    if self.source.form.kind != 'text' or 'emoji_scenes' in self.source.kind:
+      raise ValueError(
+        "expected a source of form 'text' for perplexity, found "
+        f'{self.source.form.kind!r} of {self.source.kind!r}; set source.form.kind=text'
+      )
+    if self.documents < 0:
+      raise ValueError(
+        f'expected documents >= 0, found {self.documents}; use 0 for all of them'
+      )
+
+
+class Perplexity:
+  """The evaluator."""
+
+  def __init__(
+    self,
+    config: PerplexityConfig,
+    *,
+    scenes: emoji_scenes.EmojiScenesConfig,
+    pictures: images.ImagesConfig,
+    rows: int,
+  ):
+    """Opens the source; ValueError as `held_out.HeldOut`."""
+    self._documents = held_out.HeldOut(
+      config.source, scenes=scenes, pictures=pictures, count=config.documents
+    )
+    self._rows = rows
+
+  def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
+    """Nats and bits, and what they are means over."""
+    mesh = sharding.mesh_of(writer.model)
+    shape = rows_lib.shape(writer, rows=self._rows)
+    counts = {'documents': 0, 'bytes': 0, 'tokens': 0}
+    nats = 0.0
+    for bins in rows_lib.batches(self._windows(writer, counts), shape):
+      arrays = packing.stack(bins, shape)
+      placed = rows_lib.placed(writer.model, arrays)
+      found = rows_lib.compiled(_nats, mesh)(writer.model, placed)
+      nats += float(np.asarray(found).sum(dtype=np.float64))
+    per_token, per_byte = nats / counts['tokens'], nats / counts['bytes']
+    yield 'nats_per_token', per_token
+    yield 'perplexity', float(np.exp(per_token))
+    yield 'nats_per_byte', per_byte
+    yield 'bits_per_byte', per_byte / float(np.log(2))
+    yield from ((name, float(count)) for name, count in counts.items())
+    yield 'left_out', float(self._documents.left_out)
+
+  def _windows(self, writer: writer_lib.Writer, counts: dict[str, int]):
+    """Parts of documents that fit into rows; counts what they hold."""
+    for document in self._documents:
+      whole = without_end(writer.layout.document(document))
+      counts['documents'] += 1
+      counts['bytes'] += length_in_bytes(document)
+      counts['tokens'] += int(whole.weight.sum())
+      yield from layout.cut(whole, writer.context, 0)
+
+
+def without_end(sequence: layout.Sequence) -> layout.Sequence:
+  """The same, but that its EOS does not count."""
+  weight = sequence.weight.copy()
+  weight[-2] = 0
+  return dataclasses.replace(sequence, weight=weight)
+
+
+def length_in_bytes(document: documents.Document) -> int:
+  """Bytes of the text that is learnt, in UTF-8."""
+  texts = (each for each in document if isinstance(each, documents.Text))
+  return sum(len(each.text.encode()) for each in texts if each.learn)
+
+
+def _nats(model, arrays):
+  """Negative log-probabilities of the tokens that count; 0 elsewhere: [b, t]."""
+  batch = batch_lib.Batch(**arrays)
+  found = model(batch, batch.images.astype(jnp.float32), batch.noise_cap)
+  nats = model.nats(found.hidden, batch.targets)
+  return jnp.where(batch.weight > 0, nats, 0.0)

@@ -1,0 +1,46 @@
+"""What is compiled: reading, scoring and writing, pictures to latents and back."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+
+from transfusion_jax.core import sharding
+from transfusion_jax.generation import mixed
+from transfusion_jax.generation import session as session_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """What is compiled, once for every mesh."""
+
+  read: Callable
+  score: Callable
+  write: Callable
+  encode: Callable
+  decode: Callable
+
+
+@functools.cache
+def on_mesh(mesh: Mesh | None) -> Programs:
+  """The programs for models that are divided over a mesh."""
+  on = (lambda f: f) if mesh is None else functools.partial(sharding.on, mesh)
+
+  def read(model, prompts, length):
+    return session_lib.read(model, prompts, length=length)
+
+  def write(model, rows, wishes, anchor, turns, stride, plan):
+    return mixed.write(model, rows, wishes, anchor, turns, stride, plan)
+
+  written = jax.jit(on(write), static_argnums=(6,), donate_argnums=(1,))
+  return Programs(
+    read=jax.jit(on(read), static_argnums=(2,)),
+    score=jax.jit(on(session_lib.score)),
+    write=lambda model, *, rows, wishes, anchor, turns, stride, plan: written(
+      model, rows, wishes, anchor, turns, stride, plan
+    ),
+    encode=jax.jit(lambda codec, pixels: codec.encode(pixels)),
+    decode=jax.jit(lambda codec, latents: codec.decode(latents)),
+  )
