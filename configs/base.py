@@ -200,6 +200,7 @@ COMMON_SENSE = (
 
 
 EVALUATORS = {
+  'scene_tasks': {'questions': 128, 'edits': 32, 'shown': 48, 'seed': 0},
   'scenes': {'prompts': 128, 'shown': 32, 'seed': 0},
   'perplexity': {'documents': 0},
   'image_loss': {'documents': 1000, 'seed': 0},

@@ -21,6 +21,7 @@ from transfusion_jax.evaluation import (
   image_loss,
   perplexity,
   scene_scores,
+  scene_tasks,
 )
 from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import (
@@ -308,6 +309,9 @@ def evaluators(
   held = {'scenes': data.scenes, 'pictures': data.images, 'rows': rows}
   kinds = {
     'scenes': lambda it: scene_scores.Scenes(it, data.scenes, run.sampling, rows=rows),
+    'scene_tasks': lambda it: scene_tasks.SceneTasks(
+      it, data.scenes, run.sampling, rows=rows
+    ),
     'perplexity': lambda it: perplexity.Perplexity(it, **held),
     'image_loss': lambda it: image_loss.ImageLoss(
       it, image_slots=data.image_slots, **held
@@ -327,13 +331,17 @@ def evaluators(
   return made
 
 
+_OF_SCENES = ('scenes', 'scene_tasks')
+"""Evaluators of emoji scenes."""
+
+
 def _check_pictures(run: config.TransfusionRun, section: config.Evaluator) -> None:
   if section.kind not in ('perplexity', 'harness') and not run.data.image_slots:
     raise ValueError(
       f'expected a run with pictures for {section.kind}, found data.image_slots=0; '
       'remove the evaluator, or name others with --only'
     )
-  if section.kind == 'scenes' and not pipeline.has_scenes(run.data):
+  if section.kind in _OF_SCENES and not pipeline.scene_forms(run.data):
     raise ValueError(
       f'expected emoji scenes among data.sources, found {sorted(run.data.sources)}; '
       'remove the evaluator'

@@ -24,6 +24,7 @@ from transfusion_jax.evaluation import (
   image_loss,
   perplexity,
   scene_scores,
+  scene_tasks,
 )
 from transfusion_jax.generation import image
 from transfusion_jax.models import autoencoder, transfusion
@@ -82,6 +83,7 @@ class AutoencoderStage:
 
 Evaluator = (
   scene_scores.ScenesConfig
+  | scene_tasks.SceneTasksConfig
   | perplexity.PerplexityConfig
   | image_loss.ImageLossConfig
   | drawings.DrawingsConfig

@@ -15,7 +15,13 @@ from typing import Any
 from transfusion_jax import config, trained
 from transfusion_jax.core import log
 from transfusion_jax.data import emoji_glyphs, pipeline
-from transfusion_jax.evaluation import evaluator, galleries, report, scene_scores
+from transfusion_jax.evaluation import (
+  evaluator,
+  galleries,
+  report,
+  scene_scores,
+  scene_tasks,
+)
 from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.training import metrics, tensorboard, workdir
 
@@ -107,7 +113,7 @@ def reported(place: workdir.Workdir) -> report.Run:
   scores, shown = _scores(run, place)
   if scores:
     scores[-1][1].update({name: value for name, value in about.items() if value})
-  scenes = pipeline.has_scenes(run.data)
+  scenes = pipeline.scene_forms(run.data)
   return report.Run(
     name=place.root.resolve().name,
     command=kept.get('command', ''),
@@ -143,17 +149,20 @@ def _scores(
   return sorted(by_step.items()), shown
 
 
+_GOALS = {'scenes': scene_scores.GOALS, 'scene_tasks': scene_tasks.GOALS}
+"""By kind of evaluator."""
+
+
 def _goals(place: workdir.Workdir) -> tuple[report.Goal, ...]:
   """What is asked of scenes, and of the run where they were evaluated."""
-  names = {
-    record['name']: None
+  kinds = {
+    record['name']: record['config']['evaluator']['kind']
     for record in metrics.read(place.evaluation)
-    if record['config']['evaluator']['kind'] == 'scenes'
   }
   goals = [
     dataclasses.replace(goal, name=f'{name}/{goal.name}')
-    for name in names
-    for goal in scene_scores.GOALS
+    for name, kind in kinds.items()
+    for goal in _GOALS.get(kind, ())
   ]
   return (*scene_scores.RUN_GOALS, *goals) if goals else ()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax.data import emoji_scenes, pipeline
+from transfusion_jax.data import documents, emoji_scenes, emoji_tasks, pipeline
 
 pytest.importorskip('tensorflow_datasets')
 
@@ -47,6 +47,22 @@ def test_stored_scenes_train(data, directory):
     data, patches=16, image_shape=(32, 32, 3), seed=0, rows=range(data.rows)
   )
   assert (next(source)['weight'] > 0).any()
+
+
+@pytest.mark.parametrize('form', ['question', 'edit'])
+def test_tasks_about_stored_scenes_are_those_about_drawn_ones(mini, directory, form):
+  from transfusion_jax.data import tfds_emoji_scenes
+
+  stored = tfds_emoji_scenes.StoredEmojiScenes(directory, 'train')
+  drawn = emoji_scenes.EmojiScenes(mini, 'train')
+  one, two = (emoji_tasks.make(form, mini, 'train', each) for each in (stored, drawn))
+  assert len(one) == LENGTHS['train']
+  for index in range(10):
+    for here, there in zip(one[index].document(), two[index].document(), strict=True):
+      if isinstance(here, documents.Text):
+        assert here == there
+      else:
+        np.testing.assert_array_equal(here.pixels, there.pixels)
 
 
 def test_bad_directories_and_splits(mini, directory, tmp_path):

@@ -87,3 +87,11 @@ def test_bad_numbers():
     tokenizers.Bytes(reserved=0, multiple=0)
   with pytest.raises(ValueError, match='reserved >= 0, found -1'):
     tokenizers.Bytes(reserved=-1, multiple=8)
+
+
+def test_a_question_mark_is_a_word_of_its_own():
+  asking = tokenizers.Words(('?', 'panda', 'where'), reserved=0, multiple=8)
+  assert asking.encode('where panda?') == [2, 1, 0]
+  assert asking.decode([2, 1, 0]) == 'where panda?'
+  with pytest.raises(ValueError, match=r"found '\?'"):
+    words().encode('panda?')

@@ -254,9 +254,7 @@ def test_a_strength_that_means_nothing_is_refused(strength):
 
 def test_a_mask_of_another_size_is_refused():
   with pytest.raises(ValueError, match='expected a mask of'):
-    tiny.writer().inpaint(
-      ['a'], [tiny.picture(1)], [np.ones((2, 2), bool)], keys(1), SAMPLING
-    )
+    requests.Given([tiny.picture(1)], [np.ones((2, 2), bool)], strength=1.0)
 
 
 def test_a_model_of_text_alone_says_that_it_has_no_pictures():

@@ -16,7 +16,14 @@ from typing import Literal, Protocol, runtime_checkable
 import grain
 import numpy as np
 
-from transfusion_jax.data import documents, emoji_scenes, forms, images, mixture
+from transfusion_jax.data import (
+  documents,
+  emoji_scenes,
+  emoji_tasks,
+  forms,
+  images,
+  mixture,
+)
 from transfusion_jax.data.sources import (
   array_record,
   folder,
@@ -50,7 +57,8 @@ class SourceConfig:
     directory: of 'tfds', where data sets are kept (empty: TFDS's own place); of
       'array_record' files that lie elsewhere, for copies of them.
     heldout: share of the records that training leaves out.
-    form: how records become documents; of no account for scenes.
+    form: how records become documents; of scenes, its kind alone is of account:
+      'captioned', or 'question' or 'edit' for tasks made of them.
     weights: share of the mixture, in positions, against the other sources; one for
       every element of `since`.
     since: steps from which the weights hold; the first is 0.
@@ -82,12 +90,22 @@ class SourceConfig:
         f'expected a path for every kind but emoji_scenes, found kind={self.kind!r} '
         f'and path={self.path!r}; set or empty the path'
       )
+    if self.scenes and self.form.kind not in emoji_tasks.FORMS:
+      raise ValueError(
+        f'expected a form among {emoji_tasks.FORMS} for {self.kind}, found '
+        f'{self.form.kind!r}; use one'
+      )
     _ = self.schedule  # which is checked
     if not 0 <= self.heldout <= 0.5 or self.epochs < 0:
       raise ValueError(
         f'expected heldout from 0 to 0.5 and epochs >= 0, found {self.heldout} and '
         f'{self.epochs}; change them'
       )
+
+  @property
+  def scenes(self) -> bool:
+    """Whether these are emoji scenes, drawn or stored."""
+    return self.kind in ('emoji_scenes', 'stored_emoji_scenes')
 
   @property
   def schedule(self) -> mixture.Schedule:
@@ -115,10 +133,17 @@ class Collection(Protocol):
 
 
 class Scenes:
-  """Emoji scenes, which leave nothing to chance."""
+  """Emoji scenes, or tasks about them, which leave nothing to chance."""
 
-  def __init__(self, scenes: emoji_scenes.Source):
+  def __init__(
+    self, scenes: emoji_scenes.Source | emoji_tasks.Questions | emoji_tasks.Edits
+  ):
     self._scenes = scenes
+
+  @property
+  def tasks(self) -> bool:
+    """Whether these are tasks, and not the scenes themselves."""
+    return isinstance(self._scenes, emoji_tasks.Questions | emoji_tasks.Edits)
 
   def __len__(self) -> int:
     return len(self._scenes)
@@ -219,16 +244,21 @@ def open_collection(
   Raises:
     ValueError: there is no such source, or it is of another kind.
   """
-  if config.kind == 'emoji_scenes':
-    return Scenes(emoji_scenes.EmojiScenes(scenes, split))
-  if config.kind == 'stored_emoji_scenes':
-    # Here, because TFDS takes a second to import.
-    from transfusion_jax.data import tfds_emoji_scenes
-
-    return Scenes(tfds_emoji_scenes.StoredEmojiScenes(config.path, split))
+  if config.scenes:
+    opened = _open_scenes(config, split, scenes)
+    return Scenes(emoji_tasks.make(config.form.kind, scenes, split, opened))
   stride = round(1 / config.heldout) if config.heldout else 0
   form = forms.Form(config.form, pictures)
   return Records(open_records(config), form, stride=stride, split=split)
+
+
+def _open_scenes(config: SourceConfig, split: str, scenes) -> emoji_scenes.Source:
+  if config.kind == 'emoji_scenes':
+    return emoji_scenes.EmojiScenes(scenes, split)
+  # Here, because TFDS takes a second to import.
+  from transfusion_jax.data import tfds_emoji_scenes
+
+  return tfds_emoji_scenes.StoredEmojiScenes(config.path, split)
 
 
 @functools.lru_cache(maxsize=32)
@@ -274,7 +304,7 @@ class Endless:
     Args:
       collection: the documents.
       name: of the source, so that two of the same size do not go side by side; scenes
-        that are drawn go by the seed alone.
+        go by the seed alone, unless they are made tasks of.
       seed: of the order and of what is left to chance.
 
     Raises:
@@ -286,7 +316,8 @@ class Endless:
         f'{len(collection):,}; give it another path, or divide it into several sources'
       )
     self._collection = collection
-    salt = 0 if isinstance(collection, Scenes) else zlib.crc32(name.encode())
+    plain = isinstance(collection, Scenes) and not collection.tasks
+    salt = 0 if plain else zlib.crc32(name.encode())
     self._entropy = (seed % 2**32, salt)
     numbers = grain.MapDataset.range(len(collection))
     self._order = numbers.shuffle(seed=(seed + salt) % 2**32).repeat()

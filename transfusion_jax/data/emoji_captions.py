@@ -18,7 +18,9 @@ RELATIONS = {
   'above': 'above',
   'below': 'below',
 }
+OPPOSITES = {'left': 'right', 'right': 'left', 'above': 'below', 'below': 'above'}
 NUMBERS = {2: 'two', 3: 'three', 4: 'four'}
+COUNTS = {word: count for count, word in NUMBERS.items()}
 THEN = 'then'
 
 _PREPOSITIONS = {
@@ -86,9 +88,8 @@ def read(caption: str, names: tuple[str, ...]) -> Meaning | None:
   if thing := _things(names).get(body):
     return Meaning('single', (thing,), (color,), None)
   number, _, rest = body.partition(' ')
-  counts = {word: count for count, word in NUMBERS.items()}
-  if number in counts and (thing := _plurals(names).get(rest)):
-    count = counts[number]
+  if number in COUNTS and (thing := _plurals(names).get(rest)):
+    count = COUNTS[number]
     return Meaning('count', (thing,) * count, (color,) * count, None)
   read_side = functools.partial(_read_thing, color)
   return _read_sides(body, names, read_side, 'pair')

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Collection
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 _STREAM = 3  # of random numbers; 0, 1 and 2 are the scenes of the splits
 
@@ -22,6 +24,20 @@ class Pool:
   pairs: Int[np.ndarray, 'p 2']
   combinations: Int[np.ndarray, 'c 2']
   ordinary: tuple[frozenset[int], ...]
+
+  @functools.cached_property
+  def _together(self) -> Bool[np.ndarray, 'g g']:
+    table = np.zeros((len(self.ordinary),) * 2, bool)
+    table[tuple(self.pairs.T)] = True
+    return table | table.T
+
+  def holds(self, things: Collection[tuple[int, int]]) -> bool:
+    """Whether different objects, on their colours, may stand in one of its pictures."""
+    objects = sorted({thing for thing, _ in things})
+    pairs = itertools.combinations(objects, 2)
+    return all(color in self.ordinary[thing] for thing, color in things) and all(
+      self._together[pair] for pair in pairs
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -7,9 +7,12 @@ direction the objects are apart, and across it their middles differ by at most h
 the distance along it.
 """
 
+import itertools
+
 import numpy as np
 
 Corner = tuple[int, int]  # x, y of the top left pixel
+Square = tuple[int, int, int]  # its size as well
 
 
 def place(
@@ -33,6 +36,27 @@ def place(
   if relation in ('above', 'below'):
     corners = [corner[::-1] for corner in corners]
   return corners[::-1] if swapped else corners
+
+
+def join(
+  rng: np.random.Generator,
+  taken: list[Square],
+  size: int,
+  side: int,
+  placement: str,
+) -> Corner | None:
+  """Where one more sprite can stand among several; None where no room was found."""
+  if placement == 'free':
+    corners = [
+      (_within(rng, side - size), _within(rng, side - size)) for _ in range(20)
+    ]
+  else:
+    quarters = candidates(size, side)[-4:]
+    corners = [quarters[quarter] for quarter in rng.permutation(4)]
+  for corner in corners:
+    if not any(_overlap((*corner, size), square) for square in taken):
+      return corner
+  return None
 
 
 def candidates(size: int, side: int) -> list[Corner]:
@@ -85,12 +109,8 @@ def _scatter(rng, sizes, side) -> list[Corner]:
   """Sprites anywhere without overlap; in different quarters if that fails."""
   for _ in range(20):
     corners = [(_within(rng, side - size), _within(rng, side - size)) for size in sizes]
-    if not any(
-      abs(2 * x + size - 2 * u - other) < size + other
-      and abs(2 * y + size - 2 * v - other) < size + other
-      for index, (size, (x, y)) in enumerate(zip(sizes, corners, strict=True))
-      for other, (u, v) in zip(sizes[:index], corners[:index], strict=True)
-    ):
+    squares = [(*corner, size) for corner, size in zip(corners, sizes, strict=True)]
+    if not any(_overlap(*two) for two in itertools.combinations(squares, 2)):
       return corners
   half = side // 2
   return [
@@ -100,6 +120,12 @@ def _scatter(rng, sizes, side) -> list[Corner]:
     )
     for quarter, size in zip(rng.permutation(4), sizes, strict=False)
   ]
+
+
+def _overlap(one: Square, other: Square) -> bool:
+  middles = [(2 * x + size, 2 * y + size) for x, y, size in (one, other)]
+  reach = one[2] + other[2]
+  return all(abs(a - b) < reach for a, b in zip(*middles, strict=True))
 
 
 def _within(rng, room: int) -> int:

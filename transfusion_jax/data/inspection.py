@@ -1,6 +1,6 @@
 """What a user can mend in the data of a run, found before anything is made of it."""
 
-from transfusion_jax.data import corpus, emoji_scenes, layout, pipeline
+from transfusion_jax.data import corpus, emoji_tasks, layout, pipeline
 
 TRIED = 8
 """Documents of a source that are made before a run begins."""
@@ -41,10 +41,10 @@ def check_pictures(config: pipeline.DataConfig) -> None:
 
 def _check_rows(config: pipeline.DataConfig, plan: layout.Layout) -> None:
   longest = [(min(1, config.image_slots), 0)]
-  if pipeline.has_scenes(config):
+  if forms := pipeline.scene_forms(config):
     _check_size(config)
     measure = lambda text: len(plan.tokenizer.encode(text))  # noqa: E731
-    longest = emoji_scenes.longest_documents(config.scenes, measure)
+    longest = emoji_tasks.longest_documents(config.scenes, forms, measure)
   length = max(plan.length(words, count) for count, words in longest)
   count = max(count for count, _ in longest)
   if length > config.row_length or count > config.image_slots:

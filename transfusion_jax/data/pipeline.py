@@ -19,6 +19,7 @@ from transfusion_jax.data import (
   corpus,
   documents,
   emoji_scenes,
+  emoji_tasks,
   images,
   iterators,
   layout,
@@ -111,13 +112,14 @@ class DataConfig:
 
 def tokenizer(config: DataConfig) -> tokenizers.Tokenizer:
   """The tokenizer of the run."""
-  words = emoji_scenes.vocabulary(config.scenes) if has_scenes(config) else ()
+  forms = scene_forms(config)
+  words = emoji_tasks.vocabulary(config.scenes, forms) if forms else ()
   return tokenizer_config.make(config.tokenizer, words)
 
 
-def has_scenes(config: DataConfig) -> bool:
-  """Whether emoji scenes are among the sources."""
-  return any('emoji_scenes' in source.kind for source in config.sources.values())
+def scene_forms(config: DataConfig) -> set[str]:
+  """Kinds of documents that are made of emoji scenes; none where there are none."""
+  return {source.form.kind for source in config.sources.values() if source.scenes}
 
 
 def collections(config: DataConfig, split: str) -> dict[str, corpus.Collection]:

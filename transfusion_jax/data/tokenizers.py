@@ -94,7 +94,10 @@ class Numbered:
 
 
 class Words(Numbered):
-  """Whole words of a fixed vocabulary, split at white space, in lower case."""
+  """Whole words of a fixed vocabulary, split at white space, in lower case.
+
+  A question mark is a word of its own, and stands behind another without a space.
+  """
 
   def __init__(self, words: tuple[str, ...], *, reserved: int, multiple: int):
     """Numbers the words in the order given.
@@ -124,10 +127,12 @@ class Words(Numbered):
     Raises:
       ValueError: a word is not in the vocabulary; the message names the nearest ones.
     """
-    return [self._encode_word(word) for word in text.lower().split()]
+    words = text.lower().replace('?', ' ? ').split()
+    return [self._encode_word(word) for word in words]
 
   def decode(self, ids: Iterable[int | np.integer]) -> str:
-    return ' '.join(self._words[index] for index in self._base(ids))
+    words = ' '.join(self._words[index] for index in self._base(ids))
+    return words.replace(' ?', '?')
 
   def _encode_word(self, word: str) -> int:
     if word in self._ids:

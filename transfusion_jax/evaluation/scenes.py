@@ -63,6 +63,12 @@ class Score:
   relation: bool | None
   binding: bool | None
 
+  @property
+  def whole(self) -> bool:
+    """Whether all that is asked for is right."""
+    parts = (self.objects, self.background, self.relation, self.binding)
+    return all(part for part in parts if part is not None)
+
 
 def detect(
   config: emoji_scenes.EmojiScenesConfig,
@@ -103,6 +109,17 @@ def detect(
   return Detected(tuple(grounds), tuple(objects), float(np.mean(residuals)))
 
 
+def read(
+  config: emoji_scenes.EmojiScenesConfig,
+  wanted: emoji_pictures.Picture,
+  pixels: Num[np.ndarray, 'h w 3'],
+) -> Detected:
+  """What `pixels` show if they have a background, or tiles, as the picture wanted."""
+  ways = 'xy' if wanted.kind == 'binding' else (None,)
+  readings = [detect(config, pixels, tiles) for tiles in ways]
+  return min(readings, key=lambda reading: reading.residual)
+
+
 def score(
   config: emoji_scenes.EmojiScenesConfig,
   scene: emoji_scenes.Scene | emoji_pictures.Picture,
@@ -110,9 +127,16 @@ def score(
 ) -> Score:
   """What is right in `pixels`, which should show a scene or a picture of a story."""
   wanted = scene.picture if isinstance(scene, emoji_scenes.Scene) else scene
+  return judge(config, wanted, read(config, wanted, pixels))
+
+
+def judge(
+  config: emoji_scenes.EmojiScenesConfig,
+  wanted: emoji_pictures.Picture,
+  detected: Detected,
+) -> Score:
+  """What is right in a picture that has been read as the one that is wanted."""
   tiled = wanted.kind == 'binding'
-  readings = [detect(config, pixels, tiles) for tiles in ('xy' if tiled else [None])]
-  detected = min(readings, key=lambda reading: reading.residual)
   names = collections.Counter(thing.name for thing in wanted.objects)
   found = collections.Counter(thing.name for thing in detected.objects)
   objects = names == found
