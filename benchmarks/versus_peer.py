@@ -5,8 +5,8 @@
   peer/bin/pip install transfusion-pytorch==0.20.0 torch==2.13.0
   python -m benchmarks.versus_peer --peer=peer/bin/python --json=versus_peer.json
 
-Both have 6 layers of width 384 with 6 heads of 64 in float32, pictures of 256 patches of
-16 channels, and the same number of threads. Measured are
+Both have 6 layers of width 384 with 6 heads of 64 in float32, pictures of 256 patches
+of 16 channels, and the same number of threads. Measured are
 
   train     steps on 8 rows of 64 text tokens, a picture and 64 text tokens, AdamW
   image     one picture behind 32 tokens, guidance 3, 60 evaluations of the network
@@ -21,8 +21,9 @@ so that a machine whose speed drifts does not favour a side; the median of the r
 ratios is the result. What stands in XLA_FLAGS counts. Weights are random, prompts too.
 
 Operations are those of matrix products: of a step of training, counted in ours as
-traced and by PyTorch's counter in the peer's; `peak_share` is the share of the machine's
-rate of multiplying float32 matrices (2,048 x 2,048, measured in the same process).
+traced and by PyTorch's counter in the peer's; `peak_share` is the share of the
+machine's rate of multiplying float32 matrices (2,048 x 2,048, measured in the same
+process).
 """
 
 import argparse

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -272,3 +273,53 @@ def test_sample_without_a_run(tmp_path, variables):
   done = sample(tmp_path, variables, '--prompt=a panda')
   assert done.returncode == 2
   assert 'config.json' in done.stderr
+
+
+def test_sample_does_what_a_file_asks_for(finished, tmp_path, variables):
+  pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / 'a.png')
+  mask = np.zeros((32, 32), np.uint8)
+  mask[:, 16:] = 255
+  Image.fromarray(mask).save(tmp_path / 'm.png')
+  orders = [
+    {'prompt': 'a panda on a blue background', 'count': 2, 'seed': 7},
+    {'image': 'a.png'},
+    {'image': 'a.png', 'mask': 'm.png', 'prompt': 'a panda on a blue background'},
+    {'image': 'a.png', 'strength': 0.5},
+    {'document': ['a panda on a blue background', {'image': 'a.png'}], 'pictures': 1},
+  ]
+  file = tmp_path / 'orders.jsonl'
+  file.write_text('\n'.join(json.dumps(order) for order in orders) + '\n')
+  output = tmp_path / 'out'
+  flags = (f'--requests={file}', f'--output={output}', '--steps=2', '--solver=dpm2m')
+  done = sample(finished, variables, *flags)
+  assert done.returncode == 0, done.stderr
+  made = [json.loads(x) for x in (output / 'samples.jsonl').read_text().splitlines()]
+  assert [each['request'] for each in made].count(orders[0]) == 2
+  assert sorted(each['seed'] for each in made if each['request'] == orders[0]) == [7, 8]
+  assert {json.dumps(each['request']) for each in made} == set(map(json.dumps, orders))
+  named = [p['image'] for each in made for p in each['made'] if 'image' in p]
+  assert sorted(named) == sorted(path.name for path in output.glob('*.png'))
+  assert len(named) >= 4
+
+
+@pytest.mark.parametrize(
+  ('line', 'expected'),
+  [
+    ('{"prompt": "a zebra"}', 'line 1: expected words of the vocabulary'),
+    ('{"promt": "a panda"}', 'promt'),
+    ('{"image": "none.png"}', 'none.png'),
+    ('{"prompt": 3}', 'expected prompt to be str'),
+    ('{"prompt": "a panda", "count": 0}', 'count'),
+    ('[1]', 'expected an object'),
+    ('{', 'expected JSON'),
+    ('', 'an empty file'),
+  ],
+)
+def test_sample_bad_orders(finished, tmp_path, variables, line, expected):
+  file = tmp_path / 'orders.jsonl'
+  file.write_text(line + '\n')
+  done = sample(finished, variables, f'--requests={file}')
+  assert done.returncode == 2, done.stderr
+  (told,) = done.stderr.strip().splitlines()
+  assert expected in told

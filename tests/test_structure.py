@@ -43,17 +43,22 @@ BELOW = {
   'training': ('objectives', *BELOW['generation'], 'generation'),
   'evaluation': ('objectives', *BELOW['generation'], 'generation'),
 }
+SHARED = ('preflight', 'feeds', 'results', 'orders')
+"""What several commands share."""
+
 BELOW = {**BELOW, 'compiling': ('training', *BELOW['training'])}
 BELOW = {**BELOW, 'config': ('training', 'evaluation', *BELOW['training'])}
 BELOW = {**BELOW, 'build': ('config', *BELOW['config'])}
 BELOW = {**BELOW, 'trained': ('build', *BELOW['build'])}
 BELOW = {
   **BELOW,
-  **dict.fromkeys(('preflight', 'feeds', 'results'), ('trained', *BELOW['trained'])),
+  **dict.fromkeys(
+    ('preflight', 'feeds', 'results', 'orders'), ('trained', *BELOW['trained'])
+  ),
 }
 BELOW = {
   **BELOW,
-  **dict.fromkeys(COMMANDS, ('feeds', 'preflight', 'results', *BELOW['preflight'])),
+  **dict.fromkeys(COMMANDS, (*SHARED, *BELOW['preflight'])),
 }
 BELOW['compile_check'] += ('compiling',)
 """What each folder, and each file at the package root, may import of ours."""

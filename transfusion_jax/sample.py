@@ -1,18 +1,20 @@
 """Samples from a trained run: pictures, captions, answers, edits, documents of both.
 
   python -m transfusion_jax.sample --workdir=DIR --prompt="a panda on a blue background"
-  python -m transfusion_jax.sample --workdir=DIR --image=picture.png
-  python -m transfusion_jax.sample --workdir=DIR --image=picture.png --question="..."
-  python -m transfusion_jax.sample --workdir=DIR --image=picture.png --instruction="..."
-  python -m transfusion_jax.sample --workdir=DIR --image=a.png --mask=m.png --prompt="..."
-  python -m transfusion_jax.sample --workdir=DIR --image=a.png --strength=0.6
-  python -m transfusion_jax.sample --workdir=DIR
-  python -m transfusion_jax.sample --workdir=DIR --requests=orders.jsonl
 
-The last but one lets the model write documents of text and pictures; the last does what
-the lines of a file say, any of the above, a batch at a time (`transfusion_jax/orders.py`
-has its fields). What is made is printed, and goes to `DIR/samples` unless `--output`
-says otherwise: PNG files and a line of `samples.jsonl` each. Existing files are kept.
+and, in place of the prompt,
+
+  --image=a.png                               a caption of it
+  --image=a.png --question="how many?"        an answer
+  --image=a.png --instruction="add a guitar"  an edited picture
+  --image=a.png --mask=m.png --prompt="..."   drawn anew where the mask is white
+  --image=a.png --strength=0.6                variations of it
+  --requests=orders.jsonl                     all that the lines of a file ask for
+                                              (`transfusion_jax/orders.py`)
+
+or nothing at all: the model writes documents of text and pictures. What is made is
+printed, and goes to `DIR/samples` unless `--output` says otherwise: PNG files and a
+line of `samples.jsonl` each. Existing files are kept.
 """
 
 import dataclasses
