@@ -94,14 +94,7 @@ class Scenes:
   ) -> Iterator[tuple[str, evaluator.Value]]:
     """All scores of a model, and galleries."""
     data, wrong = self._data, []
-    all_asked, all_drawn = [], []
-    for kind in ('single', 'pair', 'count', 'binding'):
-      if getattr(data, kind):
-        asked, drawn, tiles = self._drawn(writer, 'test', kind)
-        all_asked, all_drawn = all_asked + asked, all_drawn + drawn
-        wrong += [tile for tile in tiles if not tile.good]
-        yield kind, self._gallery(f'Pictures of new prompts: {kind}', tiles)
-    yield from scenes.aggregate(data, all_asked, all_drawn).items()
+    yield from self._new_prompts(writer, wrong)
     for kind, name in (('single', 'single_object'), ('pair', 'two_objects')):
       if getattr(data, kind) and data.heldout:
         asked, drawn, tiles = self._drawn(writer, 'heldout', kind)
@@ -113,6 +106,22 @@ class Scenes:
     note = 'What was asked for, or said, where the picture or the words are wrong.'
     shown = tuple(wrong[: self._config.shown])
     yield 'failures', report.Gallery('What went wrong', note, shown)
+
+  def new_prompts(
+    self, writer: writer_lib.Writer
+  ) -> Iterator[tuple[str, evaluator.Value]]:
+    """Scores and galleries of pictures of the test split's prompts alone."""
+    return self._new_prompts(writer, [])
+
+  def _new_prompts(self, writer, wrong: list[report.Tile]):
+    data, all_asked, all_drawn = self._data, [], []
+    for kind in ('single', 'pair', 'count', 'binding'):
+      if getattr(data, kind):
+        asked, drawn, tiles = self._drawn(writer, 'test', kind)
+        all_asked, all_drawn = all_asked + asked, all_drawn + drawn
+        wrong += [tile for tile in tiles if not tile.good]
+        yield kind, self._gallery(f'Pictures of new prompts: {kind}', tiles)
+    yield from scenes.aggregate(data, all_asked, all_drawn).items()
 
   def _drawn(self, writer, split: str, kind: str):
     """Scenes, what was drawn for their captions, and both as tiles."""
