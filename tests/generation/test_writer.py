@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from transfusion_jax.generation import engine, mixed, programs, requests
 from transfusion_jax.generation import logits as logits_lib
-from transfusion_jax.generation import mixed, programs, requests
 
 SAMPLING = tiny.image_sampling()
 FREE = logits_lib.TextSampling(1.5, 0, 1.0, 0.0, limit=2**20)
@@ -181,6 +181,16 @@ def test_documents_in_different_modes_are_each_what_they_are_alone():
           assert np.abs(a.picture.astype(int) - b.picture.astype(int)).max() <= 1
 
 
+def test_looking_for_stop_strings_changes_nothing_else(monkeypatch):
+  """Rows then wait in the middle of a text while others draw."""
+  asked = [requests.Request(tiny.prompt(), key, FREE, pictures=2) for key in keys(6, 1)]
+  whole = tiny.writer().write(asked, SAMPLING)
+  monkeypatch.setattr(engine, '_STRIDE', 2)
+  found = tiny.writer().write(asked, SAMPLING, stop=('zebra',))
+  assert told(found) == told(whole)
+  assert any(p.picture is not None for row in found for p in row)
+
+
 def test_what_stands_behind_a_picture_is_what_follows_it_clean():
   """Mode switch: greedy text behind a drawn picture equals full forwards behind it."""
   writer = tiny.writer()
@@ -188,7 +198,7 @@ def test_what_stands_behind_a_picture_is_what_follows_it_clean():
   request = requests.Request(tiny.LAYOUT.picture_prompt('a b'), keys(1)[0], text, 1)
   first, *rest = writer.write([request], SAMPLING)[0]
   plan = writer._plan([request], SAMPLING, None)
-  rows, wishes = writer._begin([request], plan)
+  rows, wishes = writer._begin([request], plan, 0)
   rows = mixed.write(
     writer.model, rows, wishes, None, jnp.int32(9), jnp.int32(99), plan
   )

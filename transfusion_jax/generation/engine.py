@@ -74,7 +74,10 @@ class Engine:
     """
     self._check(requests)
     plan = self._plan(requests, sampling, given)
-    rows, wishes = self._begin(requests, plan)
+    # With stop strings rows may wait in the middle of a text while others draw, and are
+    # written to, behind their end, by what those read.
+    slack = self.block if stop and plan.draws else 0
+    rows, wishes = self._begin(requests, plan, slack)
     anchor = None if given is None else self._anchor(given)
     step = functools.partial(
       programs.on_mesh(self.mesh).write,
@@ -209,16 +212,17 @@ class Engine:
       null=tuple(self.layout.null().tokens.tolist()),
     )
 
-  def _begin(self, requests, plan: mixed.Plan) -> tuple[mixed.Rows, mixed.Wishes]:
+  def _begin(
+    self, requests, plan: mixed.Plan, slack: int
+  ) -> tuple[mixed.Rows, mixed.Wishes]:
     """Reads the prompts and sets up what is written behind them."""
     texts = [request.text for request in requests]
     limits = np.array([min(text.limit, self.context) for text in texts], np.int32)
     pictures = np.array([request.pictures for request in requests], np.int32)
     longest = max(len(request.prompt) for request in requests)
     needed = int(np.max(limits + pictures * (self.block + 1)))
-    session = self.read(
-      [request.prompt for request in requests], room=min(needed, self.context - longest)
-    )
+    room = min(needed, self.context - longest) + slack
+    session = self.read([request.prompt for request in requests], room=room)
     opened = np.array([self._opened(request.prompt) for request in requests])
     waits = np.where(limits > 0, mixed.TEXT, mixed.DONE)
     b, slots = len(requests), int(pictures.max())
