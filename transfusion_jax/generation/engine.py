@@ -170,7 +170,7 @@ class Engine:
     )
     return compiled.read(self.model, made, _round_up(width + room))
 
-  @functools.cached_property
+  @property
   def mesh(self) -> Mesh | None:
     """Over which the model is divided."""
     return getattr(jax.tree.leaves(self.model)[0].sharding, 'mesh', None)
