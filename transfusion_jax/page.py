@@ -145,14 +145,19 @@ def _write_tab(found, do: buttons.Buttons, drawing: list[Any], *, draws: bool) -
 
 
 def _picture(found) -> Any:
-  return found.Image(
-    label='Picture', sources=['upload', 'clipboard'], type='filepath', image_mode=None
-  )
+  picture = found.Image(label='Picture', sources=['upload', 'clipboard'])
+  # The file as it came: Gradio would open it itself, and fail where it is broken.
+  picture.preprocess = lambda given: None if given is None else given.path
+  return picture
 
 
 def _gallery(found) -> Any:
   return found.Gallery(
-    label='Pictures', format='png', columns=4, height='auto', render=False
+    label='Pictures',
+    format='png',
+    object_fit='contain',
+    height='auto',
+    render=False,
   )
 
 
