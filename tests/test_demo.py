@@ -139,25 +139,41 @@ def test_nothing_written_is_said():
   assert recorder.order['document'] == []
 
 
-def test_a_model_does_it_all(studio, file):
+def test_a_model_does_what_is_ordered(studio):
   drawing = (0, 'ddim', 2, 1.0)
   first, second = studio.draw('a b', 2, *drawing)
   assert first.shape == (tiny.SIDE, tiny.SIDE, 3)
   assert (first != second).any()
-  again, other = studio.draw('a b', 2, 1, *drawing[1:])
+  again, _ = studio.draw('a b', 2, 1, *drawing[1:])
   np.testing.assert_array_equal(again, second)
-  assert set(studio.describe(file, 'a').split()) <= set(tiny.WORDS)
-  (edited,) = studio.edit(file, 'c', *drawing)
-  assert edited.shape == first.shape
-  layer = np.zeros((4, 4, 4), np.uint8)
-  layer[:2, :2] = 255
-  painted = {'background': tiny.picture(3), 'layers': [layer]}
-  (drawn,) = studio.inpaint(painted, '', *drawing)
-  outside = np.ones((4, 4), bool)
-  outside[:2, :2] = False
-  np.testing.assert_array_equal(drawn[outside], tiny.picture(3)[outside])
-  assert len(studio.vary(file, 0.5, '', 2, *drawing)) == 2
-  assert studio.write('a b', 1, 1.0, *drawing).startswith('<p><b>a b</b></p>')
+
+
+PAINTED = {
+  'background': tiny.picture(3),
+  'layers': [np.full((tiny.SIDE, tiny.SIDE, 4), 255, np.uint8)],
+}
+
+
+@pytest.mark.parametrize(
+  ('kind', 'press'),
+  [
+    ('draw', lambda do, file: do.draw('', 1, *DRAWING)),
+    ('caption', lambda do, file: do.describe(file, '')),
+    ('answer', lambda do, file: do.describe(file, 'a')),
+    ('edit', lambda do, file: do.edit(file, 'a', *DRAWING)),
+    ('inpaint', lambda do, file: do.inpaint(PAINTED, 'a', *DRAWING)),
+    ('vary', lambda do, file: do.vary(file, 1.0, '', 1, *DRAWING)),
+    ('tell', lambda do, file: do.write('a', 1, 1.0, *DRAWING)),
+  ],
+)
+def test_every_button_makes_a_task(file, kind, press):
+  def make(order, sampling, temperature):
+    folder = pathlib.Path()
+    (task,) = LIMITS.tasks(order, folder, seed=0, pictures=0, steps=sampling.steps)
+    assert task.kind == kind
+    return [[said('a') if kind in ('caption', 'answer') else shown(1)]]
+
+  assert press(buttons.Buttons(make, tiny.image_sampling()), file)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The demo's page in a browser: needs Gradio, Playwright and a Chromium."""
 
+import pathlib
 import shutil
 import socket
-import threading
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +14,7 @@ from transfusion_jax import page
 from transfusion_jax.core import command
 from transfusion_jax.generation import requests
 
-pytestmark = pytest.mark.filterwarnings('ignore')  # those of Gradio
-
+ROOT = pathlib.Path(__file__).parents[2]
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 PICTURE = '.grid-container img'
 
@@ -36,13 +37,18 @@ def address():
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
+  program = f'from tests.browser import test_demo; test_demo.serve({port})'
+  server = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT)
+  yield f'http://127.0.0.1:{port}/'
+  server.terminate()
+  server.wait(timeout=30)
+
+
+def serve(port: int) -> None:
+  """The server, in a process of its own."""
   sampling = tiny.image_sampling()
   built = page.build(make, sampling, title='a run', levels=1000, draws=True)
-  threading.Thread(
-    target=page.serve, args=(built, '127.0.0.1', port), daemon=True
-  ).start()
-  yield f'http://127.0.0.1:{port}/'
-  built.close()
+  page.serve(built, '127.0.0.1', port)
 
 
 @pytest.fixture(params=[1200, 390])
@@ -63,7 +69,7 @@ def tab(request, address):
     )
     tab = browser.new_page(viewport={'width': request.param, 'height': 844})
     tab.on('request', noted)
-    for _ in range(20):  # until the server listens
+    for _ in range(120):  # until the server listens
       try:
         tab.goto(address)
         break
