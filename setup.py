@@ -53,6 +53,7 @@ setuptools.setup(
     'tpu': ['jax[tpu]>=0.10.2'],
     'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12'],
     'data': DATA,
+    'demo': ['gradio>=6.31'],
     'text': TEXT,
     'eval': [
       *FEATURES,

@@ -19,6 +19,7 @@ PACKAGE = 'transfusion_jax'
 COMMANDS = (
   'train',
   'sample',
+  'demo',
   'evaluate',
   'compile_check',
   'encode_images',
@@ -52,14 +53,15 @@ BELOW = {**BELOW, 'build': ('config', *BELOW['config'])}
 BELOW = {**BELOW, 'trained': ('build', *BELOW['build'])}
 BELOW = {
   **BELOW,
-  **dict.fromkeys(
-    ('preflight', 'feeds', 'results', 'orders'), ('trained', *BELOW['trained'])
-  ),
+  **dict.fromkeys(SHARED, ('trained', *BELOW['trained'])),
 }
+BELOW = {**BELOW, 'buttons': ('orders', *BELOW['orders'])}
+BELOW = {**BELOW, 'page': ('buttons', *BELOW['buttons'])}
 BELOW = {
   **BELOW,
   **dict.fromkeys(COMMANDS, (*SHARED, *BELOW['preflight'])),
 }
+BELOW['demo'] += ('page',)
 BELOW['compile_check'] += ('compiling',)
 """What each folder, and each file at the package root, may import of ours."""
 

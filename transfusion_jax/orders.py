@@ -1,4 +1,4 @@
-"""Tasks from files and flags: what `sample` is asked to do, checked before it begins.
+"""Tasks from files, flags and pages: what is asked for, checked before it begins.
 
 An order is a dict, a line of a JSON Lines file:
 
@@ -15,6 +15,7 @@ with, in any of them, `seed` and `count`, and in the last one `pictures`, the mo
 are drawn. Files are found beside the file of orders.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from transfusion_jax.data import documents, images, layout
+from transfusion_jax import build, config
+from transfusion_jax.data import documents, images, layout, pipeline
+from transfusion_jax.diffusion import times
 from transfusion_jax.generation import tasks
 
 Order = Mapping[str, Any]
@@ -43,6 +46,59 @@ _TYPES = {
   **dict.fromkeys(('prompt', 'image', 'question', 'instruction', 'mask'), str),
   **{'seed': int, 'count': int, 'pictures': int, 'strength': float, 'document': list},
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What a model can take.
+
+  Attributes:
+    size: height and width of its pictures, which others are fitted to; 0 where it was
+      trained without.
+    patches: positions that a picture takes.
+    layout: from documents to sequences.
+    context: positions of a row.
+    levels: of noise; the most denoising steps.
+  """
+
+  size: tuple[int, int]
+  patches: int
+  layout: layout.Layout
+  context: int
+  levels: int
+
+  def tasks(
+    self, order: Order, folder: pathlib.Path, *, seed: int, pictures: int, steps: int
+  ) -> Iterator[tasks.Task]:
+    """The tasks of an order that the model can do.
+
+    Args:
+      order: what is asked for.
+      folder: where its files are.
+      seed: where the order has none; counts up with `count`.
+      pictures: most pictures of a document, where the order does not say.
+      steps: of denoising.
+
+    Raises:
+      ValueError: the order means nothing, a picture cannot be read, the tokenizer does
+        not know a word, or there is no room, or not so many levels.
+    """
+    for task in parse(order, folder, self.size, seed=seed, pictures=pictures):
+      check_room(task, self.layout, patches=self.patches, context=self.context)
+      times.strided(steps, steps=self.levels, begin=task.strength)
+      yield task
+
+
+def limits(run: config.TransfusionRun) -> Limits:
+  """What the model of a run can take."""
+  pictures = run.data.image_slots > 0
+  return Limits(
+    size=pipeline.pixels(run.data)[:2] if pictures else (0, 0),
+    patches=build.patch_count(run) if pictures else 0,
+    layout=build.text_layout(run),
+    context=run.data.row_length,
+    levels=run.objective.path.steps,
+  )
 
 
 def read(path: str | pathlib.Path) -> Iterator[tuple[str, Order]]:

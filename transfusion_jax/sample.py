@@ -25,9 +25,9 @@ from collections.abc import Iterator
 import tqdm
 from absl import flags
 
-from transfusion_jax import build, config, orders, trained
+from transfusion_jax import config, orders, trained
 from transfusion_jax.core import command
-from transfusion_jax.data import images, pipeline
+from transfusion_jax.data import images
 from transfusion_jax.generation import image, logits, requests, tasks
 from transfusion_jax.training import mesh, workdir
 
@@ -61,7 +61,7 @@ def main() -> None:
   """Checks everything a user can get wrong, then samples."""
   with command.user_errors():
     run, place, sampling = _settings()
-    asked = list(_tasks(run))
+    asked = list(_tasks(run, sampling.steps))
     text = _text(asked)
     writer = trained.writer(run, place, mesh.single())
   output = pathlib.Path(_OUTPUT.value or place.root / 'samples')
@@ -97,14 +97,7 @@ def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSamp
   run = trained.for_this_device(trained.run_in(place))
   chosen = {'guidance': _GUIDANCE.value, 'steps': _STEPS.value, 'solver': _SOLVER.value}
   chosen = {name: value for name, value in chosen.items() if value is not None}
-  sampling = dataclasses.replace(run.sampling, **chosen)
-  levels = run.objective.path.steps
-  if not 1 <= sampling.steps <= levels * (_STRENGTH.value or 1.0):
-    raise ValueError(
-      f'expected between 1 and {levels * (_STRENGTH.value or 1.0):g} sampling steps, '
-      f'found {sampling.steps}; change --steps'
-    )
-  return run, place, sampling
+  return run, place, dataclasses.replace(run.sampling, **chosen)
 
 
 def _text(asked: list[tuple[orders.Order, tasks.Task]]) -> logits.TextSampling:
@@ -117,19 +110,15 @@ def _text(asked: list[tuple[orders.Order, tasks.Task]]) -> logits.TextSampling:
   )
 
 
-def _tasks(run: config.TransfusionRun) -> Iterator[tuple[orders.Order, tasks.Task]]:
+def _tasks(
+  run: config.TransfusionRun, steps: int
+) -> Iterator[tuple[orders.Order, tasks.Task]]:
   """All that is to be made, each with the order that it comes from."""
-  if not run.data.image_slots:
-    size, patches = (0, 0), 0
-  else:
-    size, patches = pipeline.pixels(run.data)[:2], build.patch_count(run)
-  layout = build.text_layout(run)
+  limits = orders.limits(run)
+  given = {'seed': _SEED.value, 'pictures': _PICTURES.value, 'steps': steps}
   for where, folder, order in _orders():
     try:
-      for task in orders.parse(
-        order, folder, size, seed=_SEED.value, pictures=_PICTURES.value
-      ):
-        orders.check_room(task, layout, patches=patches, context=run.data.row_length)
+      for task in limits.tasks(order, folder, **given):
         yield order, task
     except (ValueError, OSError) as error:
       raise ValueError(f'{where}: {error}' if where else str(error)) from error

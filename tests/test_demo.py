@@ -1,0 +1,256 @@
+"""What the demo's page does with its fields, with a stand-in and with a tiny model."""
+
+import dataclasses
+import pathlib
+import socket
+import sys
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from transfusion_jax import buttons, demo, orders, page
+from transfusion_jax.core import command
+from transfusion_jax.data import images
+from transfusion_jax.generation import requests
+
+DRAWING = (7, 'euler', 5, 1.5)
+"""Seed, solver, steps and guidance as the page has them."""
+
+LIMITS = orders.Limits(
+  size=(tiny.SIDE, tiny.SIDE),
+  patches=tiny.PATCHES,
+  layout=tiny.LAYOUT,
+  context=tiny.LENGTH,
+  levels=tiny.PATH.steps,
+)
+
+
+def said(words: str) -> requests.Piece:
+  return requests.Piece(words, None)
+
+
+def shown(seed: int) -> requests.Piece:
+  return requests.Piece(None, tiny.picture(seed))
+
+
+class Recorder:
+  """Notes what is ordered, and gives what it was told to."""
+
+  def __init__(self, *made: list[requests.Piece]):
+    self.made, self.calls = list(made), []
+
+  def __call__(self, order, sampling, temperature):
+    self.calls.append((order, sampling, temperature))
+    return self.made
+
+  @property
+  def order(self):
+    return self.calls[0][0]
+
+
+def pressed(*made: list[requests.Piece]) -> tuple[buttons.Buttons, Recorder]:
+  recorder = Recorder(*made)
+  return buttons.Buttons(recorder, tiny.image_sampling()), recorder
+
+
+@pytest.fixture
+def studio() -> buttons.Buttons:
+  """Buttons that a tiny model answers."""
+  made = demo.Studio(tiny.writer(), LIMITS).make
+  return buttons.Buttons(made, tiny.image_sampling())
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+  path = tmp_path / 'picture.png'
+  path.write_bytes(images.encode_png(tiny.picture(3)))
+  return str(path)
+
+
+def test_draw_orders_what_the_page_says():
+  do, recorder = pressed([shown(1)], [shown(2)])
+  made = do.draw('a b', 2, *DRAWING)
+  np.testing.assert_array_equal(made, [tiny.picture(1), tiny.picture(2)])
+  order, sampling, _ = recorder.calls[0]
+  assert order == {'prompt': 'a b', 'count': 2, 'seed': 7}
+  chosen = {'solver': 'euler', 'steps': 5, 'guidance': 1.5}
+  assert sampling == dataclasses.replace(tiny.image_sampling(), **chosen)
+
+
+@pytest.mark.parametrize(
+  ('question', 'order'),
+  [
+    (' ', {'image': 'a.png'}),
+    ('how many?', {'image': 'a.png', 'question': 'how many?'}),
+  ],
+)
+def test_describe_asks_only_what_was_asked(question, order):
+  do, recorder = pressed([said('two')])
+  assert do.describe('a.png', question) == 'two'
+  assert recorder.order == order
+  assert recorder.calls[0][2] == 0
+
+
+def test_no_words_are_told_from_no_answer():
+  do, _ = pressed([])
+  assert do.describe('a.png', '') == buttons.NOTHING
+
+
+def test_inpaint_orders_the_painted_part():
+  seen = {}
+
+  def make(order, sampling, temperature):
+    for name in ('image', 'mask'):
+      seen[name] = images.read_picture(order[name], (4, 4))
+    seen['order'] = order
+    return [[shown(1)]]
+
+  layer = np.zeros((4, 4, 4), np.uint8)
+  layer[1:3, :2, 3] = 128
+  clear = np.full((4, 4, 4), 255, np.uint8) * np.array([1, 1, 1, 0], np.uint8)
+  opaque = np.full((4, 4, 1), 255, np.uint8)
+  background = np.concatenate([tiny.picture(0), opaque], axis=-1)
+  painted = {'background': background, 'layers': [layer, clear]}
+  do = buttons.Buttons(make, tiny.image_sampling())
+  (made,) = do.inpaint(painted, 'a', *DRAWING)
+  np.testing.assert_array_equal(made, tiny.picture(1))
+  np.testing.assert_array_equal(seen['image'], tiny.picture(0))
+  expected = np.zeros((4, 4), np.uint8)
+  expected[1:3, :2] = 255
+  np.testing.assert_array_equal(seen['mask'], np.stack([expected] * 3, axis=-1))
+  assert not pathlib.Path(seen['order']['mask']).exists()
+
+
+def test_write_shows_texts_and_pictures_in_turn():
+  do, recorder = pressed([said('a <b>'), shown(1), said('c')])
+  found = do.write('<i>', 1, 0.5, 7)
+  assert '&lt;i&gt;' in found
+  assert '<b>' not in found.split('</b>', 1)[1]
+  first, second = found.index('a &lt;b&gt;'), found.index('data:image/png;base64,')
+  assert first < second < found.index('<p>c</p>')
+  assert recorder.order == {'document': ['<i>'], 'pictures': 1, 'seed': 7}
+  assert recorder.calls[0][1:] == (tiny.image_sampling(), 0.5)
+
+
+def test_nothing_written_is_said():
+  do, recorder = pressed([])
+  assert buttons.NOTHING in do.write('', 1, 0.5, *DRAWING)
+  assert recorder.order['document'] == []
+
+
+def test_a_model_does_what_is_ordered(studio):
+  drawing = (0, 'ddim', 2, 1.0)
+  first, second = studio.draw('a b', 2, *drawing)
+  assert first.shape == (tiny.SIDE, tiny.SIDE, 3)
+  assert (first != second).any()
+  again, _ = studio.draw('a b', 2, 1, *drawing[1:])
+  np.testing.assert_array_equal(again, second)
+
+
+PAINTED = {
+  'background': tiny.picture(3),
+  'layers': [np.full((tiny.SIDE, tiny.SIDE, 4), 255, np.uint8)],
+}
+
+
+@pytest.mark.parametrize(
+  ('kind', 'press'),
+  [
+    ('draw', lambda do, file: do.draw('', 1, *DRAWING)),
+    ('caption', lambda do, file: do.describe(file, '')),
+    ('answer', lambda do, file: do.describe(file, 'a')),
+    ('edit', lambda do, file: do.edit(file, 'a', *DRAWING)),
+    ('inpaint', lambda do, file: do.inpaint(PAINTED, 'a', *DRAWING)),
+    ('vary', lambda do, file: do.vary(file, 1.0, '', 1, *DRAWING)),
+    ('tell', lambda do, file: do.write('a', 1, 1.0, *DRAWING)),
+  ],
+)
+def test_every_button_makes_a_task(file, kind, press):
+  def make(order, sampling, temperature):
+    folder = pathlib.Path()
+    (task,) = LIMITS.tasks(order, folder, seed=0, pictures=0, steps=sampling.steps)
+    assert task.kind == kind
+    return [[said('a') if kind in ('caption', 'answer') else shown(1)]]
+
+  assert press(buttons.Buttons(make, tiny.image_sampling()), file)
+
+
+@pytest.mark.parametrize(
+  ('button', 'fields', 'message'),
+  [
+    ('draw', ('a zeppelin', 1), "expected words of the vocabulary.*'zeppelin'"),
+    ('draw', ('a ' * 50, 1), 'expected a prompt that leaves room in 40 positions'),
+    ('draw', ('a', 0), 'expected count of at least 1'),
+    ('describe', (None, ''), 'expected a picture, found none'),
+    ('describe', ('none.png', ''), 'none.png'),
+    ('edit', (None, 'a'), 'expected a picture, found none'),
+    ('inpaint', (None, 'a'), 'expected a picture, found none'),
+    ('inpaint', ({'background': None, 'layers': []}, ''), 'expected a picture'),
+    ('inpaint', ({'background': tiny.picture(0), 'layers': []}, ''), 'expected paint'),
+    ('vary', (None, 0.5, '', 1), 'expected a picture, found none'),
+    ('write', ('zeppelin', 1, 1.0), "'zeppelin'"),
+    ('write', ('a', 1, -1.0), 'expected temperature from 0'),
+  ],
+)
+def test_mistakes_are_one_line(studio, button, fields, message):
+  drawing = () if button == 'describe' else (0, 'ddim', 2, 1.0)
+  with pytest.raises(command.Exit, match=message) as raised:
+    getattr(studio, button)(*fields, *drawing)
+  assert raised.value.code == 2
+  assert '\n' not in raised.value.message
+
+
+@pytest.mark.parametrize(('seed', 'steps'), [(None, 2), (0, 0), (0, 501)])
+def test_bad_settings_are_one_line(studio, file, seed, steps):
+  with pytest.raises(command.Exit, match='expected'):
+    studio.vary(file, 0.5, '', 1, seed, 'ddim', steps, 1.0)
+
+
+def test_an_edit_without_words_is_a_mistake(studio, file):
+  with pytest.raises(command.Exit, match='expected words in the question or instr'):
+    studio.edit(file, ' ', 0, 'ddim', 2, 1.0)
+
+
+def test_a_broken_picture_is_a_mistake(studio, tmp_path):
+  (tmp_path / 'bad.png').write_bytes(b'none')
+  with pytest.raises(command.Exit, match='expected a readable picture'):
+    studio.describe(str(tmp_path / 'bad.png'), '')
+
+
+def test_a_defect_keeps_its_traceback():
+  def make(order, sampling, temperature):
+    raise ValueError('a defect')
+
+  with pytest.raises(ValueError, match='a defect'):
+    buttons.Buttons(make, tiny.image_sampling()).draw('a', 1, *DRAWING)
+
+
+def test_a_missing_package_names_what_installs_it(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'gradio', None)
+  with pytest.raises(ImportError, match=r"pip install 'transfusion-jax\[demo\]'"):
+    page.gradio()
+
+
+def test_a_taken_port_is_found_before_anything_is_loaded():
+  with socket.socket() as taken:
+    taken.bind(('127.0.0.1', 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    with pytest.raises(ValueError, match=f'expected a free port, found .*:{port}'):
+      demo.check_free('127.0.0.1', port)
+  demo.check_free('127.0.0.1', port)
+
+
+@pytest.mark.filterwarnings('ignore')  # those of Gradio and what it needs
+@pytest.mark.parametrize('draws', [True, False])
+def test_the_page_has_what_the_model_can_do(draws):
+  pytest.importorskip('gradio')
+  sampling = tiny.image_sampling()
+  built = page.build(Recorder(), sampling, title='run', levels=1000, draws=draws)
+  events = {each.api_name: each for each in built.fns.values()}
+  all_of_them = {'draw', 'describe', 'edit', 'inpaint', 'vary', 'write'}
+  assert set(events) == (all_of_them if draws else {'write'})
+  queues = {(each.concurrency_id, each.concurrency_limit) for each in events.values()}
+  assert queues == {('model', 1)}
+  assert not built.analytics_enabled
