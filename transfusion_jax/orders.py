@@ -178,8 +178,8 @@ def check_room(
   needed += 1 if task.kind in tasks.WRITES else patches
   if needed > context:
     raise ValueError(
-      f'expected a prompt and what follows it in {context} positions, found it needs '
-      f'{needed}; shorten the prompt'
+      f'expected a prompt that leaves room in {context} positions, found one that '
+      f'needs {needed}; shorten the prompt'
     )
 
 
