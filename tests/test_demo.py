@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax import buttons, demo, orders, page
+from transfusion_jax import buttons, orders, page
+from transfusion_jax import studio as studio_lib
 from transfusion_jax.core import command
 from transfusion_jax.data import images
 from transfusion_jax.generation import requests
@@ -57,7 +58,7 @@ def pressed(*made: list[requests.Piece]) -> tuple[buttons.Buttons, Recorder]:
 @pytest.fixture
 def studio() -> buttons.Buttons:
   """Buttons that a tiny model answers."""
-  made = demo.Studio(tiny.writer(), LIMITS).make
+  made = studio_lib.Studio(tiny.writer(), LIMITS).make
   return buttons.Buttons(made, tiny.image_sampling())
 
 
@@ -238,8 +239,8 @@ def test_a_taken_port_is_found_before_anything_is_loaded():
     taken.listen()
     port = taken.getsockname()[1]
     with pytest.raises(ValueError, match=f'expected a free port, found .*:{port}'):
-      demo.check_free('127.0.0.1', port)
-  demo.check_free('127.0.0.1', port)
+      page.check_free('127.0.0.1', port)
+  page.check_free('127.0.0.1', port)
 
 
 @pytest.mark.filterwarnings('ignore')  # those of Gradio and what it needs

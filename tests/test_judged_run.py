@@ -5,7 +5,7 @@ import numpy as np
 from configs import emoji_autoencoder
 from tests import torch_files
 from tests.models import test_perceptual
-from transfusion_jax import build, config, preflight, train, trained
+from transfusion_jax import build, config, preflight, stages, trained
 from transfusion_jax.models import perceptual
 from transfusion_jax.training import checkpoint, mesh, metrics, preemption, workdir
 
@@ -28,7 +28,7 @@ def test_judges_train_it_and_stay_behind(tmp_path, monkeypatch):
   place = workdir.Workdir(tmp_path / 'run')
   place.claim(config.to_dict(run), {})
   with preemption.Stop() as stop:
-    train.train_autoencoder(run, place, stop)
+    stages.train_autoencoder(run, place, stop)
   devices = mesh.make(run.mesh)
   codec = trained.codec_from(place.root, devices, deviation=1.0)
   trainer = build.trainer(run, devices)

@@ -57,11 +57,14 @@ BELOW = {
 }
 BELOW = {**BELOW, 'buttons': ('orders', *BELOW['orders'])}
 BELOW = {**BELOW, 'page': ('buttons', *BELOW['buttons'])}
+BELOW = {**BELOW, 'studio': ('orders', *BELOW['orders'])}
+BELOW = {**BELOW, 'stages': ('feeds', 'results', *BELOW['feeds'])}
 BELOW = {
   **BELOW,
   **dict.fromkeys(COMMANDS, (*SHARED, *BELOW['preflight'])),
 }
-BELOW['demo'] += ('page',)
+BELOW['train'] += ('stages',)
+BELOW['demo'] += ('page', 'studio')
 BELOW['compile_check'] += ('compiling',)
 """What each folder, and each file at the package root, may import of ours."""
 
@@ -144,6 +147,20 @@ def foreign(path: str, source: str) -> list[str]:
     if top in NO_JAX and inside.startswith('data/'):
       found.append(f'{path}:{line}: data never imports {top}')
   return found
+
+
+def commands_beside_others(path: str, source: str) -> list[str]:
+  """Imports of commands by tests, which all run in one process.
+
+  Two commands may each define `--workdir`, but not in the same process.
+  """
+  if not path.rsplit('/', 1)[-1].startswith('test_'):
+    return []
+  return [
+    f'{path}:{line}: imports the command {imported}; run it, or test what it calls'
+    for line, imported in imports(source)
+    if imported in {f'{PACKAGE}.{name}' for name in COMMANDS}
+  ]
 
 
 def unread_fields(files: Mapping[str, str]) -> list[str]:
@@ -233,6 +250,12 @@ ALL = READ | sources('tests')
 @pytest.mark.parametrize('rule', [layering, foreign], ids=lambda rule: rule.__name__)
 def test_imports(rule):
   _none([line for path, source in OURS.items() for line in rule(path, source)])
+
+
+def test_commands_are_not_imported_into_the_process_of_all_tests():
+  _none(
+    [line for path, text in ALL.items() for line in commands_beside_others(path, text)]
+  )
 
 
 def test_every_config_field_is_read():
@@ -354,6 +377,13 @@ def test_layering_can_fail(path, source, complaints):
 )
 def test_foreign_can_fail(path, source, complaints):
   assert len(foreign(f'{PACKAGE}/{path}', source)) == complaints
+
+
+def test_commands_beside_others_can_fail():
+  both = 'from transfusion_jax import build, train'
+  assert len(commands_beside_others('tests/test_a.py', both)) == 1
+  assert not commands_beside_others('tests/test_a.py', 'from transfusion_jax import x')
+  assert not commands_beside_others('tests/parity/against_a.py', both)
 
 
 def test_unread_fields_can_fail():

@@ -2,6 +2,7 @@
 
 import html
 import os
+import socket
 import types
 from typing import Any, get_args
 
@@ -77,6 +78,19 @@ def serve(page: Any, host: str, port: int) -> None:
     ssr_mode=False,
     quiet=True,
   )
+
+
+def check_free(host: str, port: int) -> None:
+  """Raises ValueError if nothing can be served at an address."""
+  with socket.socket() as probe:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      probe.bind((host, port))
+    except OSError as error:
+      raise ValueError(
+        f'expected a free port, found {host}:{port} taken ({error.strerror}); change '
+        '--port or --host'
+      ) from error
 
 
 def _drawing(found, sampling: image.ImageSampling, levels: int) -> list[Any]:
