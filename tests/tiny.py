@@ -16,7 +16,14 @@ import numpy as np
 from configs import base
 from transfusion_jax import config
 from transfusion_jax.core import tree
-from transfusion_jax.data import corpus, documents, layout, packing, tokenizers
+from transfusion_jax.data import (
+  corpus,
+  documents,
+  emoji_scenes,
+  layout,
+  packing,
+  tokenizers,
+)
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.generation import image as image_lib
 from transfusion_jax.generation import writer as writer_lib
@@ -127,6 +134,13 @@ def autoencoder_config(**changes) -> autoencoder.AutoencoderConfig:
   """The layout of a small autoencoder of windows."""
   values = {**base.SMALL_AUTOENCODER, 'channels': 8, 'groups': 4, 'patch': 2}
   return autoencoder.AutoencoderConfig(**{**values, 'latent_channels': 3, **changes})
+
+
+def scenes(**changes) -> emoji_scenes.EmojiScenesConfig:
+  """The scenes of `configs/base.py`, as many of every kind; `changes` are fields."""
+  kinds = dict.fromkeys(('single', 'count', 'pair', 'binding', 'story'), 1.0)
+  made = config.build(emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes)
+  return dataclasses.replace(made, **{**kinds, **changes})
 
 
 def source(kind: str, path: str = '', **changes) -> corpus.SourceConfig:

@@ -11,24 +11,7 @@ from transfusion_jax.data import emoji_scenes, images, pipeline, tokenizer_confi
 @pytest.fixture(scope='session')
 def mini() -> emoji_scenes.EmojiScenesConfig:
   """The minutes-set, every kind equally often."""
-  return emoji_scenes.EmojiScenesConfig(
-    glyphs=16,
-    colors=6,
-    size=32,
-    sprites=(16,),
-    placement='grid',
-    single=1.0,
-    count=1.0,
-    pair=1.0,
-    binding=1.0,
-    story=1.0,
-    frames=4,
-    heldout=0.1,
-    caption_first=0.8,
-    caption_drop=0.1,
-    image_first_noise_cap=0.5,
-    seed=0,
-  )
+  return tiny.scenes(frames=4)
 
 
 @pytest.fixture(scope='session')

@@ -5,35 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests import tiny
 from transfusion_jax.data import (
   emoji_captions,
   emoji_edits,
   emoji_pictures,
   emoji_questions,
-  emoji_scenes,
 )
 from transfusion_jax.evaluation import report, scene_tasks, scenes
 from transfusion_jax.generation import image
 from transfusion_jax.generation import writer as writer_lib
 
-MINI = emoji_scenes.EmojiScenesConfig(
-  glyphs=16,
-  colors=6,
-  size=32,
-  sprites=(16,),
-  placement='grid',
-  single=1.0,
-  count=1.0,
-  pair=1.0,
-  binding=1.0,
-  story=1.0,
-  frames=2,
-  heldout=0.1,
-  caption_first=0.8,
-  caption_drop=0.1,
-  image_first_noise_cap=0.5,
-  seed=0,
-)
+MINI = tiny.scenes()
 FREE = dataclasses.replace(MINI, size=48, sprites=(16, 20), placement='free')
 COUNT = 6
 CONFIG = scene_tasks.SceneTasksConfig('scene_tasks', COUNT, COUNT, shown=10, seed=0)

@@ -7,27 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from tests import tiny
 from transfusion_jax.data import emoji_glyphs, emoji_pictures, emoji_scenes
 from transfusion_jax.evaluation import scenes
 
-MINI = emoji_scenes.EmojiScenesConfig(
-  glyphs=16,
-  colors=6,
-  size=32,
-  sprites=(16,),
-  placement='grid',
-  single=1.0,
-  count=1.0,
-  pair=1.0,
-  binding=1.0,
-  story=0.0,
-  frames=2,
-  heldout=0.1,
-  caption_first=0.8,
-  caption_drop=0.1,
-  image_first_noise_cap=0.5,
-  seed=0,
-)
+MINI = tiny.scenes(story=0.0)
 FREE = dataclasses.replace(MINI, size=64, sprites=(20, 24, 28), placement='free')
 # Two colours and one size keep the drawing of all templates short.
 ALL = dataclasses.replace(FREE, glyphs=0, colors=2, size=96, sprites=(32,), heldout=0.0)

@@ -72,13 +72,24 @@ class Layout:
 
   def picture_prompt(self, text: str) -> Sequence:
     """`BOS text BOI`: a picture of this text follows. No text: see `null`."""
-    segments = (documents.Text(text, learn=False),) if text.split() else ()
+    segments = (_said(text),) if text.split() else ()
     return self.prompt(segments, open_image=True)
 
   def caption_prompt(self, picture: UInt8[np.ndarray, 'h w 3']) -> Sequence:
     """`BOS BOI patches EOI`: what is said of this picture follows."""
-    image = documents.Image(picture, learn=False, noise_cap=0.0)
-    return self.prompt((image,), open_image=False)
+    return self.prompt((_shown(picture),), open_image=False)
+
+  def answer_prompt(
+    self, picture: UInt8[np.ndarray, 'h w 3'], question: str
+  ) -> Sequence:
+    """`BOS BOI patches EOI question`: the answer follows."""
+    return self.prompt((_shown(picture), _said(question)), open_image=False)
+
+  def edit_prompt(
+    self, picture: UInt8[np.ndarray, 'h w 3'], instruction: str
+  ) -> Sequence:
+    """`BOS BOI patches EOI instruction BOI`: what the picture becomes follows."""
+    return self.prompt((_shown(picture), _said(instruction)), open_image=True)
 
   def of_ids(self, ids: Iterable[int]) -> Sequence:
     """Text that is in ids already, BOS among them where it is wanted, to be read."""
@@ -203,3 +214,11 @@ def _stack(pixels: list[np.ndarray]) -> np.ndarray:
       f'expected pictures of one size in a document, found {sizes}; resize them first'
     )
   return np.stack(pixels) if pixels else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def _shown(picture: UInt8[np.ndarray, 'h w 3']) -> documents.Image:
+  return documents.Image(picture, learn=False, noise_cap=0.0)
+
+
+def _said(words: str) -> documents.Text:
+  return documents.Text(words, learn=False)

@@ -53,17 +53,17 @@ def prompt(task: Task, made: layout.Layout) -> layout.Sequence:
   Raises:
     ValueError: the tokenizer does not know a word.
   """
-  shown = ()
-  if task.picture is not None:
-    shown = (documents.Image(task.picture, learn=False, noise_cap=0.0),)
-  said = (documents.Text(task.words, learn=False),)
-  if task.kind == 'tell':
-    return made.prompt(task.document, open_image=False)
-  if task.kind == 'caption':
-    return made.caption_prompt(task.picture)
-  if task.kind in ('answer', 'edit'):
-    return made.prompt(shown + said, open_image=task.kind == 'edit')
-  return made.picture_prompt(task.words)
+  match task.kind:
+    case 'tell':
+      return made.prompt(task.document, open_image=False)
+    case 'caption':
+      return made.caption_prompt(task.picture)
+    case 'answer':
+      return made.answer_prompt(task.picture, task.words)
+    case 'edit':
+      return made.edit_prompt(task.picture, task.words)
+    case 'draw' | 'inpaint' | 'vary':
+      return made.picture_prompt(task.words)
 
 
 def perform(

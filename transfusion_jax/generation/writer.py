@@ -67,7 +67,7 @@ class Writer(engine.Engine):
   ) -> list[str]:
     """Answers a question about each picture."""
     prompts = [
-      self._prompt(_shown(picture), _said(question))
+      self.layout.answer_prompt(picture, question)
       for picture, question in zip(pictures, questions, strict=True)
     ]
     return self.complete(prompts, keys, text)
@@ -109,7 +109,7 @@ class Writer(engine.Engine):
   ) -> UInt8[np.ndarray, 'b h w 3']:
     """What each picture becomes by an instruction."""
     prompts = [
-      self._prompt(_shown(picture), _said(words), opens=True)
+      self.layout.edit_prompt(picture, words)
       for picture, words in zip(pictures, instructions, strict=True)
     ]
     return self.draw_after(prompts, keys, sampling)
@@ -168,26 +168,17 @@ class Writer(engine.Engine):
     A document that would open one picture more ends there.
     """
     asked = [
-      requests.Request(self._prompt(*beginning), key, text, pictures)
+      requests.Request(
+        self.layout.prompt(beginning, open_image=False), key, text, pictures
+      )
       for beginning, key in zip(beginnings, keys, strict=True)
     ]
     return self.write(asked, sampling)
-
-  def _prompt(self, *segments, opens: bool = False) -> layout.Sequence:
-    return self.layout.prompt(segments, open_image=opens)
 
 
 _NO_TEXT = logits_lib.TextSampling(0.0, 0, 1.0, 0.0, limit=0)
 _ANY_PICTURE = image.ImageSampling('ddim', 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 """For documents without pictures, where it makes no difference."""
-
-
-def _shown(picture: Picture) -> documents.Image:
-  return documents.Image(picture, learn=False, noise_cap=0.0)
-
-
-def _said(words: str) -> documents.Text:
-  return documents.Text(words, learn=False)
 
 
 def _shorter(text: logits_lib.TextSampling, limit: int) -> logits_lib.TextSampling:
