@@ -116,6 +116,7 @@ def make_step(*, width: int, depth: int, heads: int):
     parts.tx,
     microbatches=1,
     ema_decay=0.0,
+    spike=0.0,
   )
   return step, state, run
 

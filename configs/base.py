@@ -146,7 +146,8 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
   run.data.shards = run.data.rows
   run.autoencoder.run.data.shards = run.autoencoder.run.data.rows
   run.autoencoder.run.train.steps = 1_000_000
-  run.train.update(steps=250_000, checkpoint_every=1000)
+  run.train.update(steps=250_000)
+  run.train.checkpoints.every = 1000
   return run
 
 
@@ -301,5 +302,7 @@ def _optimizer() -> ConfigDict:
 
 def _train() -> ConfigDict:
   section = config.empty(config.loop.TrainConfig)
-  section.update(microbatches=1, log_every=10, checkpoint_every=500, keep_checkpoints=2)
+  section.update(microbatches=1, log_every=10, compile_cache='workdir')
+  section.guard.update(policy='skip', limit=10, spike=0.0)
+  section.checkpoints.update(every=500, newest=2, multiples=0, best=0, score='')
   return section

@@ -36,6 +36,7 @@ def get_config(terms: str = 'plain') -> ConfigDict:
     beta2=0.95,
     ema_decay=0.99,
   )
-  run.train.update(steps=900, log_every=10, checkpoint_every=450)
+  run.train.update(steps=900, log_every=10)
+  run.train.checkpoints.every = 450
   run.measured = 2048
   return run

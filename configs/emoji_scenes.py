@@ -43,7 +43,8 @@ def get_config() -> ConfigDict:
     weight_decay=0.01,
     ema_decay=0.99,
   )
-  run.train.update(steps=5000, log_every=10, checkpoint_every=1000)
+  run.train.update(steps=5000, log_every=10)
+  run.train.checkpoints.every = 1000
   run.sampling.update(solver='dpm2m', steps=25, guidance=2.0, clip=1.8)
   base.evaluate(run, scenes=base.evaluator('scenes', prompts=128))
   return run

@@ -45,7 +45,8 @@ def get_config() -> ConfigDict:
     warmup_steps=1000,
     ema_decay=0.999,
   )
-  run.train.update(steps=40_000, log_every=50, checkpoint_every=2000)
+  run.train.update(steps=40_000, log_every=50)
+  run.train.checkpoints.every = 2000
   run.sampling.update(solver='ddim', steps=50, guidance=2.5)
   base.evaluate(run, scenes=base.evaluator('scenes', prompts=256))
   return run
@@ -56,5 +57,6 @@ def _autoencoder(run: ConfigDict) -> ConfigDict:
   first.data = run.data.copy_and_resolve_references()
   first.model.update(channels=64, multipliers=(1, 2, 4, 4))
   first.optimizer.update(learning_rate=5e-4, warmup_steps=500)
-  first.train.update(steps=20_000, log_every=50, checkpoint_every=2000)
+  first.train.update(steps=20_000, log_every=50)
+  first.train.checkpoints.every = 2000
   return first

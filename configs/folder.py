@@ -32,7 +32,8 @@ def get_config(path: str = 'pictures') -> ConfigDict:
   )
   run.model.adapter.linear.update(patch=1, time_features=256, positions=8)
   run.optimizer.update(learning_rate=1e-3, warmup_steps=500, ema_decay=0.999)
-  run.train.update(steps=50_000, log_every=10, checkpoint_every=1000)
+  run.train.update(steps=50_000, log_every=10)
+  run.train.checkpoints.every = 1000
   return run
 
 
@@ -52,6 +53,7 @@ def _autoencoder(path: str) -> ConfigDict:
   run.model.update(base.SMALL_AUTOENCODER)
   base.plain_objective(run, kl_weight=1e-4)
   run.optimizer.update(learning_rate=1e-3, warmup_steps=200)
-  run.train.update(steps=5000, log_every=10, checkpoint_every=1000)
+  run.train.update(steps=5000, log_every=10)
+  run.train.checkpoints.every = 1000
   run.measured = 256
   return run

@@ -33,10 +33,10 @@ TINY = (
   '--config.autoencoder.run.model.channels=16',
   '--config.autoencoder.run.train.steps=4',
   '--config.autoencoder.run.train.log_every=1',
-  '--config.autoencoder.run.train.checkpoint_every=2',
+  '--config.autoencoder.run.train.checkpoints.every=2',
   '--config.autoencoder.run.measured=64',
   '--config.train.log_every=1',
-  '--config.train.checkpoint_every=3',
+  '--config.train.checkpoints.every=3',
 )
 
 

@@ -56,6 +56,7 @@ def test_config_checks_and_its_step_traces(case):
     parts.tx,
     microbatches=run.train.microbatches,
     ema_decay=run.optimizer.ema_decay,
+    spike=run.train.guard.spike,
   )
   batch = build.batch_shapes(run, run.data.rows)
   after, metrics = jax.eval_shape(one_step, state, batch, parts.frozen.shapes)

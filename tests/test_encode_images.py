@@ -67,8 +67,8 @@ def untrained(directory: pathlib.Path, seed: int) -> pathlib.Path:
     build.parts(run).blueprint.shapes,
   )
   step, key = jnp.int32(1), jax.random.key(0)
-  with checkpoint.Checkpoints(place.checkpoints, keep=1) as checkpoints:
-    checkpoints.save(state.TrainState(step, {}, params, {}, key), {})
+  with checkpoint.Checkpoints(place.checkpoints, checkpoint.ONE) as checkpoints:
+    checkpoints.save(state.TrainState(step, {}, params, {}, key, jnp.zeros(())), {})
   constants = {'shift': [SHIFT] * 16, 'scale': [SCALE] * 16, 'psnr': 0.0}
   workdir.write_json(place.latents, constants)
   return directory

@@ -42,7 +42,9 @@ def save(run: config.Run, place: workdir.Workdir, steps: tuple[int, ...]) -> Non
   workdir.write_json(place.config, config.to_dict(run))
   abstract = build.trainer(run, mesh.make(run.mesh)).abstract
   state = jax.tree.map(filled, abstract)
-  with checkpoint.Checkpoints(place.checkpoints, keep=9) as kept:
+  with checkpoint.Checkpoints(
+    place.checkpoints, dataclasses.replace(checkpoint.ONE, newest=9)
+  ) as kept:
     for step in steps:
       kept.save(dataclasses.replace(state, step=jnp.int32(step)), {})
 

@@ -197,6 +197,7 @@ def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
     made.tx,
     microbatches=run.train.microbatches,
     ema_decay=run.optimizer.ema_decay,
+    spike=run.train.guard.spike,
   )
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
   more = (made.frozen,) if made.frozen.shapes else ()

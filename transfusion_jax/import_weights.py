@@ -106,10 +106,15 @@ def _write(place: workdir.Workdir, params: module.Params) -> None:
     ema={},
     opt_state={},
     key=jax.random.key(0),
+    norm=jnp.zeros((), jnp.float32),
   )
-  with checkpoint.Checkpoints(place.checkpoints, keep=1) as checkpoints:
+  with checkpoint.Checkpoints(place.checkpoints, checkpoint.ONE) as checkpoints:
     checkpoints.save(begin, {})
     checkpoints.wait()
+  if checkpoints.trouble:
+    raise command.Exit(
+      2, f'error: expected to write the weights, found {checkpoints.trouble}'
+    )
 
 
 if __name__ == '__main__':

@@ -173,7 +173,7 @@ def _check_steps(run: config.Run) -> None:
       f'expected data.rows to divide into train.microbatches, found {run.data.rows} '
       f'and {run.train.microbatches}; change one of them'
     )
-  if run.train.steps < 1 or min(run.train.log_every, run.train.checkpoint_every) < 1:
+  if run.train.steps < 1 or min(run.train.log_every, run.train.checkpoints.every) < 1:
     raise ValueError(
       f'expected positive steps and intervals, found {run.train}; change --config.train'
     )

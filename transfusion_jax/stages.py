@@ -13,6 +13,7 @@ from transfusion_jax import build, config, feeds, results, trained
 from transfusion_jax.core import command, log, tree
 from transfusion_jax.data import pipeline
 from transfusion_jax.training import (
+  goodput,
   loop,
   mesh,
   preemption,
@@ -48,7 +49,7 @@ def train_autoencoder(
     ),
     place,
     stop,
-    seconds=0.0,
+    before={},
   )
   _leave_if_stopped(stop)
   params = processes.own(outcome.state.averaged, devices)
@@ -59,7 +60,7 @@ def train_autoencoder(
     workdir.write_json(place.latents, measured)
     log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
   processes.meet('autoencoder measured')
-  return outcome.seconds
+  return sum(outcome.seconds.values())
 
 
 def train_transfusion(
@@ -108,7 +109,7 @@ def train_transfusion(
     ),
     place,
     stop,
-    seconds=max(before, time.monotonic() - started),
+    before={'before': max(before, time.monotonic() - started)},
   )
   _leave_if_stopped(stop)
   if not run.evaluation.in_training:
@@ -116,8 +117,9 @@ def train_transfusion(
     return
   evaluate(outcome.state)
   if processes.leads():
-    seconds = outcome.seconds + results.seconds_at(place, run.train.steps)
-    facts = _facts(run, trainer)
+    seconds = sum(outcome.seconds.values())
+    seconds += results.seconds_at(place, run.train.steps)
+    facts = _facts(run, trainer) | {'time': goodput.shares(outcome.seconds)}
     kept = {'command': command_line, 'seconds': seconds, 'facts': facts}
     workdir.write_json(place.facts, kept)
     print(f'report: {results.write_report(place)}')

@@ -18,6 +18,7 @@ flag. A run may go on with another number of processes than it was stopped with.
 
 import pathlib
 import shlex
+import signal
 import sys
 import time
 
@@ -44,6 +45,7 @@ _DISTRIBUTED = flags.DEFINE_boolean(
 def main() -> None:
   """Checks everything a user can get wrong, then trains."""
   started = time.monotonic()
+  signal.signal(signal.SIGTERM, preemption.leave)
   with command.user_errors():
     if _CONFIG.value is None or not _WORKDIR.value:
       raise ValueError(

@@ -17,6 +17,10 @@ TX = optax.adam(1e-2)
 PROGRESS = {'data': {'next': 7, 'carried': [3, 5]}, 'seconds': 0.1 + 0.2}
 
 
+def keep(newest):
+  return dataclasses.replace(checkpoint.ONE, newest=newest)
+
+
 def init(key):
   return {'matrix': jax.random.normal(key, (64, 32)), 'bias': jnp.zeros(32)}
 
@@ -28,7 +32,7 @@ def advance(now):
     updates, kept = TX.update(grads, now.opt_state, now.params)
   params = optax.apply_updates(now.params, updates)
   ema = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, now.ema, params)
-  return state.TrainState(now.step + 1, params, ema, kept, now.key)
+  return state.TrainState(now.step + 1, params, ema, kept, now.key, now.norm)
 
 
 ADVANCE = jax.jit(advance)
@@ -70,13 +74,13 @@ def assert_same(a, b):
 @pytest.mark.parametrize('sizes', [(2, 2, 1, 2), (1, 4, 2, 1)])
 def test_the_state_comes_back_to_the_last_bit_on_any_mesh(tmp_path, sizes):
   now, _ = begin()
-  with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
-    assert kept.latest() is None
+  with checkpoint.Checkpoints(tmp_path / 'c', keep(2)) as kept:
+    assert kept.restore(places(sizes)) is None
     kept.save(now, PROGRESS)
-    assert kept.latest() == 1
+    assert kept.steps() == [1]
   wanted = places(sizes)
-  with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
-    found = kept.restore(kept.latest(), wanted)
+  with checkpoint.Checkpoints(tmp_path / 'c', keep(2)) as kept:
+    found = kept.restore(wanted)
   assert_same(found.state, now)
   assert found.progress == PROGRESS
   for leaf, place in zip(
@@ -92,26 +96,26 @@ def test_the_state_comes_back_to_the_last_bit_on_any_mesh(tmp_path, sizes):
 def test_a_save_is_not_disturbed_by_the_steps_that_follow(tmp_path):
   now, wanted = begin()
   expected = numbers(now)
-  with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
+  with checkpoint.Checkpoints(tmp_path / 'c', keep(2)) as kept:
     kept.save(now, PROGRESS)
     for _ in range(5):
       now = DONATE(now)  # takes over the memory that is being written
     kept.wait()
-    found = kept.restore(1, wanted)
+    found = kept.restore(wanted)
   for x, y in zip(expected, numbers(found.state), strict=True):
     np.testing.assert_array_equal(x, y)
 
 
 def test_the_newest_are_kept_and_one_step_is_saved_once(tmp_path):
   now, wanted = begin()
-  with checkpoint.Checkpoints(tmp_path / 'c', keep=2) as kept:
+  with checkpoint.Checkpoints(tmp_path / 'c', keep(2)) as kept:
     for _ in range(3):
       kept.save(now, PROGRESS)
       kept.save(now, {'other': 1})
       now = ADVANCE(now)
     kept.wait()
-    assert kept.latest() == 3
-    assert kept.restore(3, wanted).progress == PROGRESS
+    assert kept.steps() == [2, 3]
+    assert kept.restore(wanted).progress == PROGRESS
   assert sorted(p.name for p in (tmp_path / 'c').iterdir() if p.name.isdigit()) == [
     '2',
     '3',
@@ -127,10 +131,10 @@ def test_moments_in_bfloat16_keep_their_type_and_bits(tmp_path):
   now = dataclasses.replace(now, opt_state=kept)
   devices = mesh.make(mesh.MeshConfig(2, 2, 1, 2))
   places = state.shardings(now, NAMES, tx, devices)
-  with checkpoint.Checkpoints(tmp_path / 'c', keep=1) as kept:
+  with checkpoint.Checkpoints(tmp_path / 'c', keep(1)) as kept:
     kept.save(jax.device_put(now, places), PROGRESS)
     kept.wait()
-    found = kept.restore(0, checkpoint.abstract(now, places))
+    found = kept.restore(checkpoint.abstract(now, places))
   assert_same(found.state, now)
   moments = jax.tree.leaves(found.state.opt_state[1][0].nu)
   assert {leaf.dtype for leaf in moments} == {jnp.dtype('bfloat16')}
@@ -138,7 +142,7 @@ def test_moments_in_bfloat16_keep_their_type_and_bits(tmp_path):
 
 def test_only_the_average_is_read(tmp_path):
   now, wanted = begin()
-  with checkpoint.Checkpoints(tmp_path / 'c', keep=1) as kept:
+  with checkpoint.Checkpoints(tmp_path / 'c', keep(1)) as kept:
     kept.save(now, PROGRESS)
   found = checkpoint.read(tmp_path / 'c', {'ema': wanted.ema})
   assert_same(found.state.ema, now.ema)
@@ -157,13 +161,14 @@ def test_a_state_without_an_average_comes_back(tmp_path):
       ema={},
       opt_state=each.opt_state,
       key=each.key,
+      norm=each.norm,
     )
     for each in (now, wanted)
   )
-  with checkpoint.Checkpoints(tmp_path / 'c', keep=1) as kept:
+  with checkpoint.Checkpoints(tmp_path / 'c', keep(1)) as kept:
     kept.save(now, PROGRESS)
     kept.wait()
-    assert_same(kept.restore(1, wanted).state, now)
+    assert_same(kept.restore(wanted).state, now)
   found = checkpoint.read(tmp_path / 'c', {'params': wanted.params})
   assert_same(found.state.averaged, now.params)
 

@@ -56,6 +56,7 @@ def begin():
     ema=jax.tree.map(jnp.copy, mine),
     opt_state=SGD.init(mine),
     key=jax.random.key(0),
+    norm=jnp.zeros(()),
   )
   return now, {name: params[name] for name in frozen.shapes}
 
@@ -68,7 +69,9 @@ def batch():
 
 def make(microbatches=1):
   bind = plans()[0].definition.bind
-  return step.make_step(bind, OBJECTIVE, SGD, microbatches=microbatches, ema_decay=0.5)
+  return step.make_step(
+    bind, OBJECTIVE, SGD, microbatches=microbatches, ema_decay=0.5, spike=0.0
+  )
 
 
 @functools.cache

@@ -32,6 +32,7 @@ def initial(tx, seed=0):
     ema=jax.tree.map(jnp.copy, params),
     opt_state=tx.init(params),
     key=jax.random.key(seed),
+    norm=jnp.zeros(()),
   )
 
 
@@ -42,6 +43,7 @@ def make(tx=SGD, *, microbatches=1, ema_decay=0.0, **changes):
     tx,
     microbatches=microbatches,
     ema_decay=ema_decay,
+    spike=0.0,
   )
 
 

@@ -76,6 +76,11 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
   return lines
 
 
+def nbytes(tree: Any) -> int:
+  """Bytes of all leaves, each counted once however it is sharded."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def size(tree: Any) -> int:
   """Number of elements in all leaves, for example the parameters of a model."""
   return sum(leaf.size for leaf in jax.tree.leaves(tree))

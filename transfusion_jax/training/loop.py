@@ -1,17 +1,26 @@
 """The loop: takes batches, steps, shows progress, writes metrics, saves, stops."""
 
+import contextlib
 import dataclasses
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 import tqdm
 
-from transfusion_jax.core import command
-from transfusion_jax.training import checkpoint, feed, metrics, preemption, processes
+from transfusion_jax.core import command, log
+from transfusion_jax.training import (
+  checkpoint,
+  feed,
+  goodput,
+  guard,
+  metrics,
+  preemption,
+  processes,
+)
 from transfusion_jax.training import state as state_lib
 from transfusion_jax.training import step as step_lib
 
@@ -24,15 +33,18 @@ class TrainConfig:
     steps: of the whole run, resumed or not.
     microbatches: parts of a batch that are computed one after the other.
     log_every: steps between lines of `metrics.jsonl`.
-    checkpoint_every: steps between checkpoints; one is also written at the end.
-    keep_checkpoints: newest checkpoints that stay on disk.
+    compile_cache: folder in which compiled programs are kept for the next start; empty:
+      none, `workdir`: one in the work directory.
+    checkpoints: how often a run is saved, and what stays.
+    guard: what is done with a batch whose loss is no number.
   """
 
   steps: int
   microbatches: int
   log_every: int
-  checkpoint_every: int
-  keep_checkpoints: int
+  compile_cache: str
+  checkpoints: checkpoint.CheckpointConfig
+  guard: guard.GuardConfig
 
 
 @runtime_checkable
@@ -53,18 +65,6 @@ class Batches(Protocol):
     """What data is counted in: 'tokens', say."""
 
 
-@dataclasses.dataclass
-class Clock:
-  """Seconds a run has taken, earlier parts of it included."""
-
-  before: float
-  started: float = dataclasses.field(default_factory=time.monotonic)
-
-  @property
-  def seconds(self) -> float:
-    return self.before + time.monotonic() - self.started
-
-
 @dataclasses.dataclass(frozen=True)
 class Interlude:
   """What is done between steps and changes nothing, such as an evaluation.
@@ -77,12 +77,35 @@ class Interlude:
   every: int
   act: Callable[[state_lib.TrainState], None]
 
-  def __call__(self, state: state_lib.TrainState, step: int) -> float:
-    """Acts if it is time to; the seconds that it took."""
-    began = time.monotonic()
-    if self.every and step % self.every == 0:
-      self.act(state)
-    return time.monotonic() - began
+  def __call__(self, state: state_lib.TrainState, stop: preemption.Stop) -> None:
+    """Acts, unless it is cut short by a stop or storage fails it."""
+    try:
+      stop.unless_asked(lambda: self.act(state))
+    except OSError as error:
+      log.warning(f'step {int(state.step)} could not be evaluated: {error}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+  """What a run writes to, listens to and is timed by.
+
+  Attributes:
+    name: of the stage, for the progress bar.
+    log: `metrics.jsonl`.
+    checkpoints: where steps are saved.
+    score: of a step, by which its checkpoint may stay.
+    mend: puts back what has gone from the work directory.
+    stop: asked after every step, by all processes.
+    account: of the run's time, goes on from earlier parts.
+  """
+
+  name: str
+  log: metrics.MetricsLog
+  checkpoints: checkpoint.Checkpoints
+  score: Callable[[int], float | None]
+  mend: Callable[[], None]
+  stop: preemption.Stop
+  account: goodput.Account
 
 
 def fit(
@@ -91,13 +114,9 @@ def fit(
   batches: Batches,
   *,
   config: TrainConfig,
-  log: metrics.MetricsLog,
-  checkpoints: checkpoint.Checkpoints,
-  stop: preemption.Stop,
-  clock: Clock,
+  around: Surroundings,
   schedule: Callable[[int], Any],
   interlude: Interlude,
-  name: str,
 ) -> state_lib.TrainState:
   """Trains until `config.steps`, or until asked to stop; the last step is saved.
 
@@ -106,45 +125,97 @@ def fit(
     step: the jitted step, which may donate its state.
     batches: data, already placed behind what `state` has seen.
     config: how long.
-    log: `metrics.jsonl`.
-    checkpoints: where steps are saved.
-    stop: asked after every step, by all processes.
-    clock: goes on from the seconds of earlier parts of the run.
+    around: what is written to and listened to.
     schedule: learning rate by step, for the log.
     interlude: between steps, but not after the last; the speed leaves its time out.
-    name: what the progress bar calls this stage.
+
+  Raises:
+    command.Exit: the data ended before the steps did, too many batches were broken, or
+      the last step could not be saved.
   """
+  account, stop = around.account, around.stop
   done = int(state.step)
-  since = time.monotonic()
-  with _bar(name, done, config.steps) as bar:
+  lines = _Lines(batches, config, around, schedule)
+  with account.on('step'), _bar(around.name, done, config.steps) as bar:
     while done < config.steps and not stop.agreed():
-      batch = next(batches, None)
+      with account.on('data'):
+        batch = next(batches, None)
       if batch is None:
         break
       state, measured = step(state, batch)
       done += 1
+      lines.taken(measured)
       bar.update()
       if done % config.log_every == 0 or done == config.steps:
-        values = {key: float(value) for key, value in jax.device_get(measured).items()}
-        given, before, since = batches.given(), since, time.monotonic()
-        speed = sum(given.sizes) / (since - before)
-        log.write(
-          {'step': done, **values, 'learning_rate': float(schedule(done - 1)),
-           f'{batches.unit}_per_second': speed, 'seconds': clock.seconds,
-           'data_wait': given.waited / (since - before), 'batches': given.digests,
-           **{f'share_{name}': share for name, share in given.shares.items()}}
-        )  # fmt: skip
-        _check(values, done)
-        bar.set_postfix_str(_postfix(values, f'{speed:,.0f} {batches.unit}/s'))
-      if done < config.steps:
-        since += interlude(state, done)
-        if done % config.checkpoint_every == 0:
-          checkpoints.save(state, _progress(batches, clock))
-  checkpoints.save(state, _progress(batches, clock))
-  checkpoints.wait()
+        bar.set_postfix_str(lines.write(done))
+        around.checkpoints.poll()
+      if done == config.steps:
+        break
+      if interlude.every and done % interlude.every == 0:
+        with account.on('evaluation'), lines.left_out():
+          interlude(state, stop)
+      if done % config.checkpoints.every == 0:
+        _save(state, batches, around)
+    _save(state, batches, around)
+    with account.on('save'):
+      around.checkpoints.wait()
   if not stop.exit_code:
     _check_end(done, config)
+  _check_saved(done, around)
   return state
+
+
+class _Lines:
+  """The lines of `metrics.jsonl`, from what the steps since the last one measured."""
+
+  def __init__(
+    self,
+    batches: Batches,
+    config: TrainConfig,
+    around: Surroundings,
+    schedule: Callable[[int], Any],
+  ):
+    self._batches, self._around, self._schedule = batches, around, schedule
+    self._guard = guard.Guard(config.guard)
+    self._measured: list[step_lib.Metrics] = []
+    self._since = time.monotonic()
+
+  def taken(self, measured: step_lib.Metrics) -> None:
+    """A step was taken; its metrics are not waited for."""
+    self._measured.append(measured)
+
+  @contextlib.contextmanager
+  def left_out(self) -> Iterator[None]:
+    """What is done within takes no part in the speed."""
+    began = time.monotonic()
+    yield
+    self._since += time.monotonic() - began
+
+  def write(self, done: int) -> str:
+    """Writes a line; what the progress bar shows of it."""
+    measured, self._measured = jax.device_get(self._measured), []
+    taken = [{name: float(x) for name, x in each.items()} for each in measured]
+    given = self._batches.given()
+    before, self._since = self._since, time.monotonic()
+    passed, unit = self._since - before, self._batches.unit
+    speed = sum(given.sizes) / passed
+    skipped = self._guard.look(done - len(taken) + 1, taken, given.digests)
+    values = {name: x for name, x in taken[-1].items() if math.isfinite(x)}
+    values['skipped'] = skipped
+    self._around.log.write(
+      {'step': done, **values, 'learning_rate': float(self._schedule(done - 1)),
+       f'{unit}_per_second': speed, 'seconds': self._around.account.total,
+       'data_wait': given.waited / passed, 'batches': given.digests,
+       **{f'share_{name}': share for name, share in given.shares.items()}}
+    )  # fmt: skip
+    return _postfix(values, f'{speed:,.0f} {unit}/s')
+
+
+def _save(state: state_lib.TrainState, batches: Batches, around: Surroundings) -> None:
+  with around.account.on('save'):
+    around.mend()
+    progress = {'data': batches.get_state(), 'seconds': around.account.seconds}
+    around.checkpoints.save(state, progress, around.score(int(state.step)))
 
 
 def _bar(name: str, done: int, steps: int) -> tqdm.tqdm:
@@ -164,8 +235,14 @@ def _check_end(done: int, config: TrainConfig) -> None:
     )
 
 
-def _progress(batches: Batches, clock: Clock) -> dict[str, Any]:
-  return {'data': batches.get_state(), 'seconds': clock.seconds}
+def _check_saved(done: int, around: Surroundings) -> None:
+  if around.checkpoints.trouble:
+    raise command.Exit(
+      2,
+      f'error: expected to save step {done}, the last one, found '
+      f'{around.checkpoints.trouble}; mend that and start again, which goes on from '
+      'the newest step that is there',
+    )
 
 
 def _postfix(values: dict[str, float], speed: str) -> str:
@@ -175,12 +252,3 @@ def _postfix(values: dict[str, float], speed: str) -> str:
     if key.startswith('loss') and not key[-1].isdigit()
   ]
   return ', '.join([*losses, speed])
-
-
-def _check(values: dict[str, float], step: int) -> None:
-  broken = [key for key, value in values.items() if not np.isfinite(value)]
-  if broken:
-    raise FloatingPointError(
-      f'expected finite losses, found {", ".join(broken)} not finite at step {step}; '
-      'lower the learning rate, or start again from the last checkpoint'
-    )

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from transfusion_jax.core import log
 from transfusion_jax.training import processes, tensorboard
 
 
@@ -25,18 +26,32 @@ class MetricsLog:
       board: folder for TensorBoard.
     """
     self._path = path
+    self._unwritten: list[Mapping[str, float | int]] = []
+    self.last: Mapping[str, float | int] = {}
     self._board = tensorboard.Board(board, step=step)
     keep(path, until=step)
 
   def write(self, record: Mapping[str, float | int]) -> None:
-    """One line, on disk when this returns; floats are written to the last bit."""
-    if processes.leads():
-      append(self._path, record)
+    """One line, on disk when this returns; floats are written to the last bit.
+
+    Where storage fails, that is told, and the line is written with the next one.
+    """
+    self.last = record
+    if not processes.leads():
+      return
+    self._unwritten.append(record)
+    try:
+      while self._unwritten:
+        append(self._path, self._unwritten[0])
+        self._unwritten.pop(0)
       self._board.write(record['step'], record)
+    except OSError as error:
+      log.warning(f'{self._path} cannot be written to: {error}')
 
 
 def append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
   """One line more, on disk when this returns."""
+  path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
     file.write(json.dumps(dict(record)) + '\n')
     file.flush()

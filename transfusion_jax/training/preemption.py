@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 import types
+from collections.abc import Callable
 
 import jax
 
-from transfusion_jax.core import command
+from transfusion_jax.core import command, log
 from transfusion_jax.training import processes
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 42}
@@ -33,6 +34,7 @@ class Stop:
     self._said: jax.Array | int = 0
     self._heard = 0  # the signal that came anywhere
     self._before: dict[int, object] = {}
+    self._cuttable = False
 
   def __enter__(self) -> 'Stop':
     for number in EXIT_CODES:
@@ -47,6 +49,21 @@ class Stop:
       code = command.tell(error)
       sys.stdout.flush()
       os._exit(code)
+
+  def unless_asked(self, act: Callable[[], None]) -> None:
+    """Does what may be done another time; it ends as soon as a stop is asked for.
+
+    Of several processes it goes on to its end: the others do not know of the signal.
+    """
+    if self._asked and jax.process_count() == 1:
+      return
+    self._cuttable = jax.process_count() == 1
+    try:
+      act()
+    except _Cut:
+      log.info('asked to stop: what was under way between two steps is left')
+    finally:
+      self._cuttable = False
 
   @property
   def exit_code(self) -> int:
@@ -71,3 +88,17 @@ class Stop:
     if self._asked and number == signal.SIGINT:
       raise KeyboardInterrupt
     self._asked = number
+    if self._cuttable:
+      self._cuttable = False
+      raise _Cut
+
+
+class _Cut(BaseException):
+  """Goes from a signal to `Stop.unless_asked`, through whatever catches exceptions."""
+
+
+def leave(number: int, frame: types.FrameType | None) -> None:
+  """A handler for the time in which there is nothing to save yet."""
+  del frame
+  code = EXIT_CODES[signal.Signals(number)]
+  raise command.Exit(code, 'stopped before the first step; the same command begins')

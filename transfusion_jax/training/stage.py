@@ -1,13 +1,21 @@
 """One stage of a run, from its last checkpoint (or a fresh start) to its end."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from transfusion_jax.core import log
-from transfusion_jax.training import checkpoint, feed, loop, metrics, preemption
+from transfusion_jax.core import command, log
+from transfusion_jax.training import (
+  checkpoint,
+  feed,
+  goodput,
+  loop,
+  metrics,
+  preemption,
+  scores,
+)
 from transfusion_jax.training import state as state_lib
 from transfusion_jax.training import step as step_lib
 from transfusion_jax.training import workdir as workdir_lib
@@ -42,49 +50,76 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a stage ended: its state, and the seconds it took, earlier parts included."""
+  """How a stage ended: its state, and the seconds by account, of all its parts."""
 
   state: state_lib.TrainState
-  seconds: float
+  seconds: dict[str, float]
 
 
 def run(
-  stage: Stage, place: workdir_lib.Workdir, stop: preemption.Stop, *, seconds: float
+  stage: Stage,
+  place: workdir_lib.Workdir,
+  stop: preemption.Stop,
+  *,
+  before: Mapping[str, float],
 ) -> Outcome:
-  """Trains a stage, from its newest checkpoint if there is one.
+  """Trains a stage, from its newest good checkpoint if there is one.
 
   Args:
     stage: what is trained.
     place: its work directory.
     stop: asked after every step.
-    seconds: that went before a fresh start, for example on an earlier stage.
+    before: seconds that went before a fresh start, by account (`goodput`).
   """
-  keep = stage.config.keep_checkpoints
-  with checkpoint.Checkpoints(place.checkpoints, keep=keep) as checkpoints:
-    newest = checkpoints.latest()
-    if newest is None:
-      state, progress = stage.init(jax.random.key(stage.seed)), {}
-    else:
-      restored = checkpoints.restore(newest, stage.abstract)
-      state, progress = restored.state, restored.progress
-      log.info(f'{stage.name}: going on from step {newest} of {stage.config.steps}')
-    clock = loop.Clock(progress.get('seconds', seconds))
-    if newest is not None and newest >= stage.config.steps:
-      return Outcome(state, clock.seconds)
-    metrics.keep(place.evaluation, until=newest or 0)
+  kept, papers = stage.config.checkpoints, place.papers()
+  with (
+    goodput.Account() as account,
+    checkpoint.Checkpoints(place.checkpoints, kept) as checkpoints,
+  ):
+    state, progress = _begin(stage, checkpoints)
+    account.add(progress.get('seconds', before))
+    step = int(state.step)
+    if progress and step >= stage.config.steps:
+      return Outcome(state, account.seconds)
+    account.add({'lost': _lost(place, account.total)})
+    metrics.keep(place.evaluation, until=step)
+    lines = metrics.MetricsLog(place.metrics, step=step, board=place.board('training'))
+    around = loop.Surroundings(
+      name=stage.name,
+      log=lines,
+      checkpoints=checkpoints,
+      score=lambda step: scores.of(place.evaluation, lines.last, step, kept.score),
+      mend=lambda: place.mend(papers),
+      stop=stop,
+      account=account,
+    )
     state = loop.fit(
       state,
       stage.step,
       stage.feed(progress.get('data')),
       config=stage.config,
-      log=metrics.MetricsLog(
-        place.metrics, step=newest or 0, board=place.board('training')
-      ),
-      checkpoints=checkpoints,
-      stop=stop,
-      clock=clock,
+      around=around,
       schedule=stage.schedule,
       interlude=stage.interlude,
-      name=stage.name,
     )
-    return Outcome(state, clock.seconds)
+    log.info(f'{stage.name}, time: {goodput.shares(account.seconds)}')
+    return Outcome(state, account.seconds)
+
+
+def _begin(
+  stage: Stage, checkpoints: checkpoint.Checkpoints
+) -> tuple[state_lib.TrainState, dict[str, Any]]:
+  """The state to begin with, and the progress behind it: empty at a fresh start."""
+  with command.user_errors():
+    restored = checkpoints.restore(stage.abstract)
+  if restored is None:
+    return stage.init(jax.random.key(stage.seed)), {}
+  step = int(restored.state.step)
+  log.info(f'{stage.name}: going on from step {step} of {stage.config.steps}')
+  return restored.state, restored.progress
+
+
+def _lost(place: workdir_lib.Workdir, kept: float) -> float:
+  """Seconds of steps beyond the checkpoint, which a kill threw away."""
+  lines = metrics.read(place.metrics)
+  return max(0.0, lines[-1]['seconds'] - kept) if lines else 0.0

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from transfusion_jax.core import axes, tree
 
@@ -22,6 +22,7 @@ class TrainState:
       memory of a copy is saved.
     opt_state: of the optimizer.
     key: the run's key; step `k` draws from `fold_in(key, k)`.
+    norm: moving average of the gradient's norm; 0 before the first step.
   """
 
   step: Int[Array, '']
@@ -29,6 +30,7 @@ class TrainState:
   ema: Any
   opt_state: Any
   key: PRNGKeyArray
+  norm: Float[Array, '']
 
   @property
   def averaged(self) -> Any:
@@ -60,6 +62,7 @@ def initial(
     ema=jax.tree.map(jnp.copy, params) if average else {},
     opt_state=tx.init(params),
     key=for_run,
+    norm=jnp.zeros((), jnp.float32),
   )
 
 
@@ -90,4 +93,5 @@ def shardings(
     ema=params if abstract.ema else {},
     opt_state=opt_state,
     key=whole,
+    norm=whole,
   )

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array
 
 from transfusion_jax.core import sharding
+from transfusion_jax.training import guard
 from transfusion_jax.training import state as state_lib
 
 Metrics = dict[str, Array]
@@ -31,6 +32,7 @@ def make_step(
   *,
   microbatches: int,
   ema_decay: float,
+  spike: float,
 ) -> Step:
   """Builds the step.
 
@@ -41,6 +43,7 @@ def make_step(
     microbatches: parts into which the rows of a batch are divided, one after the other.
     ema_decay: of the parameters' moving average, with the usual warm-up
       `min(decay, (1 + step) / (10 + step))`; a state without an average keeps none.
+    spike: see `guard.GuardConfig`; updates that are not sound are not made.
   """
 
   def step(state, batch, frozen=None):
@@ -70,14 +73,25 @@ def make_step(
     with jax.numpy_dtype_promotion('standard'):  # optax mixes floats and counts
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    ema = _average(state.ema, params, ema_decay, state.step)
+    norm = optax.tree.norm(grads)
+    sound = guard.sound(loss.total, norm, state.norm, state.step, spike=spike)
+    params, ema, opt_state = guard.chosen(
+      sound, (params, ema, opt_state), (state.params, state.ema, state.opt_state)
+    )
     metrics = {name: ratio.value for name, ratio in loss.metrics.items()}
-    metrics |= {'loss': loss.total, 'grad_norm': optax.tree.norm(grads)}
+    metrics |= {
+      'loss': loss.total,
+      'grad_norm': norm,
+      'skipped': (~sound).astype(norm.dtype),
+    }
     return state_lib.TrainState(
       step=state.step + 1,
       params=params,
-      ema=_average(state.ema, params, ema_decay, state.step),
+      ema=ema,
       opt_state=opt_state,
       key=state.key,
+      norm=guard.usual(state.norm, norm, sound),
     ), metrics
 
   return step

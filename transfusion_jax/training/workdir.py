@@ -112,6 +112,24 @@ class Workdir:
     self._compare(json.loads(self.config.read_text()), config, allowed)
     self._compare(json.loads(self.contents.read_text()), contents, allowed)
 
+  def papers(self) -> dict[str, str]:
+    """The files that say what run this is, by name."""
+    return {path.name: path.read_text() for path in (self.config, self.contents)}
+
+  def mend(self, papers: dict[str, str]) -> None:
+    """Puts `papers` back where they are gone, as after the folder was deleted."""
+    gone = [name for name in papers if not (self.root / name).exists()]
+    if not gone or not processes.leads():
+      return
+    try:
+      self.root.mkdir(parents=True, exist_ok=True)
+      for name in gone:
+        (self.root / name).write_text(papers[name])
+    except OSError as error:
+      log.warning(f'{self.root} cannot be written to: {error}')
+    else:
+      log.warning(f'{self.root} had lost {", ".join(gone)}, perhaps all; put back')
+
   def _compare(
     self, found: dict[str, Any], wanted: dict[str, Any], allowed: Sequence[str]
   ) -> None:

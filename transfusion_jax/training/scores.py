@@ -1,0 +1,38 @@
+"""The score by which a checkpoint may stay: a metric of training or an evaluator's."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from transfusion_jax.core import log
+from transfusion_jax.training import metrics
+
+
+def of(
+  evaluation: pathlib.Path, logged: Mapping[str, Any], step: int, name: str
+) -> float | None:
+  """The score of a step, the higher the better; None if nothing measured it.
+
+  Args:
+    evaluation: `evaluation.jsonl`.
+    logged: the last record of `metrics.jsonl`.
+    step: that is about to be saved.
+    name: see `checkpoint.CheckpointConfig.score`; empty: None.
+  """
+  if not name:
+    return None
+  found = dict(logged) if logged.get('step') == step else {}
+  for record in metrics.read(evaluation):
+    if record['step'] == step:
+      found |= {f'{record["name"]}.{key}': x for key, x in record['values'].items()}
+  value = found.get(name.removeprefix('-'))
+  if not isinstance(value, int | float):
+    known = ', '.join(
+      sorted(key for key, x in found.items() if isinstance(x, int | float))
+    )
+    log.once(
+      f'train.checkpoints.score={name} is not known at step {step}, which therefore '
+      f'does not stay for it; known: {known or "nothing"}'
+    )
+    return None
+  return -value if name.startswith('-') else value

@@ -1,0 +1,130 @@
+"""What was right of a checkpoint when it was saved, to be asked for when it is read.
+
+The arrays are sealed before they leave the devices: the type, shape and digest of each,
+whatever the mesh (`core/digest.py`). Storage libraries do not notice a changed bit; a
+digest does. The files are sealed once all are written: their sizes, and the contents of
+the small ones, which are checked before anything big is read.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from transfusion_jax.core import axes, digest
+
+FILE = 'seal.json'
+_SMALL = 65_536  # bytes; larger files hold arrays, which have digests
+
+
+class Damaged(Exception):
+  """A checkpoint is not what was saved; the message says in what."""
+
+
+def arrays(tree: Any) -> dict[str, str]:
+  """`float32[4,8] 0123456789abcdef` of every array, by its path: `params/matrix`."""
+  lanes = jax.device_get({path: _lanes(leaf) for path, leaf in _leaves(tree).items()})
+  kinds = signature(tree)
+  return {path: f'{kinds[path]} {digest.text(found)}' for path, found in lanes.items()}
+
+
+def signature(tree: Any) -> dict[str, str]:
+  """`float32[4,8]` of every array, or shape of one, by its path."""
+  return {
+    path: f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+    for path, leaf in _leaves(tree).items()
+  }
+
+
+def unlike(sealed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+  """What a seal of arrays lacks (`+`) and has in excess (`-`) of a `signature`."""
+  has = {path: kind.split()[0] for path, kind in sealed.items()}
+  surplus = [f'- {path} {kind}' for path, kind in has.items() - wanted.items()]
+  missing = [f'+ {path} {kind}' for path, kind in wanted.items() - has.items()]
+  return sorted(surplus + missing, key=lambda line: (line[2:], line))
+
+
+def check_arrays(sealed: Mapping[str, str], tree: Any) -> None:
+  """Raises Damaged if arrays are not those that were sealed under the same paths."""
+  found = arrays(tree)
+  wrong = [path for path, kind in found.items() if kind != sealed[path]]
+  if wrong:
+    more = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
+    raise Damaged(f'the bits of {wrong[0]}{more} are not those that were saved')
+
+
+def write(directory: pathlib.Path) -> None:
+  """Seals all files of a folder that is complete."""
+  seal = directory / FILE
+  fresh = seal.with_suffix('.tmp')
+  fresh.write_text(json.dumps({'files': _files(directory)}))
+  fresh.replace(seal)
+
+
+def check(directory: pathlib.Path) -> None:
+  """Raises Damaged if a file is missing, has another size, or is small and differs.
+
+  A folder without a seal was complete when the process that wrote it died: its arrays
+  are all that can be checked.
+  """
+  if not (directory / FILE).exists():
+    return
+  try:
+    sealed = json.loads((directory / FILE).read_text())['files']
+  except (ValueError, KeyError, TypeError, OSError) as error:
+    raise Damaged(f'{FILE} cannot be read ({error})') from error
+  found = _files(directory)
+  wrong = sorted(name for name in sealed if found.get(name) != sealed[name])
+  if wrong:
+    what = 'not as it was written' if wrong[0] in found else 'missing'
+    more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
+    raise Damaged(f'{wrong[0]} is {what}{more}')
+
+
+def text(value: Any) -> dict[str, str]:
+  """A JSON value with its SHA-256."""
+  line = json.dumps(value)
+  return {'json': line, 'sha256': hashlib.sha256(line.encode()).hexdigest()}
+
+
+def read_text(sealed: Mapping[str, str]) -> Any:
+  """The value that was sealed by `text`; Damaged if it is another."""
+  line = sealed['json']
+  if hashlib.sha256(line.encode()).hexdigest() != sealed['sha256']:
+    raise Damaged('its progress is not what was saved')
+  return json.loads(line)
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _lanes(leaf: jax.Array) -> jax.Array:
+  mesh = leaf.sharding.mesh if isinstance(leaf.sharding, NamedSharding) else None
+  return _digest(mesh)(leaf)
+
+
+@functools.cache
+def _digest(mesh):
+  """One program for each shape and sharding, instead of a large one for a state."""
+  whole = None if mesh is None else axes.replicated(mesh)
+  return jax.jit(digest.digest, out_shardings=whole)
+
+
+def _files(directory: pathlib.Path) -> dict[str, list[int | str]]:
+  found = {}
+  for path in sorted(directory.rglob('*')):
+    if path.is_file() and path.name not in (FILE, f'{FILE[:-5]}.tmp'):
+      size = path.stat().st_size
+      content = path.read_bytes() if size <= _SMALL else b''
+      name = path.relative_to(directory).as_posix()
+      found[name] = [size, hashlib.sha256(content).hexdigest()]
+  return found
