@@ -7,7 +7,13 @@ from tests import torch_files
 from tests.models import test_perceptual
 from transfusion_jax import build, config, preflight, stages, trained
 from transfusion_jax.models import perceptual
-from transfusion_jax.training import checkpoint, mesh, metrics, preemption, workdir
+from transfusion_jax.training import (
+  checkpoint_reader,
+  mesh,
+  metrics,
+  preemption,
+  workdir,
+)
 
 
 def test_judges_train_it_and_stay_behind(tmp_path, monkeypatch):
@@ -32,7 +38,9 @@ def test_judges_train_it_and_stay_behind(tmp_path, monkeypatch):
   devices = mesh.make(run.mesh)
   codec = trained.codec_from(place.root, devices, deviation=1.0)
   trainer = build.trainer(run, devices)
-  kept = checkpoint.read(place.checkpoints, {'ema': trainer.abstract.ema}).state.ema
+  kept = checkpoint_reader.read(
+    place.checkpoints, {'ema': trainer.abstract.ema}
+  ).state.ema
   assert kept.keys() == {'encoder', 'decoder', 'discriminator'}
   kernel = codec.model.decoder.exit.kernel[...]
   np.testing.assert_array_equal(kernel, kept['decoder']['exit']['kernel'])

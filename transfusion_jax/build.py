@@ -36,7 +36,7 @@ from transfusion_jax.models import (
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.objectives import autoencoding
 from transfusion_jax.objectives import transfusion as transfusion_objective
-from transfusion_jax.training import checkpoint, optimizer, step
+from transfusion_jax.training import checkpoint_reader, optimizer, step
 from transfusion_jax.training import state as state_lib
 
 
@@ -211,11 +211,11 @@ def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
   return Trainer(
     made,
     mesh,
-    checkpoint.abstract(abstract, shardings),
+    checkpoint_reader.abstract(abstract, shardings),
     init,
     jitted,
     tuple(
-      checkpoint.abstract(each.shapes, where)
+      checkpoint_reader.abstract(each.shapes, where)
       for each, where in zip(more, given, strict=True)
     ),
   )

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from transfusion_jax import build, config, results, trained
 from transfusion_jax.core import command, log, tree
 from transfusion_jax.evaluation import evaluator
-from transfusion_jax.training import checkpoint, mesh, workdir
+from transfusion_jax.training import checkpoint_reader, mesh, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a run.')
 _STEP = flags.DEFINE_string('step', 'latest', 'Number of a step, latest, all or watch.')
@@ -128,7 +128,7 @@ def _evaluate(
   try:
     writer = trained.writer(run, place, devices, step=step, field=field)
   except (ValueError, OSError) as error:
-    if step in checkpoint.steps(place.checkpoints):
+    if step in checkpoint_reader.steps(place.checkpoints):
       raise
     log.info(f'step {step} was removed before it could be read ({error})')
     return
@@ -147,11 +147,11 @@ def _steps(place: workdir.Workdir, asked: str) -> Iterable[int]:
     raise ValueError(
       f'expected --step to be a number, latest, all or watch, found {asked!r}'
     )
-  there = checkpoint.steps(place.checkpoints)
+  there = checkpoint_reader.steps(place.checkpoints)
   if not there:
-    raise checkpoint.missing(place.checkpoints)
+    raise checkpoint_reader.missing(place.checkpoints)
   if asked.isdecimal():
-    checkpoint.check_step(place.checkpoints, int(asked), there)
+    checkpoint_reader.check_step(place.checkpoints, int(asked), there)
     return [int(asked)]
   return there if asked == 'all' else there[-1:]
 
@@ -160,7 +160,9 @@ def _new_steps(place: workdir.Workdir) -> Iterator[int]:
   """Steps as they come, until the last that the run is to reach."""
   seen: set[int] = set()
   while True:
-    there = [step for step in checkpoint.steps(place.checkpoints) if step not in seen]
+    there = [
+      step for step in checkpoint_reader.steps(place.checkpoints) if step not in seen
+    ]
     yield from there
     seen.update(there)
     last = trained.read_config(place)['train']['steps']

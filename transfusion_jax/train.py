@@ -63,6 +63,7 @@ def main() -> None:
       preflight.check_devices(run, jax.devices())
       feeds.check_latents(run)
       place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
+      _keep_programs(run.train.compile_cache, place)
       stages.claim(place, run, _ALLOW.value)
     if isinstance(run, config.AutoencoderRun):
       stages.train_autoencoder(run, place, stop)
@@ -75,6 +76,13 @@ def main() -> None:
         allowed=_ALLOW.value,
         command_line=f'python -m transfusion_jax.train {shlex.join(sys.argv[1:])}',
       )
+
+
+def _keep_programs(folder: str, place: workdir.Workdir) -> None:
+  """Lets JAX keep what it compiles, so that a restart finds it."""
+  if folder:
+    path = place.programs if folder == 'workdir' else pathlib.Path(folder)
+    jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
 
 
 if __name__ == '__main__':

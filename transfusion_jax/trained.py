@@ -13,7 +13,7 @@ from transfusion_jax import build, config
 from transfusion_jax.core import axes, log
 from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import codec
-from transfusion_jax.training import checkpoint, workdir
+from transfusion_jax.training import checkpoint_reader, workdir
 from transfusion_jax.training import state as state_lib
 
 Field = Literal['ema', 'params']
@@ -102,8 +102,10 @@ def writer(
     frozen = codec_from(directory, mesh, deviation=run.autoencoder.deviation)
   blueprint = build.parts(run).blueprint
   places = axes.shardings(mesh, blueprint.axes, blueprint.shapes)
-  wanted = {field or own_field(run): checkpoint.abstract(blueprint.shapes, places)}
-  restored = checkpoint.read(place.checkpoints, wanted, step)
+  wanted = {
+    field or own_field(run): checkpoint_reader.abstract(blueprint.shapes, places)
+  }
+  restored = checkpoint_reader.read(place.checkpoints, wanted, step)
   return build.writer(run, restored.state.averaged, frozen)
 
 
@@ -126,12 +128,12 @@ def codec_from(directory: pathlib.Path, mesh: Mesh, *, deviation: float) -> code
   run, measured = autoencoder_in(directory)
   blueprint = build.autoencoder_blueprint(run)
   whole = axes.replicated(mesh)
-  wanted = checkpoint.abstract(
+  wanted = checkpoint_reader.abstract(
     blueprint.shapes, jax.tree.map(lambda _: whole, blueprint.shapes)
   )
   place = workdir.Workdir(directory)
   kept = state_lib.averaged_field(run.optimizer.ema_decay)
-  restored = checkpoint.read(place.checkpoints, {kept: wanted})
+  restored = checkpoint_reader.read(place.checkpoints, {kept: wanted})
   return codec.Codec(
     model=blueprint.definition.bind(restored.state.averaged),
     shift=jax.device_put(jnp.asarray(measured['shift'], jnp.float32), whole),

@@ -10,7 +10,13 @@ import pytest
 
 from tests import tiny
 from transfusion_jax.core import tree
-from transfusion_jax.training import checkpoint, mesh, optimizer, state
+from transfusion_jax.training import (
+  checkpoint,
+  checkpoint_reader,
+  mesh,
+  optimizer,
+  state,
+)
 
 NAMES = {'matrix': ('embed', 'mlp'), 'bias': ('mlp',)}
 TX = optax.adam(1e-2)
@@ -45,7 +51,7 @@ def places(sizes):
   shapes = jax.eval_shape(
     lambda key: state.initial(init, TX, key, average=True), jax.random.key(0)
   )
-  return checkpoint.abstract(shapes, state.shardings(shapes, NAMES, TX, devices))
+  return checkpoint_reader.abstract(shapes, state.shardings(shapes, NAMES, TX, devices))
 
 
 def begin(sizes=(2, 2, 1, 2)):
@@ -134,7 +140,7 @@ def test_moments_in_bfloat16_keep_their_type_and_bits(tmp_path):
   with checkpoint.Checkpoints(tmp_path / 'c', keep(1)) as kept:
     kept.save(jax.device_put(now, places), PROGRESS)
     kept.wait()
-    found = kept.restore(checkpoint.abstract(now, places))
+    found = kept.restore(checkpoint_reader.abstract(now, places))
   assert_same(found.state, now)
   moments = jax.tree.leaves(found.state.opt_state[1][0].nu)
   assert {leaf.dtype for leaf in moments} == {jnp.dtype('bfloat16')}
@@ -144,7 +150,7 @@ def test_only_the_average_is_read(tmp_path):
   now, wanted = begin()
   with checkpoint.Checkpoints(tmp_path / 'c', keep(1)) as kept:
     kept.save(now, PROGRESS)
-  found = checkpoint.read(tmp_path / 'c', {'ema': wanted.ema})
+  found = checkpoint_reader.read(tmp_path / 'c', {'ema': wanted.ema})
   assert_same(found.state.ema, now.ema)
   assert found.state.params is None
   assert found.state.opt_state is None
@@ -169,12 +175,12 @@ def test_a_state_without_an_average_comes_back(tmp_path):
     kept.save(now, PROGRESS)
     kept.wait()
     assert_same(kept.restore(wanted).state, now)
-  found = checkpoint.read(tmp_path / 'c', {'params': wanted.params})
+  found = checkpoint_reader.read(tmp_path / 'c', {'params': wanted.params})
   assert_same(found.state.averaged, now.params)
 
 
 def test_no_checkpoint_is_an_error_that_says_what_to_do(tmp_path):
   for directory in (tmp_path / 'nowhere', tmp_path):
     with pytest.raises(ValueError, match='found none; train first'):
-      checkpoint.read(directory, {'ema': {}})
+      checkpoint_reader.read(directory, {'ema': {}})
   assert not (tmp_path / 'nowhere').exists()

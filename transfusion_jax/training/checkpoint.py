@@ -1,4 +1,4 @@
-"""Checkpoints: the only file that knows Orbax.
+"""Checkpoints of a run that is under way; `checkpoint_reader.py` is for the others.
 
 A step's folder holds `state` (parameters, average, optimizer, key) and `progress`, a
 small JSON text: where the data stands, seconds spent, whatever the run wants back, and
@@ -14,10 +14,10 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from orbax.checkpoint import v1 as ocp
 
 from transfusion_jax.core import log, tree
+from transfusion_jax.training import checkpoint_reader as reader
 from transfusion_jax.training import processes, seal, storage
 from transfusion_jax.training import state as state_lib
 
@@ -58,14 +58,6 @@ ONE = CheckpointConfig(every=1, newest=1, multiples=0, best=0, score='')
 """For what is saved once."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
-  """A step that was found: the state with its arrays in place, and the progress."""
-
-  state: state_lib.TrainState
-  progress: dict[str, Any]
-
-
 class Checkpoints:
   """The checkpoints of one run, a context manager; saves overlap with training."""
 
@@ -74,7 +66,7 @@ class Checkpoints:
     stays.
     """
     self._directory, self._config = directory.absolute(), config
-    self._checkpointer = self._open()
+    self._checkpointer = self._open()  # None where it failed, until the next save
     self._saving: _Saving | None = None
     self.trouble = ''
     """Why the last save that ended failed; empty if it did not."""
@@ -84,11 +76,14 @@ class Checkpoints:
 
   def __exit__(self, *error: object) -> None:
     self.wait()
-    self._checkpointer.close()
+    if self._checkpointer:
+      self._checkpointer.close()
 
   def steps(self) -> list[int]:
     """The complete steps, ascending; none that is being written."""
     self.wait()
+    if self._checkpointer is None:
+      return reader.steps(self._directory)
     return sorted(each.step for each in self._checkpointer.checkpoints)
 
   def save(
@@ -111,6 +106,7 @@ class Checkpoints:
     said = seal.text({'progress': progress, 'arrays': seal.arrays(fields)})
     try:
       self._check_room(state)
+      self._checkpointer = self._checkpointer or self._open()
       response = self._checkpointer.save_checkpointables_async(
         step,
         {'state': fields, 'progress': said},
@@ -121,7 +117,7 @@ class Checkpoints:
     else:
       self._saving = _Saving(step, response)
 
-  def restore(self, abstract: state_lib.TrainState) -> Restored | None:
+  def restore(self, abstract: state_lib.TrainState) -> reader.Restored | None:
     """The newest step that is as it was saved, or None if there is no step at all.
 
     It is read straight into the shardings that `abstract` carries. Damaged steps that
@@ -199,24 +195,24 @@ class Checkpoints:
 
   def _failed(self, step: int, error: Exception) -> None:
     self.trouble = ' '.join(str(error).split()) or type(error).__name__
-    there = [each for each in steps(self._directory) if each != step]
+    there = [each for each in reader.steps(self._directory) if each != step]
     kept = f'steps {", ".join(map(str, there))} are there' if there else 'none is there'
     log.warning(f'step {step} could not be saved: {self.trouble}; {kept}')
-    self._checkpointer = self._open()  # the old one would tell of it again and again
+    self._checkpointer = None  # it would tell of this again and again
 
-  def _read(self, step: int, abstract: state_lib.TrainState) -> Restored:
+  def _read(self, step: int, abstract: state_lib.TrainState) -> reader.Restored:
     """A step, if it is good for all processes; each is asked before each part."""
     directory, wanted = self._directory / str(step), _fields(abstract)
     _together(lambda: seal.check(directory) if processes.leads() else None)
     said = _together(lambda: self._load(step, {'progress': None})['progress'])
     sealed = _together(lambda: seal.read_text(said))
-    _check_model(sealed['arrays'], wanted, step, self._directory)
+    reader.check_model(sealed['arrays'], wanted, step, self._directory)
     found = _together(lambda: self._load(step, {'state': wanted})['state'])
     _together(lambda: seal.check_arrays(sealed['arrays'], found))
-    return Restored(state_lib.TrainState(**found), sealed['progress'])
+    return reader.Restored(state_lib.TrainState(**found), sealed['progress'])
 
   def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
-    return _loaded(self._checkpointer, step, wanted)
+    return reader.loaded(self._checkpointer, step, wanted)
 
   def _set_aside(self, damaged: Mapping[int, str]) -> None:
     for step, reason in damaged.items():
@@ -237,124 +233,6 @@ class _Saving:
   response: Any
 
 
-def steps(directory: pathlib.Path) -> list[int]:
-  """The complete steps of a run, ascending; it may go on meanwhile."""
-  if not directory.is_dir():
-    return []
-  with ocp.training.Checkpointer(directory.absolute()) as reader:
-    return sorted(each.step for each in reader.checkpoints)
-
-
-def read(
-  directory: pathlib.Path, wanted: dict[str, Any], step: int | None = None
-) -> Restored:
-  """A step of a run, only the parts of the state in `wanted`.
-
-  Args:
-    directory: where `Checkpoints` wrote.
-    wanted: abstract parts of the state by field, for example `{'ema': shapes}`.
-    step: which; None: the newest.
-
-  Returns:
-    The parts in place (the other fields are None), and the progress.
-
-  Raises:
-    ValueError: there is no checkpoint, none of that step, or it is damaged.
-  """
-  there = steps(directory)
-  if not there:
-    raise missing(directory)
-  if step is not None:
-    check_step(directory, step, there)
-  step = there[-1] if step is None else step
-  try:
-    found, progress = _parts(directory, wanted, step)
-  except seal.Damaged as error:
-    raise ValueError(
-      f'expected step {step} under {directory} as it was saved, found it damaged: '
-      f'{error}; name another --step'
-    ) from error
-  absent = dict.fromkeys(
-    field.name for field in dataclasses.fields(state_lib.TrainState)
-  )
-  state = tree.likeness(state_lib.TrainState, **(absent | found))
-  return Restored(state, progress)
-
-
-def _parts(
-  directory: pathlib.Path, wanted: dict[str, Any], step: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  seal.check(directory / str(step))
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  with (
-    context,
-    ocp.training.Checkpointer(directory.absolute(), context=context) as reader,
-  ):
-    sealed = seal.read_text(_loaded(reader, step, {'progress': None})['progress'])
-    _check_model(sealed['arrays'], wanted, step, directory)
-    found = _loaded(reader, step, {'state': wanted})['state']
-  seal.check_arrays(sealed['arrays'], found)
-  return found, sealed['progress']
-
-
-def check_step(directory: pathlib.Path, step: int, there: list[int]) -> None:
-  """Raises ValueError if a step is not among those that are there."""
-  if step not in there:
-    raise ValueError(
-      f'expected one of the steps {", ".join(map(str, there))} under {directory}, '
-      f'found step {step}; name one of them'
-    )
-
-
-def missing(directory: pathlib.Path) -> ValueError:
-  """The error of a run that has no checkpoint yet."""
-  return ValueError(
-    f'expected a checkpoint under {directory}, found none; train first, or name '
-    'another work directory'
-  )
-
-
-def abstract(state: Any, shardings: Any) -> Any:
-  """Shapes and types of `state` (a tree of arrays or shapes) on the given shardings."""
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    state,
-    shardings,
-  )
-
-
-def _fields(state: state_lib.TrainState) -> dict[str, Any]:
-  return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-
-
-def _check_model(
-  sealed: Mapping[str, str], wanted: dict[str, Any], step: int, directory: pathlib.Path
-) -> None:
-  """Raises ValueError if a step holds other arrays than are wanted of its fields."""
-  has = {path: kind for path, kind in sealed.items() if path.split('/')[0] in wanted}
-  lines = seal.unlike(has, seal.signature(wanted))
-  if lines:
-    more = f' (and {len(lines) - 4} more)' if len(lines) > 4 else ''
-    raise ValueError(
-      f'expected step {step} under {directory} to hold the model of this config, found '
-      f'surplus - and missing +: {", ".join(lines[:4])}{more}; take back the change of '
-      'the config'
-    )
-
-
-def _loaded(reader: Any, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
-  """Items of a step; Damaged, whatever it is that keeps them from being read."""
-  try:
-    found = reader.load_checkpointables(step, wanted)
-    return {name: found[name] for name in wanted}
-  except Exception as error:  # whatever is wrong with it
-    reason = ' '.join(str(error).split())[:200]
-    raise seal.Damaged(f'{", ".join(wanted)} cannot be read: {reason}') from error
-
-
 def _together(act: Callable[[], Any]) -> Any:
   """Does something; Damaged for all processes if it is for one."""
   reason, found = '', None
@@ -365,3 +243,7 @@ def _together(act: Callable[[], Any]) -> Any:
   if int(processes.largest(int(bool(reason)))):
     raise seal.Damaged(reason or 'another process cannot read it')
   return found
+
+
+def _fields(state: state_lib.TrainState) -> dict[str, Any]:
+  return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

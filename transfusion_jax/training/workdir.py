@@ -61,6 +61,11 @@ class Workdir:
     return self.root / 'facts.json'
 
   @property
+  def programs(self) -> pathlib.Path:
+    """Compiled programs, for the next start."""
+    return self.root / 'programs'
+
+  @property
   def checkpoints(self) -> pathlib.Path:
     return self.root / 'checkpoints'
 

@@ -1,0 +1,320 @@
+r"""Kills, damages and soaks a small run, and counts what it survives.
+
+  python -m benchmarks.survival kills --count=20
+  python -m benchmarks.survival flips --count=200
+  python -m benchmarks.survival soak --minutes=30
+
+A run that is interrupted must end with the losses, batches and state of one that never
+was, to the last bit. `kills` sends SIGKILL while it compiles, steps, saves, evaluates
+and takes its very first step. `flips` changes one random bit of a random file of the
+newest checkpoint and asks which step is gone on from. `soak` does it all in turn,
+SIGTERM and other numbers of devices too, for as long as it is told.
+
+The run: two layers of 32, 96 positions, emoji scenes, evaluated and saved every few
+steps. Everything lies in a temporary folder unless `--folder` names one.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS, SAVED, EVALUATED = 12, 3, 5
+FIRST = 'alone'
+
+SMALL = {
+  'data.rows': 4,
+  'data.row_length': 96,
+  'data.image_slots': 3,
+  'model.transformer.depth': 2,
+  'model.transformer.width': 32,
+  'model.transformer.heads': 2,
+  'model.transformer.kv_heads': 1,
+  'model.transformer.head_dim': 16,
+  'model.transformer.mlp': 48,
+  'model.transformer.unroll': 1,
+  'sampling.steps': 2,
+  'evaluation.every': EVALUATED,
+  'evaluation.rows': 4,
+  'evaluation.evaluators.scenes.prompts': 2,
+  'evaluation.evaluators.scenes.shown': 2,
+  'train.log_every': 1,
+  'train.checkpoints.every': SAVED,
+  'train.checkpoints.newest': 3,
+  'autoencoder.run.data.rows': 4,
+  'autoencoder.run.model.channels': 16,
+  'autoencoder.run.train.steps': 2,
+  'autoencoder.run.measured': 64,
+}
+TIMES = ('tokens_per_second', 'seconds', 'data_wait')
+"""What differs between two runs that are the same."""
+
+
+class Trial:
+  """A run in a folder of its own, started as often as need be.
+
+  All beside each other share compiled programs, and the autoencoder of the first.
+  """
+
+  def __init__(self, folder: pathlib.Path, *, devices: int = 1):
+    self.folder, self.devices = folder, devices
+    self.folder.mkdir(parents=True, exist_ok=True)
+
+  def start(self) -> subprocess.Popen:
+    """Starts it, or lets it go on; what it says is appended to `said.txt`."""
+    programs, first = self.folder.parent / 'programs', self.folder.parent / FIRST
+    fields = {**SMALL, 'train.steps': STEPS, 'train.compile_cache': programs}
+    if self.folder.name != FIRST and first.exists():
+      fields['autoencoder.checkpoint'] = first / 'run' / 'autoencoder'
+    settings = [f'--config.{name}={value}' for name, value in fields.items()]
+    arguments = ['--config=configs/emoji_scenes.py', f'--workdir={self.folder / "run"}']
+    flags = f'--xla_force_host_platform_device_count={self.devices}'
+    with (self.folder / 'said.txt').open('ab') as said:
+      return subprocess.Popen(
+        [sys.executable, '-m', 'transfusion_jax.train', *arguments, *settings],
+        cwd=ROOT,
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+        stdout=said,
+        stderr=said,
+      )
+
+  def finish(self) -> None:
+    """Lets it run to its end; RuntimeError with its last words if it fails."""
+    code = self.start().wait()
+    if code:
+      raise RuntimeError(f'exit code {code}: {self.said()[-2000:]}')
+
+  def said(self) -> str:
+    return (self.folder / 'said.txt').read_text(errors='replace')
+
+  @property
+  def checkpoints(self) -> pathlib.Path:
+    return self.folder / 'run' / 'checkpoints'
+
+  def saved(self) -> list[int]:
+    """Steps that are saved, ascending."""
+    names = [path.name for path in self.checkpoints.glob('*') if path.name.isdigit()]
+    return sorted(map(int, names))
+
+  def lines(self) -> list[dict]:
+    """Every logged step, floats to the last bit, without what is measured in time."""
+    path = self.folder / 'run' / 'metrics.jsonl'
+    text = path.read_text().splitlines(keepends=True) if path.exists() else []
+    records = [json.loads(line) for line in text if line.endswith('\n')]
+    return [
+      {name: _hex(value) for name, value in record.items() if name not in TIMES}
+      for record in records
+    ]
+
+  def state(self, checkpoints: pathlib.Path | None = None) -> dict:
+    """What would be gone on from: step, progress, and the digest of every array."""
+    from transfusion_jax import build, config, trained
+    from transfusion_jax.training import checkpoint, mesh, seal, workdir
+
+    run = config.from_dict(trained.read_config(workdir.Workdir(self.folder / 'run')))
+    abstract = build.trainer(run, mesh.single()).abstract
+    directory = checkpoints or self.checkpoints
+    with checkpoint.Checkpoints(directory, run.train.checkpoints) as kept:
+      found = kept.restore(abstract)
+    return {
+      'step': int(found.state.step),
+      'data': found.progress['data'],
+      'arrays': seal.arrays(found.state),
+    }
+
+
+def same(one: Trial, other: Trial) -> bool:
+  """Whether two finished runs are the same to the last bit."""
+  return one.lines() == other.lines() and one.state() == other.state()
+
+
+def moments(rng: random.Random) -> dict[str, Callable[[Trial, int, float], bool]]:
+  """When to kill: of a trial, the lines it had at its start, and seconds since."""
+  late, more = rng.uniform(2.0, 8.0), rng.randint(1, 3)
+
+  def quiet(trial: Trial, had: int, seconds: float) -> bool:
+    lines = trial.lines()
+    return len(lines) > had and lines[-1]['step'] % EVALUATED == 0
+
+  return {
+    'start or compile': lambda trial, had, seconds: seconds > late,
+    'step': lambda trial, had, seconds: len(trial.lines()) >= had + more,
+    'save': lambda trial, had, seconds: any(trial.checkpoints.glob('*-tmp*')),
+    'evaluation': quiet,
+  }
+
+
+def kill_once(trial: Trial, rng: random.Random, moment: str, number: int) -> str:
+  """Starts a run and sends it a signal at a moment; what it met, or 'finished'."""
+  when, had = moments(rng)[moment], len(trial.lines())
+  process, began = trial.start(), time.monotonic()
+  while process.poll() is None:
+    if when(trial, had, time.monotonic() - began):
+      process.send_signal(number)
+      break
+    time.sleep(0.002)
+  code = process.wait()
+  if code == 0:
+    return 'finished'
+  if code not in (-number, 42):
+    raise RuntimeError(f'exit code {code}: {trial.said()[-2000:]}')
+  return moment
+
+
+def kills(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
+  """Kills a run again and again; how often at which moment.
+
+  Raises:
+    AssertionError: it did not end like the run that was left alone.
+  """
+  rng = random.Random(seed)
+  alone = Trial(folder / FIRST)
+  alone.finish()
+  met: collections.Counter[str] = collections.Counter()
+  number = 0
+  while sum(met.values()) < count:
+    trial = Trial(folder / f'killed-{number}')
+    number += 1
+    met['the first step'] += kill_once(trial, rng, 'step', signal.SIGKILL) == 'step'
+    for moment in rng.sample(list(moments(rng)), 4):
+      if sum(met.values()) < count:
+        met[kill_once(trial, rng, moment, signal.SIGKILL)] += 1
+    del met['finished']
+    trial.finish()
+    assert same(alone, trial), f'{trial.folder} differs from {alone.folder}'
+    print(f'{sum(met.values())} kills, {dict(met)}: same bits', flush=True)
+  return dict(met)
+
+
+def flip(path: pathlib.Path, rng: random.Random) -> None:
+  """Changes one random bit of a file."""
+  content = bytearray(path.read_bytes())
+  content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+  path.write_bytes(bytes(content))
+
+
+def flips(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
+  """Flips bits of the newest checkpoint; how many were found, or made no difference.
+
+  A bit counts as `detected` if the run would go on from the step before, as `harmless`
+  if the state comes back to the last bit, progress and all, and as `silent` otherwise.
+  """
+  rng = random.Random(seed)
+  alone = Trial(folder / FIRST)
+  if not alone.saved():
+    alone.finish()
+  expected, newest = alone.state(), alone.saved()[-1]
+  outcomes: collections.Counter[str] = collections.Counter()
+  for number in range(count):
+    place = folder / 'flipped' / 'checkpoints'
+    shutil.rmtree(place.parent, ignore_errors=True)
+    shutil.copytree(alone.checkpoints, place)
+    files = [path for path in (place / str(newest)).rglob('*') if path.is_file()]
+    files = [path for path in files if path.stat().st_size]
+    # Every other time any file alike; else any byte alike, most of which are arrays.
+    weights = [path.stat().st_size for path in files] if number % 2 else None
+    path = rng.choices(files, weights)[0]
+    flip(path, rng)
+    found = alone.state(place)
+    outcome = _outcome(found, expected)
+    outcomes[outcome] += 1
+    if outcome == 'silent':
+      print(f'silent: {path.relative_to(place)}', flush=True)
+  return dict(outcomes)
+
+
+def _outcome(found: dict, expected: dict) -> str:
+  if found['step'] < expected['step']:
+    return 'detected'
+  return 'harmless' if found == expected else 'silent'
+
+
+def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
+  """Stops, kills, damages and moves runs until the time is over.
+
+  A run whose number of devices never changes must end bitwise like one left alone;
+  losses of the others may differ by 1e-5 of their size, and batches not at all.
+  """
+  rng = random.Random(seed)
+  alone = Trial(folder / FIRST)
+  alone.finish()
+  met: collections.Counter[str] = collections.Counter()
+  end, number = time.monotonic() + 60 * minutes, 0
+  while time.monotonic() < end:
+    trial, moves = Trial(folder / f'soaked-{number}'), number % 2 == 1
+    number += 1
+    for _ in range(rng.randint(3, 6)):
+      how = rng.choice((signal.SIGTERM, signal.SIGKILL))
+      moment = rng.choice(list(moments(rng)))
+      met[f'{how.name}, {kill_once(trial, rng, moment, how)}'] += 1
+      met['bit flipped'] += _flip_newest(trial, rng)
+      if moves:
+        trial.devices = rng.choice((1, 2, 4))
+        met['devices changed'] += 1
+    trial.finish()
+    if moves:
+      assert alike(alone, trial), f'{trial.folder} differs from {alone.folder}'
+      met['runs alike on other devices'] += 1
+    else:
+      assert same(alone, trial), f'{trial.folder} differs from {alone.folder}'
+      met['runs with the same bits'] += 1
+    shutil.rmtree(trial.folder)
+    print(dict(met), flush=True)
+  return dict(met)
+
+
+def _flip_newest(trial: Trial, rng: random.Random) -> bool:
+  """Damages the newest of several checkpoints, every third time."""
+  if len(trial.saved()) < 2 or rng.random() > 1 / 3:
+    return False
+  newest = trial.checkpoints / str(trial.saved()[-1])
+  files = [path for path in newest.rglob('*') if path.is_file()]
+  flip(max(files, key=lambda path: path.stat().st_size), rng)
+  return True
+
+
+def alike(one: Trial, other: Trial) -> bool:
+  """The same batches, and losses that differ by rounding."""
+  pairs = list(zip(one.lines(), other.lines(), strict=True))
+  return all(
+    a['batches'] == b['batches']
+    and abs(float.fromhex(a['loss']) - float.fromhex(b['loss'])) < 1e-5 * 10
+    for a, b in pairs
+  )
+
+
+def _hex(value):
+  return value.hex() if isinstance(value, float) else value
+
+
+def main() -> None:
+  """Runs what the command line asks for, and prints what came of it."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('what', choices=('kills', 'flips', 'soak'))
+  parser.add_argument('--count', type=int, default=20)
+  parser.add_argument('--minutes', type=float, default=30.0)
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--folder', type=pathlib.Path)
+  asked = parser.parse_args()
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  folder = asked.folder or pathlib.Path(tempfile.mkdtemp())
+  if asked.what == 'soak':
+    found = soak(folder, minutes=asked.minutes, seed=asked.seed)
+  else:
+    act = {'kills': kills, 'flips': flips}[asked.what]
+    found = act(folder, count=asked.count, seed=asked.seed)
+  print(json.dumps(found))
+
+
+if __name__ == '__main__':
+  main()

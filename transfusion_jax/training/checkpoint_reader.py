@@ -1,0 +1,135 @@
+"""Steps of a run as anybody may read them, whole or in part, while the run goes on."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from transfusion_jax.core import tree
+from transfusion_jax.training import seal
+from transfusion_jax.training import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A step that was found: the state with its arrays in place, and the progress."""
+
+  state: state_lib.TrainState
+  progress: dict[str, Any]
+
+
+def steps(directory: pathlib.Path) -> list[int]:
+  """The complete steps of a run, ascending; it may go on meanwhile."""
+  if not directory.is_dir():
+    return []
+  with ocp.training.Checkpointer(directory.absolute()) as reader:
+    return sorted(each.step for each in reader.checkpoints)
+
+
+def read(
+  directory: pathlib.Path, wanted: dict[str, Any], step: int | None = None
+) -> Restored:
+  """A step of a run, only the parts of the state in `wanted`.
+
+  Args:
+    directory: where `Checkpoints` wrote.
+    wanted: abstract parts of the state by field, for example `{'ema': shapes}`.
+    step: which; None: the newest.
+
+  Returns:
+    The parts in place (the other fields are None), and the progress.
+
+  Raises:
+    ValueError: there is no checkpoint, none of that step, or it is damaged.
+  """
+  there = steps(directory)
+  if not there:
+    raise missing(directory)
+  if step is not None:
+    check_step(directory, step, there)
+  step = there[-1] if step is None else step
+  try:
+    found, progress = _parts(directory, wanted, step)
+  except seal.Damaged as error:
+    raise ValueError(
+      f'expected step {step} under {directory} as it was saved, found it damaged: '
+      f'{error}; name another --step'
+    ) from error
+  absent = dict.fromkeys(
+    field.name for field in dataclasses.fields(state_lib.TrainState)
+  )
+  state = tree.likeness(state_lib.TrainState, **(absent | found))
+  return Restored(state, progress)
+
+
+def _parts(
+  directory: pathlib.Path, wanted: dict[str, Any], step: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  seal.check(directory / str(step))
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with (
+    context,
+    ocp.training.Checkpointer(directory.absolute(), context=context) as reader,
+  ):
+    sealed = seal.read_text(loaded(reader, step, {'progress': None})['progress'])
+    check_model(sealed['arrays'], wanted, step, directory)
+    found = loaded(reader, step, {'state': wanted})['state']
+  seal.check_arrays(sealed['arrays'], found)
+  return found, sealed['progress']
+
+
+def check_step(directory: pathlib.Path, step: int, there: list[int]) -> None:
+  """Raises ValueError if a step is not among those that are there."""
+  if step not in there:
+    raise ValueError(
+      f'expected one of the steps {", ".join(map(str, there))} under {directory}, '
+      f'found step {step}; name one of them'
+    )
+
+
+def missing(directory: pathlib.Path) -> ValueError:
+  """The error of a run that has no checkpoint yet."""
+  return ValueError(
+    f'expected a checkpoint under {directory}, found none; train first, or name '
+    'another work directory'
+  )
+
+
+def check_model(
+  sealed: Mapping[str, str], wanted: dict[str, Any], step: int, directory: pathlib.Path
+) -> None:
+  """Raises ValueError if a step holds other arrays than are wanted of its fields."""
+  has = {path: kind for path, kind in sealed.items() if path.split('/')[0] in wanted}
+  lines = seal.unlike(has, seal.signature(wanted))
+  if lines:
+    more = f' (and {len(lines) - 4} more)' if len(lines) > 4 else ''
+    raise ValueError(
+      f'expected step {step} under {directory} to hold the model of this config, found '
+      f'surplus - and missing +: {", ".join(lines[:4])}{more}; take back the change of '
+      'the config'
+    )
+
+
+def loaded(reader: Any, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+  """Items of a step; Damaged, whatever it is that keeps them from being read."""
+  try:
+    found = reader.load_checkpointables(step, wanted)
+    return {name: found[name] for name in wanted}
+  except Exception as error:  # whatever is wrong with it
+    reason = ' '.join(str(error).split())[:200]
+    raise seal.Damaged(f'{", ".join(wanted)} cannot be read: {reason}') from error
+
+
+def abstract(state: Any, shardings: Any) -> Any:
+  """Shapes and types of `state` (a tree of arrays or shapes) on the given shardings."""
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    state,
+    shardings,
+  )
