@@ -61,6 +61,7 @@ BELOW = {
   **BELOW,
   **dict.fromkeys(COMMANDS, (*SHARED, *BELOW['preflight'])),
 }
+BELOW['sweeping'] = (*SHARED, *BELOW['preflight'])
 BELOW['demo'] += ('page',)
 BELOW['compile_check'] += ('compiling',)
 """What each folder, and each file at the package root, may import of ours."""
@@ -313,6 +314,9 @@ def test_data_works_without_jax(environment):
     ('training/a.py', 'from transfusion_jax.compiling import hlo', 1),
     ('compile_check.py', 'from transfusion_jax.compiling import hlo', 0),
     ('train.py', 'from transfusion_jax.compiling import hlo', 1),
+    ('sweeping/a.py', 'from transfusion_jax import preflight, results', 0),
+    ('sweeping/a.py', 'from transfusion_jax import train', 1),
+    ('train.py', 'from transfusion_jax.sweeping import ledger', 1),
     ('config.py', 'from transfusion_jax.training import loop', 0),
     ('config.py', 'from transfusion_jax import build', 1),
     ('build.py', 'from transfusion_jax import config', 0),
