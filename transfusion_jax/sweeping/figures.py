@@ -43,8 +43,8 @@ def axis(values: Sequence[Any], *, most: int = EVEN) -> Axis:
     values: at least one, repeated or not.
     most: values that are to stand evenly.
   """
-  distinct = sorted(set(values), key=lambda each: (_number(each) is None, str(each)))
-  if all(_number(each) is not None for each in distinct):
+  distinct = sorted(set(values), key=lambda each: (not _is_number(each), str(each)))
+  if all(map(_is_number, distinct)):
     distinct.sort()
     if len(distinct) > most:
       return _measured(distinct)
@@ -81,9 +81,9 @@ def parallel(ranked: Sequence[table.Row], metric: str) -> str:
     drawing = canvas.subplots()
     for k, (name, each) in enumerate(zip((*fields, metric), axes, strict=True)):
       drawing.plot([0, 1], [k, k], color=plots.TEXT_COLOUR, linewidth=0.8, alpha=0.4)
-      _write(drawing, name, (0, k), 6, fontsize=9, weight='bold')
+      _write(drawing, name, 0.0, k, up=6, fontsize=9, weight='bold')
       for place, text in each.ticks:
-        _write(drawing, text, (place, k), -14, fontsize=8, ha='center')
+        _write(drawing, text, place, k, up=-14, fontsize=8, ha='center')
     for place, row in reversed(list(enumerate(ranked))):
       values = (*(row.settings[name] for name in fields), row.scores[metric])
       offset = _SPREAD * (place / max(len(ranked) - 1, 1) - 0.5)
@@ -133,10 +133,10 @@ def alone(ranked: Sequence[table.Row], field: str, metric: str) -> str:
   return plots.svg(f'sweep/{field}', plots.SIZE, fill)
 
 
-def _write(drawing, text: str, place: tuple[float, float], up: float, **look) -> None:
-  """Writes some points above a place, over whatever lines pass there."""
+def _write(drawing, text: str, x: float, y: int, *, up: int, **look) -> None:
+  """Writes so many points above a place, over whatever lines pass there."""
   drawing.annotate(
-    text, place, (0, up), textcoords='offset points', bbox=_BEHIND, **look
+    text, (x, y), (0, up), textcoords='offset points', bbox=_BEHIND, **look
   )
 
 
@@ -157,12 +157,11 @@ def _measured(distinct: Sequence[float]) -> Axis:
   return Axis(places, [(0.0, _text(low)), (1.0, _text(high))], False)
 
 
-def _number(value: Any) -> float | None:
-  known = isinstance(value, int | float) and not isinstance(value, bool)
-  return value if known else None
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(value: Any) -> str:
-  if _number(value) is not None:
+  if _is_number(value):
     return f'{value:.4g}'
   return '–' if value is None else str(value)

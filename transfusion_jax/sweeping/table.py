@@ -80,7 +80,7 @@ def rows(
     row = Row(
       trial=trial.number,
       status=own[-1].status if own else '',
-      seconds=sum(record.seconds or 0.0 for record in own),
+      seconds=sum((record.seconds or 0.0 for record in own), 0.0),
       command=trial.command(place.root),
       settings={name: _setting(values, name) for name in fields},
       changed=frozenset(trial.overrides),
