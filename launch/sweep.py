@@ -75,7 +75,12 @@ def main() -> None:
     _tell(trials, places, root)
     return
   code = _run(trials, places, chosen, root)
-  _tell(trials, places, root)
+  try:
+    _tell(trials, places, root)
+  except command.Exit as error:
+    if not code:
+      raise
+    log.info(error.message)
   if code:
     said = {1: 'trials have failed, see above'}
     again = 'stopped; the same command goes on from here'

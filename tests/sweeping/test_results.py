@@ -14,10 +14,11 @@ SCORE = table.Metric.named('scenes/two_objects')
 
 @pytest.fixture
 def rows(ablations, places, leave) -> list[table.Row]:
-  """Three trials are through, one has failed twice, the others have not begun."""
+  """Four are through, one of them elsewhere; one has failed twice; four are to come."""
   leave(0, loss=1.0, score=0.5)
   leave(4, loss=3.0, score=0.75)
   leave(6, loss=0.5, score=0.25)
+  leave(2, loss=4.0, score=0.125)
   ended = [(0, 'done', 10.0), (4, 'done', 20.0), (6, 'done', 30.0)]
   ended += [(1, 'failed', 1.5), (1, 'skipped', 2.5)]
   records = [
@@ -60,16 +61,17 @@ def test_ranking(rows):
     table.check(rows, metric)
     return [row.trial for row in sorted(rows, key=metric.rank)]
 
-  assert order('scenes/two_objects') == [4, 0, 6, 1, 2, 3, 5, 7, 8]
-  assert order('-scenes/two_objects')[:3] == [6, 0, 4]
-  assert order('-loss')[:3] == [6, 0, 4]
+  assert order('scenes/two_objects') == [4, 0, 6, 2, 1, 3, 5, 7, 8]
+  assert order('-scenes/two_objects')[:4] == [2, 6, 0, 4]
+  assert order('-loss')[:4] == [6, 0, 4, 2]
   with pytest.raises(ValueError, match=r"one of loss, scenes/two_objects, found 'los'"):
     order('-los')
 
 
 def test_rows_say_what_became_of_each_trial(rows):
   assert [row.status for row in rows] == [
-    *('done', 'skipped', '', '', 'done', '', 'done', '', '')
+    *('done', 'skipped', 'elsewhere', 'not begun', 'done'),
+    *('not begun', 'done', 'not begun', 'not begun'),
   ]
   assert [row.seconds for row in rows[:2]] == [10.0, 4.0]
   assert rows[6].settings['model.adapter.unet.widths'] == (32, 64)
@@ -82,14 +84,10 @@ def test_csv(tmp_path, rows):
   table.write_csv(path, sorted(rows, key=SCORE.rank))
   with path.open(newline='') as file:
     read = list(csv.DictReader(file))
-  assert [int(each['trial']) for each in read] == [4, 0, 6, 1, 2, 3, 5, 7, 8]
+  assert [int(each['trial']) for each in read] == [4, 0, 6, 2, 1, 3, 5, 7, 8]
   assert read[0]['model.adapter.linear.patch'] == '2'
-  assert [each['scenes/two_objects'] for each in read[:4]] == [
-    '0.75',
-    '0.5',
-    '0.25',
-    '',
-  ]
+  scored = [each['scenes/two_objects'] for each in read]
+  assert scored == ['0.75', '0.5', '0.25', '0.125', *[''] * 5]
   assert read[2]['model.adapter.unet.widths'] == '(32, 64)'
   assert read[0]['status'] == 'done'
 
@@ -123,10 +121,10 @@ def test_the_page_shows_the_best_and_all_trials(tmp_path, rows):
   assert 'Best: trial 4, 0.75' in found.text
   for word in rows[4].command:
     assert f' {word} ' in found.text
-  assert '3 done, 1 skipped, 5 not begun' in found.text
+  assert '3 done, 1 elsewhere, 1 skipped, 4 not begun' in found.text
   assert found.tags.count('tr') == 1 + len(rows)
   # All together, and what varies among those that have a score.
-  assert found.tags.count('svg') == 1 + 3
+  assert found.tags.count('svg') == 1 + 4
   outside = [link for link in found.links if not link.startswith('#')]
   assert outside == ['trials/004/report.html']
   assert 'script' not in found.tags

@@ -103,26 +103,30 @@ def parallel(ranked: Sequence[table.Row], metric: str) -> str:
 def alone(ranked: Sequence[table.Row], field: str, metric: str) -> str:
   """The score over one field; trials that differ in nothing else are joined.
 
+  Where there are such trials, the others are faint.
+
   Args:
     ranked: as in `parallel`.
     field: one of theirs.
     metric: name of the score.
   """
   along = axis([row.settings[field] for row in ranked])
-  colour = colours(ranked)
+  colour, groups = colours(ranked), _alike(ranked, field)
+  joined = {row.trial for rows in groups for row in rows}
 
   def point(row: table.Row) -> tuple[float, float]:
     return along.places[row.settings[field]], row.scores[metric]
 
   def fill(canvas) -> None:
     drawing = canvas.subplots()
-    for rows in _alike(ranked, field):
+    for rows in groups:
       x, y = zip(*sorted(map(point, rows)), strict=True)
       drawing.plot(x, y, color=plots.TEXT_COLOUR, linewidth=0.8, alpha=0.4, zorder=1)
     for row in ranked:
-      drawing.scatter(*point(row), s=28, color=colour[row.trial], zorder=2)
+      look = {'alpha': 1.0 if row.trial in joined or not joined else 0.4}
+      drawing.scatter(*point(row), s=28, color=colour[row.trial], zorder=2, **look)
       drawing.annotate(
-        str(row.trial), point(row), (5, 3), textcoords='offset points', fontsize=8
+        row.trial, point(row), (5, 3), textcoords='offset points', fontsize=8, **look
       )
     places, texts = zip(*along.ticks, strict=True)
     drawing.set(xlim=(-0.1, 1.1), ylabel=metric)

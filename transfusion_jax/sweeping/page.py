@@ -27,7 +27,7 @@ def write(
     reports: pages of trials by their numbers, as far as there are any.
   """
   scored = [row for row in ranked if metric.name in row.scores]
-  states = collections.Counter(row.status or 'not begun' for row in ranked)
+  states = collections.Counter(row.status for row in ranked)
   page = pages.render(
     'sweeping/sweep.html.jinja',
     title=path.resolve().parent.name,
@@ -76,7 +76,7 @@ def _table(
     {
       'trial': row.trial,
       'link': links.get(row.trial),
-      'status': row.status or 'not begun',
+      'status': row.status,
       'seconds': f'{row.seconds:,.0f}' if row.seconds else '–',
       'settings': [
         {'text': _text(value), 'changed': name in row.changed}

@@ -1,9 +1,9 @@
 """What a trial need not compute, because another one has: it begins with a copy.
 
 Trials that differ in nothing but how they are measured (`sampling`, `evaluation`) are
-trained once, and trials with the same autoencoder train it once. Every trial keeps a
-work directory and a command of its own, which would do all of it where there is nothing
-to copy.
+trained once, and measured each at the last step; trials with the same autoencoder train
+it once. Every trial keeps a work directory and a command of its own, which would do all
+of it where there is nothing to copy.
 """
 
 import json

@@ -48,7 +48,8 @@ class Row:
 
   Attributes:
     trial: its number.
-    status: as the ledger has it; empty where it was not begun by this sweep.
+    status: as the ledger has it; where it has nothing, `elsewhere` if there are scores
+      and `not begun` if there are none.
     seconds: all its attempts together, as far as they came to an end.
     command: what runs it.
     settings: the fields that any trial overrides, as this one has them; None where it
@@ -77,14 +78,16 @@ def rows(
   for trial, place in zip(trials, places, strict=True):
     own = [record for record in records if record.trial == trial.number]
     values = tree.flatten(config.to_dict(trial.run))
+    measured = scores.final(trial.run, place)
+    other = 'elsewhere' if measured else 'not begun'
     row = Row(
       trial=trial.number,
-      status=own[-1].status if own else '',
+      status=own[-1].status if own else other,
       seconds=sum((record.seconds or 0.0 for record in own), 0.0),
       command=trial.command(place.root),
       settings={name: _setting(values, name) for name in fields},
       changed=frozenset(trial.overrides),
-      scores=scores.final(trial.run, place),
+      scores=measured,
     )
     made.append(row)
   return made
