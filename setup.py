@@ -23,7 +23,10 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['transfusion_jax', 'transfusion_jax.*']),
-  package_data={'transfusion_jax.evaluation': ['*.jinja']},
+  package_data={
+    'transfusion_jax.evaluation': ['*.jinja'],
+    'transfusion_jax.sweeping': ['*.jinja'],
+  },
   install_requires=[
     'absl-py>=2.1',
     'array-record>=0.8',

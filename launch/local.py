@@ -78,7 +78,7 @@ class Process:
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       start_new_session=True,
-      preexec_fn=_end_with_launcher,
+      preexec_fn=end_with_launcher,
     )
     pairs = (
       (self._process.stdout, sys.stdout.buffer),
@@ -176,7 +176,7 @@ def _wait(running: Sequence[Process], ended: queue.SimpleQueue) -> Process | Non
   return failed
 
 
-def _end_with_launcher() -> None:
+def end_with_launcher() -> None:
   """In a new process: Linux ends it if even the launcher is killed."""
   if sys.platform == 'linux':
     _LIBRARY.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)

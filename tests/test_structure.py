@@ -63,6 +63,7 @@ BELOW = {
   **BELOW,
   **dict.fromkeys(COMMANDS, (*SHARED, *BELOW['preflight'])),
 }
+BELOW['sweeping'] = (*SHARED, *BELOW['preflight'])
 BELOW['train'] += ('stages',)
 BELOW['demo'] += ('page', 'studio')
 BELOW['compile_check'] += ('compiling',)
@@ -280,7 +281,8 @@ def test_files_are_named_after_what_they_hold():
 def test_no_paths_of_one_machine():
   patterns = ('*.md', '*.toml', '*.py', '.ci/run', 'launch/**/*.*')
   others = {path for pattern in patterns for path in ROOT.glob(pattern)}
-  texts = {path.name: path.read_text() for path in others if path.is_file()} | ALL
+  others = {path for path in others if path.is_file() and path.suffix != '.pyc'}
+  texts = {path.name: path.read_text() for path in others} | ALL
   _none([line for path, text in texts.items() for line in machine_paths(path, text)])
 
 
@@ -336,6 +338,9 @@ def test_data_works_without_jax(environment):
     ('training/a.py', 'from transfusion_jax.compiling import hlo', 1),
     ('compile_check.py', 'from transfusion_jax.compiling import hlo', 0),
     ('train.py', 'from transfusion_jax.compiling import hlo', 1),
+    ('sweeping/a.py', 'from transfusion_jax import preflight, results', 0),
+    ('sweeping/a.py', 'from transfusion_jax import train', 1),
+    ('train.py', 'from transfusion_jax.sweeping import ledger', 1),
     ('config.py', 'from transfusion_jax.training import loop', 0),
     ('config.py', 'from transfusion_jax import build', 1),
     ('build.py', 'from transfusion_jax import config', 0),

@@ -40,7 +40,16 @@ def due(
     for record in metrics.read(place.evaluation)
     if record['step'] == step and record['parameters'] == field
   ]
-  return [name for name in names if (name, _settings(run, name)) not in done]
+  return [name for name in names if (name, settings(run, name)) not in done]
+
+
+def settings(run: config.TransfusionRun, name: str) -> dict[str, Any]:
+  """What the scores of an evaluator depend on, apart from the model."""
+  section = run.evaluation.evaluators[name]
+  return {
+    'evaluator': config.to_dict(section),
+    'sampling': config.to_dict(run.sampling),
+  }
 
 
 def evaluate(
@@ -71,7 +80,7 @@ def evaluate(
     metrics.append(
       place.evaluation,
       {'step': step, 'parameters': field, 'name': outcome.name, 'values': values,
-       'seconds': outcome.seconds, 'config': _settings(run, outcome.name)},
+       'seconds': outcome.seconds, 'config': settings(run, outcome.name)},
     )  # fmt: skip
     board.write(step, evaluator.prefixed(name, values))
     said = ', '.join(f'{key} {value:.4g}' for key, value in outcome.values.items())
@@ -179,12 +188,3 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 def _finite(value: float) -> float | None:
   """As JSON can hold it."""
   return value if math.isfinite(value) else None
-
-
-def _settings(run: config.TransfusionRun, name: str) -> dict[str, Any]:
-  """What the scores of an evaluator depend on, apart from the model."""
-  section = run.evaluation.evaluators[name]
-  return {
-    'evaluator': config.to_dict(section),
-    'sampling': config.to_dict(run.sampling),
-  }

@@ -236,7 +236,7 @@ def test_writes_whole_files_or_none(tmp_path, monkeypatch):
   def fail(*_):
     raise OSError('disk full')
 
-  monkeypatch.setattr(report.os, 'fsync', fail)
+  monkeypatch.setattr(report.pages.os, 'fsync', fail)
   with pytest.raises(OSError, match='disk full'):
     write(tmp_path, scores={'background': 1.0})
   for name, content in before.items():

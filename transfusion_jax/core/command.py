@@ -14,6 +14,9 @@ from ml_collections import ConfigDict, config_flags
 
 from transfusion_jax.core import log
 
+FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+"""What absl and ml_collections raise of flags and config files that are wrong."""
+
 
 class Exit(Exception):
   """Ends a command with an exit code and, by choice, a last line."""
@@ -33,7 +36,7 @@ def user_errors() -> Iterator[None]:
   try:
     yield
   except (ValueError, ImportError, OSError) as error:
-    raise Exit(2, f'error: {_line(error)}') from error
+    raise Exit(2, f'error: {line(error)}') from error
 
 
 def run(
@@ -73,20 +76,14 @@ def _parse(argv: list[str], config: Callable[[], ConfigDict] | None) -> None:
       flags.FLAGS(argv, known_only=True)
       config_flags.DEFINE_config_dict('config', config(), lock_config=True)
     rest = flags.FLAGS(argv)
-  except (
-    flags.Error,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-    OSError,
-  ) as error:
-    raise Exit(2, f'error: {_line(error)}') from error
+  except FLAG_ERRORS as error:
+    raise Exit(2, f'error: {line(error)}') from error
   if rest[1:]:
     raise Exit(2, f'error: expected flags only, found {rest[1]!r}; flags begin with --')
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+  """What an error says, on one line."""
   text = (
     str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
   )

@@ -5,7 +5,7 @@ Several runs share a plot, each in a colour of its own.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,17 @@ Line = tuple[np.ndarray, np.ndarray]
 COLOURS = ('#4c8bf5', '#e08a3c', '#2a9d8f', '#e0567a', '#a864d8', '#7d8a97')
 """Middle tones, which are readable on white and on black: one for every run."""
 
-_LEVELS = ('#2a9d8f', '#4c8bf5', '#a864d8', '#e0567a', '#e08a3c')
-"""From clean to noisy."""
+LEVELS = ('#2a9d8f', '#4c8bf5', '#a864d8', '#e0567a', '#e08a3c')
+"""From clean to noisy, or from best to worst."""
 
-_TEXT_COLOUR = '#010203'
+SIZE = (4.6, 2.8)
+"""Inches."""
+
+TEXT_COLOUR = '#010203'
 """Stands for the colour of the page's text until the plot is part of the page."""
+
+PAPER_COLOUR = '#030201'
+"""Stands for the colour behind the plot."""
 
 _POINTS = 300
 """Points per line; more cannot be seen and make the page heavy."""
@@ -55,7 +61,7 @@ def of_training(stage: str, runs: Mapping[str, Records]) -> list[dict[str, str]]
       lines[f'{bucket / 10:.1f} – {(bucket + 1) / 10:.1f}'] = series(records, key)
     title = 'loss_image by noise level (0 clean, 1 pure noise)'
     title += f', {run}' if len(runs) > 1 else ''
-    plots += _plot(title, f'{stage}/buckets/{run}', lines, colours=_LEVELS)
+    plots += _plot(title, f'{stage}/buckets/{run}', lines, colours=LEVELS)
   return plots
 
 
@@ -116,13 +122,14 @@ def _plot(
   if colours is None:
     colour = {label: COLOURS[order.index(label) % len(COLOURS)] for label in shown}
   else:
-    colour = _scale(list(shown), colours)
+    colour = scale(list(shown), colours)
   svg = _draw(name, shown, colour, raw=raw, points=points)
   return [{'title': title, 'svg': svg}]
 
 
-def _scale(labels: Sequence[str], colours: Sequence[str]) -> dict[str, Any]:
-  from matplotlib import colors  # slow to load, and needed at the end of a run only
+def scale(labels: Sequence[Any], colours: Sequence[str]) -> dict[Any, Any]:
+  """A colour for every label, from the first of some colours to the last."""
+  from matplotlib import colors
 
   palette = colors.LinearSegmentedColormap.from_list('report', colours)
   return {each: palette(k / max(len(labels) - 1, 1)) for k, each in enumerate(labels)}
@@ -144,13 +151,8 @@ def _draw(
   raw: bool,
   points: bool,
 ) -> str:
-  import matplotlib
-  from matplotlib import figure
-
-  with matplotlib.rc_context(_style(name)):
-    canvas = figure.Figure(figsize=(4.6, 2.8), layout='constrained')
-    axes = canvas.subplots()
-    extremes = []
+  def fill(canvas) -> None:
+    axes, extremes = canvas.subplots(), []
     for label, (steps, values) in lines.items():
       smoothed = values if points else _smooth(values)
       extremes += [smoothed.min(), smoothed.max()]
@@ -168,6 +170,24 @@ def _draw(
       if len(lines) > len(COLOURS):
         place = {'loc': 'outside right center'}
       canvas.legend(fontsize=8, frameon=False, **place)
+
+  return svg(name, SIZE, fill)
+
+
+def svg(name: str, size: tuple[float, float], fill: Callable[[Any], None]) -> str:
+  """A plot as a part of a page.
+
+  Args:
+    name: of its own among all plots of a page.
+    size: width and height in inches; text is of 10 points.
+    fill: draws into an empty figure of Matplotlib's.
+  """
+  import matplotlib  # slow to load, and needed at the end of a run only
+  from matplotlib import figure
+
+  with matplotlib.rc_context(_style(name)):
+    canvas = figure.Figure(figsize=size, layout='constrained')
+    fill(canvas)
     buffer = io.StringIO()
     canvas.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
   return _inline(buffer.getvalue())
@@ -180,7 +200,7 @@ def _style(name: str) -> dict[str, Any]:
     'svg.hashsalt': name,
     'font.family': 'sans-serif',
     'font.size': 10,
-    **dict.fromkeys((*coloured, 'ytick.color', 'grid.color'), _TEXT_COLOUR),
+    **dict.fromkeys((*coloured, 'ytick.color', 'grid.color'), TEXT_COLOUR),
     'grid.alpha': 0.15,
   }
 
@@ -210,4 +230,5 @@ def _inline(svg: str) -> str:
   svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1', svg, count=1)
   svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1', svg, count=1)
   svg = re.sub(r'<g id="[^"]*"', '<g', svg)
-  return svg.replace('xlink:href', 'href').replace(_TEXT_COLOUR, 'currentColor')
+  svg = svg.replace('xlink:href', 'href').replace(TEXT_COLOUR, 'currentColor')
+  return svg.replace(PAPER_COLOUR, 'var(--card)')

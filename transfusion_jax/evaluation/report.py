@@ -11,18 +11,16 @@ import dataclasses
 import io
 import json
 import math
-import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from transfusion_jax.evaluation import plots
+from transfusion_jax.evaluation import pages, plots
 
 STEPS = 6
 """Steps of a run whose scores stand in the table: the last. Plots have all of them."""
@@ -128,7 +126,7 @@ def write(workdir: pathlib.Path, run: Run) -> pathlib.Path:
   workdir.mkdir(parents=True, exist_ok=True)
   # Scores first: they have cost the most, and drawing the page may fail.
   values = json.dumps({**run.last, 'about': about}, indent=2, allow_nan=False)
-  _replace(workdir / 'report.json', values + '\n')
+  pages.replace(workdir / 'report.json', values + '\n')
   write_page(workdir / 'report.html', [run])
   return workdir / 'report.html'
 
@@ -136,7 +134,8 @@ def write(workdir: pathlib.Path, run: Run) -> pathlib.Path:
 def write_page(path: pathlib.Path, runs: Sequence[Run]) -> None:
   """Writes the page of one run, or of several side by side, under different names."""
   asked = [each for run in runs for each in run.verdicts.values() if each != 'reported']
-  page = _template().render(
+  page = pages.render(
+    'evaluation/report.html.jinja',
     title=' · '.join(run.name for run in runs),
     runs=runs,
     colours=_colours(runs),
@@ -148,7 +147,7 @@ def write_page(path: pathlib.Path, runs: Sequence[Run]) -> None:
     stages=_stages(runs),
     attributions=sorted({run.attribution for run in runs if run.attribution}),
   )
-  _replace(path, page)
+  pages.replace(path, page)
 
 
 def _measured(value: float | int | None) -> float | None:
@@ -162,27 +161,6 @@ def _colours(runs: Sequence[Run]) -> dict[str, str]:
     return {}
   colours = (plots.COLOURS[k % len(plots.COLOURS)] for k in range(len(runs)))
   return {run.name: colour for run, colour in zip(runs, colours, strict=True)}
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes beside the file and renames, so that no reader sees half a file."""
-  fresh = path.with_name(path.name + '.tmp')
-  with fresh.open('w', encoding='utf-8') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  fresh.replace(path)
-
-
-def _template() -> jinja2.Template:
-  source = pathlib.Path(__file__).with_name('report.html.jinja')
-  environment = jinja2.Environment(
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  return environment.from_string(source.read_text(encoding='utf-8'))
 
 
 def _table(runs: Sequence[Run]) -> dict[str, Any]:
@@ -199,7 +177,9 @@ def _table(runs: Sequence[Run]) -> dict[str, Any]:
   rows = []
   for goal in (*goals.values(), *others):
     limits = [('≥', goal.at_least), ('≤', goal.at_most)]
-    asked = [f'{sign} {_number(limit)}' for sign, limit in limits if limit is not None]
+    asked = [
+      f'{sign} {pages.number(limit)}' for sign, limit in limits if limit is not None
+    ]
     row = {'name': goal.name, 'meaning': goal.meaning, 'asked': ', '.join(asked) or '–'}
     row['parts'] = re.findall(r'[^_/]*[_/]?', goal.name)  # where a line may break
     row['cells'] = [_cell(goal, column) for column in columns]
@@ -215,7 +195,7 @@ def _cell(goal: Goal, column: Mapping[str, Any]) -> dict[str, str]:
   value = _measured(column['scores'].get(goal.name))
   verdict = goal.verdict(value) if column['newest'] else 'reported'
   return {
-    'value': '–' if value is None else _number(value),
+    'value': '–' if value is None else pages.number(value),
     'exact': '' if value is None else repr(value),
     'verdict': verdict,
   }
@@ -245,13 +225,6 @@ def _galleries(runs: Sequence[Run]) -> list[dict[str, Any]]:
     sides = [{'run': run.name, **_gallery(run.galleries[name])} for run in having]
     made.append({'title': first.title, 'note': first.note, 'sides': sides})
   return made
-
-
-def _number(value: float) -> str:
-  """Four digits or so: 0.9844, 28.31, 1,154."""
-  digits = 4 if abs(value) < 10 else 2 if abs(value) < 100 else 0
-  text = f'{value:,.{digits}f}'
-  return text.rstrip('0').rstrip('.') if '.' in text else text
 
 
 def _gallery(gallery: Gallery) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Sweeps: sets of overrides as trials, what became of them, and one page of all."""

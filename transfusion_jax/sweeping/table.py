@@ -1,0 +1,137 @@
+"""One row for every trial: what it was, what became of it, what it scored."""
+
+import csv
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from transfusion_jax import config
+from transfusion_jax.core import tree
+from transfusion_jax.sweeping import ledger as ledger_lib
+from transfusion_jax.sweeping import scores
+from transfusion_jax.sweeping import trials as trials_lib
+from transfusion_jax.training import workdir
+
+_BUCKET = re.compile(r'loss_image_\d')
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """What trials are ranked by.
+
+  Attributes:
+    name: of a loss or score.
+    falls: whether less is better.
+  """
+
+  name: str
+  falls: bool
+
+  @classmethod
+  def named(cls, text: str) -> 'Metric':
+    """From a name, with a minus in front where less is better."""
+    return cls(text.removeprefix('-'), text.startswith('-'))
+
+  def rank(self, row: 'Row') -> tuple[float, int]:
+    """Smaller for better rows; those without it are last, in their order."""
+    value = row.scores.get(self.name, math.nan)
+    worth = value if self.falls else -value
+    return (math.inf if math.isnan(worth) else worth, row.trial)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A trial.
+
+  Attributes:
+    trial: its number.
+    status: as the ledger has it; where it has nothing, `elsewhere` if there are scores
+      and `not begun` if there are none.
+    seconds: all its attempts together, as far as they came to an end.
+    command: what runs it.
+    settings: the fields that any trial overrides, as this one has them; None where it
+      has no such field.
+    changed: the fields that this trial overrides.
+    scores: losses and scores by name.
+  """
+
+  trial: int
+  status: str
+  seconds: float
+  command: Sequence[str]
+  settings: Mapping[str, Any]
+  changed: Collection[str]
+  scores: Mapping[str, float]
+
+
+def rows(
+  trials: Sequence[trials_lib.Trial],
+  places: Sequence[workdir.Workdir],
+  records: Sequence[ledger_lib.Record],
+) -> list[Row]:
+  """The rows of a sweep, by number; scores are read from the work directories."""
+  fields = list(dict.fromkeys(name for each in trials for name in each.overrides))
+  made = []
+  for trial, place in zip(trials, places, strict=True):
+    own = [record for record in records if record.trial == trial.number]
+    values = tree.flatten(config.to_dict(trial.run))
+    measured = scores.final(trial.run, place)
+    other = 'elsewhere' if measured else 'not begun'
+    row = Row(
+      trial=trial.number,
+      status=own[-1].status if own else other,
+      seconds=sum((record.seconds or 0.0 for record in own), 0.0),
+      command=trial.command(place.root),
+      settings={name: _setting(values, name) for name in fields},
+      changed=frozenset(trial.overrides),
+      scores=measured,
+    )
+    made.append(row)
+  return made
+
+
+def check(found: Sequence[Row], metric: Metric) -> None:
+  """Raises ValueError if there are scores, but none of that name."""
+  known = names(found)
+  if known and metric.name not in known:
+    raise ValueError(
+      f'expected --metric to be one of {", ".join(known)}, found {metric.name!r}; name '
+      'one, with a minus in front where less is better'
+    )
+
+
+def names(found: Sequence[Row]) -> list[str]:
+  """All that any row has a score of: losses first, those by noise level last."""
+  known = {name for row in found for name in row.scores}
+  return sorted(known, key=lambda name: (*_place(name), name))
+
+
+def headlines(known: Sequence[str]) -> list[str]:
+  """The names without losses by noise level."""
+  return [name for name in known if not _BUCKET.fullmatch(name)]
+
+
+def write_csv(path: pathlib.Path, found: Sequence[Row]) -> None:
+  """A line for every row: what it was, what it scored; empty where that is unknown."""
+  known, fields = names(found), list(found[0].settings)
+  fresh = path.with_name(path.name + '.tmp')
+  with fresh.open('w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(['trial', 'status', 'seconds', *fields, *known])
+    for row in found:
+      about = [row.trial, row.status, f'{row.seconds:.1f}']
+      measured = [row.scores.get(name, '') for name in known]
+      writer.writerow([*about, *row.settings.values(), *measured])
+  fresh.replace(path)
+
+
+def _setting(values: Mapping[tuple[str, ...], Any], field: str) -> Any:
+  value = values.get(tuple(field.split('.')))
+  return tuple(value) if isinstance(value, list) else value
+
+
+def _place(name: str) -> tuple[bool, bool]:
+  return bool(_BUCKET.fullmatch(name)), not name.startswith('loss')

@@ -1,0 +1,130 @@
+"""From a config file with a `sweep()` to trials, each checked as `train` would."""
+
+import dataclasses
+import pathlib
+import runpy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from transfusion_jax import config, preflight
+from transfusion_jax.core import command
+from transfusion_jax.sweeping import overrides
+
+PROGRAM = ('python', '-m', 'transfusion_jax.train')
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One run of a sweep.
+
+  Attributes:
+    number: of the trial, from 0.
+    overrides: fields with dots in their names, and their values.
+    arguments: for `train`, all but the work directory.
+    run: what it makes of them.
+  """
+
+  number: int
+  overrides: dict[str, Any]
+  arguments: tuple[str, ...]
+  run: config.Run
+
+  @property
+  def name(self) -> str:
+    """Of its work directory."""
+    return f'{self.number:03d}'
+
+  def command(self, workdir: pathlib.Path) -> list[str]:
+    """What runs it."""
+    return [*PROGRAM, *self.arguments, f'--workdir={workdir}']
+
+
+def from_file(file: str, fixed: Mapping[str, Any]) -> tuple[list[Trial], list[str]]:
+  """The trials of a sweep, and one line for each that cannot be.
+
+  An override that has come before is left out, since it would give the same run.
+
+  Args:
+    file: a config file, with its argument behind a colon if it takes one.
+    fixed: fields that are alike in all trials, and given beside the file.
+
+  Raises:
+    ValueError: the file has no `sweep()`, or its own functions raise one.
+    OSError: the file cannot be read.
+  """
+  trials: list[Trial] = []
+  problems: list[str] = []
+  seen: list[dict[str, Any]] = []
+  for override in _sweep(file):
+    number = len(seen)
+    try:
+      changed = overrides.flat(override)
+      if changed not in seen:
+        seen.append(changed)
+        trials.append(_trial(number, file, fixed, changed))
+    except (*command.FLAG_ERRORS, ImportError) as error:
+      problems.append(f'trial {number:03d} {override}: {command.line(error)}')
+  if not seen and not problems:
+    raise ValueError(
+      f'expected overrides from sweep() in {file}, found none; yield some'
+    )
+  return trials, problems
+
+
+def parse(arguments: Sequence[str]) -> config.Run:
+  """The run that flags describe, read as `train` reads its own.
+
+  Raises:
+    ValueError, AttributeError, flags.Error and others that `command.FLAG_ERRORS` lists.
+  """
+  values = flags.FlagValues()
+  argv = [PROGRAM[-1], *arguments]
+  config_flags.DEFINE_config_file(
+    'config', None, flag_values=values, lock_config=True, sys_argv=argv
+  )
+  values(argv)
+  return config.parse(values.config)
+
+
+def _sweep(file: str) -> Iterable[overrides.Override]:
+  path = file.split(':', 1)[0]
+  names = runpy.run_path(path)
+  if 'sweep' not in names:
+    raise ValueError(
+      f'expected sweep() in {path}, found none; write one that yields dicts of fields '
+      'and values, as configs/emoji_ablations.py does'
+    )
+  return names['sweep']()
+
+
+def _trial(
+  number: int, file: str, fixed: Mapping[str, Any], changed: dict[str, Any]
+) -> Trial:
+  """One trial, checked; errors as `parse` has them."""
+  twice = sorted(fixed.keys() & changed.keys())
+  if twice:
+    raise ValueError(
+      f'expected --config.{twice[0]} from sweep() alone, found it on the command line '
+      'as well; remove it there'
+    )
+  both = {**fixed, **changed}
+  arguments = (f'--config={file}', *(_flag(*each) for each in both.items()))
+  run = parse(arguments)
+  preflight.check(run)
+  preflight.check_files(run)
+  return Trial(number, changed, arguments, run)
+
+
+def _flag(field: str, value: Any) -> str:
+  """A field as `train` takes it; ValueError if the value has no such form."""
+  items = value if isinstance(value, tuple | list) else [value]
+  if any(type(each) not in (bool, int, float, str) for each in items):
+    raise ValueError(
+      f'expected numbers, strings or tuples of them for {field}, found {value!r}; make '
+      'it one'
+    )
+  written = repr(tuple(value)) if isinstance(value, list) else str(value)
+  return f'--config.{field}={written}'
