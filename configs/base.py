@@ -63,6 +63,7 @@ def transfusion() -> ConfigDict:
   run.objective.path.update(kind='cosine', steps=1000)
   run.optimizer = _optimizer()
   run.train = _train()
+  run.start.update(checkpoint='', step=-1, parameters='own')
   run.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
   run.sampling.update(
     solver='ddpm',
@@ -103,6 +104,7 @@ def autoencoder() -> ConfigDict:
     learning_rate=1e-4, beta2=0.99, weight_decay=0.0, ema_decay=0.999
   )
   run.train = _train()
+  run.start.update(checkpoint='', step=-1, parameters='own')
   run.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
   run.measured = 10_000
   return run

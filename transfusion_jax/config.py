@@ -30,7 +30,7 @@ from transfusion_jax.generation import image
 from transfusion_jax.models import autoencoder, transfusion
 from transfusion_jax.objectives import autoencoding
 from transfusion_jax.objectives import transfusion as transfusion_objective
-from transfusion_jax.training import loop, mesh, optimizer
+from transfusion_jax.training import loop, mesh, optimizer, warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class AutoencoderRun:
     objective: its loss.
     optimizer: AdamW.
     train: how long.
+    start: where parameters come from at a fresh start.
     mesh: devices.
     measured: pictures over which the latents' mean and deviation, and the reported
       PSNR, are measured.
@@ -57,6 +58,7 @@ class AutoencoderRun:
   objective: autoencoding.AutoencodingConfig
   optimizer: optimizer.OptimizerConfig
   train: loop.TrainConfig
+  start: warm_start.StartConfig
   mesh: mesh.MeshConfig
   measured: int
 
@@ -134,6 +136,7 @@ class TransfusionRun:
     objective: the loss.
     optimizer: AdamW.
     train: how long.
+    start: where parameters come from at a fresh start.
     mesh: devices.
     sampling: how pictures are sampled, in evaluation and by `sample`.
     evaluation: what is measured, and when.
@@ -147,6 +150,7 @@ class TransfusionRun:
   objective: transfusion_objective.ObjectiveConfig
   optimizer: optimizer.OptimizerConfig
   train: loop.TrainConfig
+  start: warm_start.StartConfig
   mesh: mesh.MeshConfig
   sampling: image.ImageSampling
   evaluation: EvaluationConfig

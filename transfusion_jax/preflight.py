@@ -11,7 +11,7 @@ from transfusion_jax import build, config, trained
 from transfusion_jax.core import axes
 from transfusion_jax.data import encoded, inspection, pipeline
 from transfusion_jax.models import patches
-from transfusion_jax.training import mesh
+from transfusion_jax.training import mesh, warm_start
 
 
 def check(run: config.Run) -> None:
@@ -60,14 +60,16 @@ def _check_all(checks: Sequence[Callable[[], Any]]) -> None:
 
 
 def check_files(run: config.Run) -> None:
-  """Checks that weights which training needs are there; compiling does without.
+  """Checks that what training begins with is there; compiling does without.
 
   Raises:
     ValueError: they are not, or are those of something else.
   """
   build.frozen_params(run)
+  if run.start.checkpoint:
+    warm_start.find(run.start)
   if isinstance(run, config.TransfusionRun) and build.trains_autoencoder(run):
-    build.frozen_params(run.autoencoder.run)
+    check_files(run.autoencoder.run)
 
 
 def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:

@@ -19,6 +19,7 @@ from transfusion_jax.training import (
   preemption,
   processes,
   stage,
+  warm_start,
   workdir,
 )
 from transfusion_jax.training import state as state_lib
@@ -153,7 +154,9 @@ def _stage(
     config=run.train,
     seed=run.seed,
     abstract=trainer.abstract,
-    init=trainer.init,
+    init=lambda key: warm_start.begin(
+      run.start, trainer.init(key), trainer.parts.blueprint.axes
+    ),
     step=lambda state, batch: trainer.step(state, batch, *frozen),
     schedule=trainer.parts.schedule,
     interlude=interlude,

@@ -36,14 +36,14 @@ def initial(tx, seed=0):
   )
 
 
-def make(tx=SGD, *, microbatches=1, ema_decay=0.0, **changes):
+def make(tx=SGD, *, microbatches=1, ema_decay=0.0, spike=0.0, **changes):
   return step.make_step(
     tiny.blueprint(**changes).definition.bind,
     tiny.OBJECTIVE,
     tx,
     microbatches=microbatches,
     ema_decay=ema_decay,
-    spike=0.0,
+    spike=spike,
   )
 
 

@@ -1,8 +1,9 @@
 """Steps of a run as anybody may read them, whole or in part, while the run goes on."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +21,10 @@ class Restored:
   state: state_lib.TrainState
   progress: dict[str, Any]
 
+  def part(self, field: str) -> Any:
+    """One field of the state."""
+    return getattr(self.state, field)
+
 
 def steps(directory: pathlib.Path) -> list[int]:
   """The complete steps of a run, ascending; it may go on meanwhile."""
@@ -29,8 +34,37 @@ def steps(directory: pathlib.Path) -> list[int]:
     return sorted(each.step for each in reader.checkpoints)
 
 
+def which(directory: pathlib.Path, step: int | None) -> int:
+  """A step that is there: this one, or the newest (None).
+
+  Raises:
+    ValueError: there is no checkpoint, or none of that step.
+  """
+  there = steps(directory)
+  if not there:
+    raise missing(directory)
+  if step is not None:
+    check_step(directory, step, there)
+  return there[-1] if step is None else step
+
+
+def arrays(
+  directory: pathlib.Path, step: int
+) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+  """Shape and type of every array of a step, by its path; ValueError if damaged."""
+  with _told(directory, step), ocp.training.Checkpointer(directory.absolute()) as found:
+    seal.check(directory / str(step))
+    sealed = seal.read_text(loaded(found, step, {'progress': None})['progress'])
+  kinds = seal.kinds(sealed['arrays'])
+  return {tuple(path.split('/')): kind for path, kind in kinds.items()}
+
+
 def read(
-  directory: pathlib.Path, wanted: dict[str, Any], step: int | None = None
+  directory: pathlib.Path,
+  wanted: dict[str, Any],
+  step: int | None = None,
+  *,
+  whole: bool = True,
 ) -> Restored:
   """A step of a run, only the parts of the state in `wanted`.
 
@@ -38,6 +72,7 @@ def read(
     directory: where `Checkpoints` wrote.
     wanted: abstract parts of the state by field, for example `{'ema': shapes}`.
     step: which; None: the newest.
+    whole: whether these fields must hold no more than is wanted of them.
 
   Returns:
     The parts in place (the other fields are None), and the progress.
@@ -45,19 +80,9 @@ def read(
   Raises:
     ValueError: there is no checkpoint, none of that step, or it is damaged.
   """
-  there = steps(directory)
-  if not there:
-    raise missing(directory)
-  if step is not None:
-    check_step(directory, step, there)
-  step = there[-1] if step is None else step
-  try:
-    found, progress = _parts(directory, wanted, step)
-  except seal.Damaged as error:
-    raise ValueError(
-      f'expected step {step} under {directory} as it was saved, found it damaged: '
-      f'{error}; name another --step'
-    ) from error
+  step = which(directory, step)
+  with _told(directory, step):
+    found, progress = _parts(directory, wanted, step, whole=whole)
   absent = dict.fromkeys(
     field.name for field in dataclasses.fields(state_lib.TrainState)
   )
@@ -65,8 +90,20 @@ def read(
   return Restored(state, progress)
 
 
+@contextlib.contextmanager
+def _told(directory: pathlib.Path, step: int) -> Iterator[None]:
+  """Damage as an error that a user can mend."""
+  try:
+    yield
+  except seal.Damaged as error:
+    raise ValueError(
+      f'expected step {step} under {directory} as it was saved, found it damaged: '
+      f'{error}; name another --step'
+    ) from error
+
+
 def _parts(
-  directory: pathlib.Path, wanted: dict[str, Any], step: int
+  directory: pathlib.Path, wanted: dict[str, Any], step: int, *, whole: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   seal.check(directory / str(step))
   context = ocp.Context()
@@ -76,7 +113,10 @@ def _parts(
     ocp.training.Checkpointer(directory.absolute(), context=context) as reader,
   ):
     sealed = seal.read_text(loaded(reader, step, {'progress': None})['progress'])
-    check_model(sealed['arrays'], wanted, step, directory)
+    has = sealed['arrays']
+    if not whole:
+      has = {path: has[path] for path in seal.signature(wanted) if path in has}
+    check_model(has, wanted, step, directory)
     found = loaded(reader, step, {'state': wanted})['state']
   seal.check_arrays(sealed['arrays'], found)
   return found, sealed['progress']

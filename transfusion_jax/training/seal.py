@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from transfusion_jax.core import axes, digest
@@ -39,6 +40,17 @@ def signature(tree: Any) -> dict[str, str]:
     path: f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
     for path, leaf in _leaves(tree).items()
   }
+
+
+def kinds(sealed: Mapping[str, str]) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shape and type of every array that was sealed, keys left out, by its path."""
+  found = {}
+  for path, kind in sealed.items():
+    name, shape = kind.split()[0].removesuffix(']').split('[')
+    if not name.startswith('key<'):
+      sizes = tuple(int(size) for size in shape.split(',') if size)
+      found[path] = jax.ShapeDtypeStruct(sizes, jnp.dtype(name))
+  return found
 
 
 def unlike(sealed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:

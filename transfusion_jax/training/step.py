@@ -45,31 +45,10 @@ def make_step(
       `min(decay, (1 + step) / (10 + step))`; a state without an average keeps none.
     spike: see `guard.GuardConfig`; updates that are not sound are not made.
   """
+  gradients = _gradients(bind, objective, microbatches)
 
   def step(state, batch, frozen=None):
-    normalizers = objective.normalizers(batch, state.step)
-    count = jax.tree.leaves(batch)[0].shape[0]
-    keys = jax.random.split(jax.random.fold_in(state.key, state.step), count)
-
-    def part_loss(params, rows, keys):
-      loss = objective(bind(params | (frozen or {})), rows, keys, normalizers)
-      return loss.total, loss
-
-    def part_of(rows, keys):
-      rows, keys = jax.tree.map(sharding.rows, (rows, keys))
-      return jax.grad(part_loss, has_aux=True)(state.params, rows, keys)
-
-    def accumulate(total, part):
-      return jax.tree.map(jnp.add, total, part_of(*part)), None
-
-    if microbatches == 1:
-      grads, loss = part_of(batch, keys)
-    else:
-      parts = jax.tree.map(lambda x: _divide(x, microbatches), (batch, keys))
-      shapes = jax.eval_shape(part_of, *jax.tree.map(lambda x: x[0], parts))
-      start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-      (grads, loss), _ = jax.lax.scan(accumulate, start, parts)
-
+    grads, loss = gradients(state, batch, frozen or {})
     with jax.numpy_dtype_promotion('standard'):  # optax mixes floats and counts
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -80,11 +59,8 @@ def make_step(
       sound, (params, ema, opt_state), (state.params, state.ema, state.opt_state)
     )
     metrics = {name: ratio.value for name, ratio in loss.metrics.items()}
-    metrics |= {
-      'loss': loss.total,
-      'grad_norm': norm,
-      'skipped': (~sound).astype(norm.dtype),
-    }
+    metrics |= {'loss': loss.total, 'grad_norm': norm}
+    metrics['skipped'] = (~sound).astype(norm.dtype)
     return state_lib.TrainState(
       step=state.step + 1,
       params=params,
@@ -95,6 +71,36 @@ def make_step(
     ), metrics
 
   return step
+
+
+def _gradients(bind, objective, microbatches: int):
+  """From a state, a batch and frozen parameters to gradients and the loss."""
+
+  def gradients(state, batch, frozen):
+    normalizers = objective.normalizers(batch, state.step)
+    count = jax.tree.leaves(batch)[0].shape[0]
+    keys = jax.random.split(jax.random.fold_in(state.key, state.step), count)
+
+    def part_loss(params, rows, keys):
+      loss = objective(bind(params | frozen), rows, keys, normalizers)
+      return loss.total, loss
+
+    def part_of(rows, keys):
+      rows, keys = jax.tree.map(sharding.rows, (rows, keys))
+      return jax.grad(part_loss, has_aux=True)(state.params, rows, keys)
+
+    def accumulate(total, part):
+      return jax.tree.map(jnp.add, total, part_of(*part)), None
+
+    if microbatches == 1:
+      return part_of(batch, keys)
+    parts = jax.tree.map(lambda x: _divide(x, microbatches), (batch, keys))
+    shapes = jax.eval_shape(part_of, *jax.tree.map(lambda x: x[0], parts))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(accumulate, start, parts)
+    return total
+
+  return gradients
 
 
 def _divide(x: Array, parts: int) -> Array:
