@@ -14,9 +14,6 @@ RETRY = 42
 USER_ERROR = 2
 """How a run ends that cannot start as it was asked to: not to be started again."""
 
-GRACE = 120
-"""Seconds that a run is given to finish its step and save, by default."""
-
 _MISSING = 'the following arguments are required: '
 _NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')
 """Short enough that Kubernetes can add the numbers of slices and hosts."""
@@ -50,6 +47,20 @@ class Parser(argparse.ArgumentParser):
     if not asked.command:
       self.error(f'expected a command behind --, found none; for example {EXAMPLE}')
     return asked
+
+  def add_cluster(self, restarts: int) -> None:
+    """Adds the flags of a run in a cluster.
+
+    Args:
+      restarts: by default.
+    """
+    self.add_argument('--name', required=True, help='of the run')
+    self.add_argument('--topology', required=True, help='for example v5e:16x16')
+    self.add_argument('--slices', type=int, default=1, help='of that topology')
+    self.add_argument('--image', required=True, help='with this code installed')
+    self.add_argument('--spot', action='store_true', help='cheap, may be taken back')
+    self.add_argument('--restarts', type=int, default=restarts, help='at most')
+    self.add_argument('--grace', type=int, default=120, help='seconds to step and save')
 
   def need(self, program: str, way_out: str) -> None:
     """Refuses to go on where a program is not installed."""

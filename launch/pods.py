@@ -5,9 +5,11 @@ names that gcloud, GKE and xpk give them. They are those of Google's documentati
 those of GKE agree with what xpk 1.16 writes into its manifests.
 """
 
+import argparse
 import dataclasses
 import math
 
+from launch import command_line
 from transfusion_jax.compiling import topologies
 
 CHIPS_PER_HOST = 4
@@ -94,18 +96,6 @@ class Pod:
       )
     return f'{self.family.prefix}-{chips * self.family.cores}'
 
-  def check_cluster(self) -> None:
-    """Whether GKE can join its slices.
-
-    Raises:
-      ValueError: it cannot.
-    """
-    if self.topology.slices > 1 and self.hosts_per_slice == 1:
-      raise ValueError(
-        'expected slices of several hosts, which alone GKE joins, found '
-        f'{self.topology.slices} of {self.topology.name}; use one larger slice'
-      )
-
 
 def find(name: str, slices: int) -> Pod:
   """The pod of that topology.
@@ -114,3 +104,28 @@ def find(name: str, slices: int) -> Pod:
     ValueError: there is no such topology, or no slice; the message says what there is.
   """
   return Pod(topologies.find(name, slices))
+
+
+def in_cluster(asked: argparse.Namespace) -> Pod:
+  """The pod that a launcher into a cluster is asked for.
+
+  Args:
+    asked: the flags of `command_line.Parser.add_cluster`, and the command.
+
+  Raises:
+    ValueError: one of them is not as it has to be.
+  """
+  command_line.check_name(asked.name)
+  pod = find(asked.topology, asked.slices)
+  if asked.slices > 1 and pod.hosts_per_slice == 1:
+    raise ValueError(
+      'expected slices of several hosts, which alone GKE joins, found '
+      f'{asked.slices} of {pod.topology.name}; use one larger slice'
+    )
+  command_line.check_remote(asked.command, pod.hosts)
+  if asked.restarts < 0 or asked.grace < 1:
+    raise ValueError(
+      'expected restarts of at least 0 and a grace of at least 1 second, found '
+      f'{asked.restarts} and {asked.grace}; change --restarts or --grace'
+    )
+  return pod
