@@ -60,25 +60,29 @@ def make(
       'failurePolicy': {
         'maxRestarts': restarts,
         'restartStrategy': 'BlockingRecreate',  # never two that write one folder
-        'rules': [
-          {
-            'name': 'configuration',
-            'action': 'FailJobSet',
-            'onJobFailureReasons': [_REASON],
-            'onJobFailureMessagePatterns': [
-              f'failed with exit code {command_line.USER_ERROR} '
-            ],
-          },
-          {
-            'name': 'preempted',
-            'action': 'RestartJobSetAndIgnoreMaxRestarts',
-            'onJobFailureReasons': [_REASON],
-          },
-        ],
+        'rules': _rules(),
       },
       'replicatedJobs': [slices],
     },
   }
+
+
+def _rules() -> list[dict[str, Any]]:
+  """What follows from a Job that failed; where none matches, a restart that counts."""
+  code = command_line.USER_ERROR
+  return [
+    {
+      'name': 'configuration',
+      'action': 'FailJobSet',
+      'onJobFailureReasons': [_REASON],
+      'onJobFailureMessagePatterns': [f'failed with exit code {code} '],
+    },
+    {
+      'name': 'preempted',
+      'action': 'RestartJobSetAndIgnoreMaxRestarts',
+      'onJobFailureReasons': [_REASON],
+    },
+  ]
 
 
 def _job(template: dict[str, Any], pod: pods.Pod) -> dict[str, Any]:
