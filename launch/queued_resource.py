@@ -119,11 +119,11 @@ def install(archive: str, setup: str) -> str:
   packed = shlex.quote(pathlib.PurePath(archive).name)
   steps = (
     setup,
-    f'mkdir -p ~/transfusion && tar -xzf ~/{packed} -C ~/transfusion',
+    f'rm -rf ~/transfusion && mkdir ~/transfusion && tar -xzf ~/{packed} -C ~/transfusion',
     f'curl -LsSf {_UV} | sh',
     '~/.local/bin/uv venv --quiet --clear --python=3.12 ~/environment',
     '~/.local/bin/uv pip install --quiet --python ~/environment/bin/python '
-    f'--editable ~/transfusion[{EXTRAS}]',
+    f'--editable "$HOME/transfusion[{EXTRAS}]"',
   )
   return f'if {_RUNS}; then exit 0; fi; {" && ".join(filter(None, steps))}'
 

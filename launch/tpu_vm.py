@@ -151,6 +151,7 @@ class Keeper:
 
   def _gone(self) -> bool:
     """Whether Google has taken the machines, which it may say a while later."""
+    say(f'ended on its own; are the machines still there in {SETTLE:.0f} seconds?')
     end = time.monotonic() + SETTLE
     while (state := self.state()) in (ACTIVE, UNKNOWN) and time.monotonic() < end:
       time.sleep(POLL)
