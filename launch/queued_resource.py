@@ -119,7 +119,8 @@ def install(archive: str, setup: str) -> str:
   packed = shlex.quote(pathlib.PurePath(archive).name)
   steps = (
     setup,
-    f'rm -rf ~/transfusion && mkdir ~/transfusion && tar -xzf ~/{packed} -C ~/transfusion',
+    'rm -rf ~/transfusion && mkdir ~/transfusion',
+    f'tar -xzf ~/{packed} -C ~/transfusion',
     f'curl -LsSf {_UV} | sh',
     '~/.local/bin/uv venv --quiet --clear --python=3.12 ~/environment',
     '~/.local/bin/uv pip install --quiet --python ~/environment/bin/python '
