@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -190,15 +189,17 @@ def test_without_an_answer_of_gcloud_nothing_is_asked_for(cloud, capsys):
 
 def test_ctrl_c_saves_first(cloud):
   cloud.write(wait='', ended='130 ACTIVE\n')
-  root = pathlib.Path(__file__).parents[2]
-  command = [sys.executable, '-m', 'launch.tpu_vm', *FLAGS, *COMMAND]
-  process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
-  deadline = time.monotonic() + 30
-  while 'run' not in cloud.verbs():
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
-  process.send_signal(signal.SIGINT)
-  assert process.wait(timeout=30) == 130
+
+  def interrupt() -> None:
+    deadline = time.monotonic() + 20
+    while 'run' not in cloud.verbs() and time.monotonic() < deadline:
+      time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  thread = threading.Thread(target=interrupt)
+  thread.start()
+  assert launch() == 130
+  thread.join()
   assert cloud.verbs() == ['create', *ONCE, 'stop', 'delete']
 
 
