@@ -1,1 +1,1 @@
-"""Programs that start runs: on this machine, as several processes."""
+"""Programs that start runs: on this machine as several processes, or on TPUs."""

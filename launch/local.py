@@ -10,13 +10,11 @@ and its exit code is the launcher's; the last line says which one it was, and wh
 `--dry-run` prints what would run.
 """
 
-import argparse
 import contextlib
 import ctypes
 import os
 import queue
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -24,6 +22,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+
+from launch import command_line
 
 GRACE = 5.0
 """Seconds between asking processes to end and ending them."""
@@ -191,23 +191,19 @@ def free_port() -> int:
 
 def main(argv: Sequence[str]) -> int:
   """Parses the command line and runs; the exit code."""
-  split = argv.index('--') if '--' in argv else len(argv)
-  command = list(argv[split + 1 :])
-  parser = argparse.ArgumentParser(
-    prog='python -m launch.local',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    usage='%(prog)s --processes=N --devices=N [--dry-run] -- COMMAND',
-  )
+  usage = '--processes=N --devices=N'
+  parser = command_line.Parser('launch.local', __doc__, usage)
   parser.add_argument('--processes', type=int, required=True, help='how many')
   parser.add_argument('--devices', type=int, required=True, help='of every process')
-  parser.add_argument('--dry-run', action='store_true', help='print what would run')
-  asked = parser.parse_args(argv[:split])
-  if not command or min(asked.processes, asked.devices) < 1:
-    parser.error('expected a command behind --, and at least one process and device')
-  if shutil.which(command[0]) is None:
+  asked = parser.read(argv)
+  if min(asked.processes, asked.devices) < 1:
     parser.error(
-      f'expected a program behind --, found {command[0]!r}; correct its name'
+      f'expected at least one process and device, found {asked.processes} and '
+      f'{asked.devices}; change --processes or --devices'
+    )
+  if shutil.which(asked.command[0]) is None:
+    parser.error(
+      f'expected a program behind --, found {asked.command[0]!r}; correct its name'
     )
   port = free_port()
   added = [
@@ -216,10 +212,9 @@ def main(argv: Sequence[str]) -> int:
   ]
   if asked.dry_run:
     for each in added:
-      print(*(f'{name}={shlex.quote(value)}' for name, value in each.items()), end=' ')
-      print(shlex.join(command))
+      print(command_line.shown(asked.command, each))
     return 0
-  return run(command, added)
+  return run(asked.command, added)
 
 
 if __name__ == '__main__':

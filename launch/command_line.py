@@ -1,0 +1,136 @@
+"""What the launchers share: flags, a command behind `--`, and errors of one line."""
+
+import argparse
+import contextlib
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+
+EXAMPLE = '-- python -m transfusion_jax.train --config=FILE --workdir=DIR'
+RETRY = 42
+"""How a run ends that was stopped from outside: saved, to be started again."""
+
+USER_ERROR = 2
+"""How a run ends that cannot start as it was asked to: not to be started again."""
+
+_MISSING = 'the following arguments are required: '
+_NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')
+"""Short enough that Kubernetes can add the numbers of slices and hosts."""
+
+
+class Parser(argparse.ArgumentParser):
+  """Flags of a launcher; what is wrong with them is told in one line, exit code 2."""
+
+  def __init__(self, module: str, description: str, usage: str):
+    """Starts with `--dry-run`.
+
+    Args:
+      module: as behind `python -m`.
+      description: for `--help`.
+      usage: of the flags, without `--dry-run` and the command.
+    """
+    super().__init__(
+      prog=f'python -m {module}',
+      description=description,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      usage=f'%(prog)s {usage} [--dry-run] -- COMMAND',
+      allow_abbrev=False,
+    )
+    self.add_argument('--dry-run', action='store_true', help='print what would run')
+
+  def read(self, argv: Sequence[str]) -> argparse.Namespace:
+    """The flags by name, and what stands behind `--` as `command`."""
+    split = argv.index('--') if '--' in argv else len(argv)
+    asked = self.parse_args(argv[:split])
+    asked.command = list(argv[split + 1 :])
+    if not asked.command:
+      self.error(f'expected a command behind --, found none; for example {EXAMPLE}')
+    return asked
+
+  def add_cluster(self, restarts: int) -> None:
+    """Adds the flags of a run in a cluster.
+
+    Args:
+      restarts: by default.
+    """
+    self.add_argument('--name', required=True, help='of the run')
+    self.add_argument('--topology', required=True, help='for example v5e:16x16')
+    self.add_argument('--slices', type=int, default=1, help='of that topology')
+    self.add_argument('--image', required=True, help='with this code installed')
+    self.add_argument('--spot', action='store_true', help='cheap, may be taken back')
+    self.add_argument('--restarts', type=int, default=restarts, help='at most')
+    self.add_argument('--grace', type=int, default=120, help='seconds to step and save')
+
+  def need(self, program: str, way_out: str) -> None:
+    """Refuses to go on where a program is not installed."""
+    if shutil.which(program) is None:
+      self.error(f'expected the program {program}, found none on PATH; {way_out}')
+
+  @contextlib.contextmanager
+  def user_errors(self) -> Iterator[None]:
+    """Tells a ValueError in one line."""
+    try:
+      yield
+    except ValueError as error:
+      self.error(str(error))
+
+  def error(self, message: str) -> None:
+    if message.startswith(_MISSING):
+      names = message.removeprefix(_MISSING)
+      message = f'expected {names}, found none; --help says what they are'
+    elif not message.startswith('expected '):
+      message = f'expected flags as in --help, found {message}'
+    self.exit(USER_ERROR, f'error: {message}\n')
+
+
+def shown(command: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
+  """A command as a person would type it, behind the variables that it is given."""
+  given = [f'{name}={shlex.quote(value)}' for name, value in (variables or {}).items()]
+  return ' '.join([*given, shlex.join(command)])
+
+
+def check_name(name: str) -> None:
+  """Whether Google Cloud and Kubernetes take a name.
+
+  Raises:
+    ValueError: they do not.
+  """
+  if not _NAME.fullmatch(name):
+    raise ValueError(
+      f'expected a name of at most 40 small letters, digits and -, found {name!r}; '
+      'change --name'
+    )
+
+
+def check_remote(command: Sequence[str], hosts: int) -> None:
+  """Whether a command can run on other machines than this one.
+
+  Args:
+    command: program and arguments.
+    hosts: that run it together.
+
+  Raises:
+    ValueError: it would not find the others, or not what it wrote before.
+  """
+  if hosts > 1 and '--distributed' not in command:
+    raise ValueError(
+      f'expected --distributed behind --, since {hosts} hosts run the command '
+      'together, found none; add it'
+    )
+  place = _value(command, '--workdir')
+  if place is not None and not place.startswith('/'):
+    raise ValueError(
+      'expected --workdir in a folder that all hosts mount, such as /runs/NAME, '
+      f'found {place!r}; mount a file share or a bucket there'
+    )
+
+
+def _value(command: Sequence[str], flag: str) -> str | None:
+  """What a flag is set to, in either way to write it."""
+  for index, word in enumerate(command):
+    if word.startswith(f'{flag}='):
+      return word.removeprefix(f'{flag}=')
+    if word == flag and index + 1 < len(command):
+      return command[index + 1]
+  return None

@@ -1,0 +1,1 @@
+"""JobSets: runs as Kubernetes knows them, for clusters of GKE with TPUs."""
