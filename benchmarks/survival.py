@@ -142,11 +142,15 @@ def moments(rng: random.Random) -> dict[str, Callable[[Trial, int, float], bool]
   """When to kill: of a trial, the lines it had at its start, and seconds since."""
   late, more = rng.uniform(2.0, 8.0), rng.randint(1, 3)
 
+  def begun(trial: Trial, had: int, seconds: float) -> bool:
+    return 'transfusion:   0%' in trial.said()
+
   def quiet(trial: Trial, had: int, seconds: float) -> bool:
     lines = trial.lines()
     return len(lines) > had and lines[-1]['step'] % EVALUATED == 0
 
   return {
+    'first step': begun,
     'start or compile': lambda trial, had, seconds: seconds > late,
     'step': lambda trial, had, seconds: len(trial.lines()) >= had + more,
     'save': lambda trial, had, seconds: any(trial.checkpoints.glob('*-tmp*')),
@@ -154,8 +158,14 @@ def moments(rng: random.Random) -> dict[str, Callable[[Trial, int, float], bool]
   }
 
 
-def kill_once(trial: Trial, rng: random.Random, moment: str, number: int) -> str:
-  """Starts a run and sends it a signal at a moment; what it met, or 'finished'."""
+def stop_once(
+  trial: Trial, rng: random.Random, moment: str, number: int
+) -> tuple[str, float]:
+  """Starts a run and sends it a signal at a moment.
+
+  Returns:
+    The moment, or 'finished' where the run was sooner; seconds from signal to end.
+  """
   when, had = moments(rng)[moment], len(trial.lines())
   process, began = trial.start(), time.monotonic()
   while process.poll() is None:
@@ -163,12 +173,11 @@ def kill_once(trial: Trial, rng: random.Random, moment: str, number: int) -> str
       process.send_signal(number)
       break
     time.sleep(0.002)
+  began = time.monotonic()
   code = process.wait()
-  if code == 0:
-    return 'finished'
-  if code not in (-number, 42):
+  if code not in (0, -number, 42):
     raise RuntimeError(f'exit code {code}: {trial.said()[-2000:]}')
-  return moment
+  return moment if code else 'finished', time.monotonic() - began
 
 
 def kills(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
@@ -185,10 +194,10 @@ def kills(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
   while sum(met.values()) < count:
     trial = Trial(folder / f'killed-{number}')
     number += 1
-    met['the first step'] += kill_once(trial, rng, 'step', signal.SIGKILL) == 'step'
-    for moment in rng.sample(list(moments(rng)), 4):
+    later = [moment for moment in moments(rng) if moment != 'first step']
+    for moment in ('first step', *rng.sample(later, len(later))):
       if sum(met.values()) < count:
-        met[kill_once(trial, rng, moment, signal.SIGKILL)] += 1
+        met[stop_once(trial, rng, moment, signal.SIGKILL)[0]] += 1
     del met['finished']
     trial.finish()
     assert same(alone, trial), f'{trial.folder} differs from {alone.folder}'
@@ -249,14 +258,17 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
   alone = Trial(folder / FIRST)
   alone.finish()
   met: collections.Counter[str] = collections.Counter()
-  end, number = time.monotonic() + 60 * minutes, 0
+  end, number, slowest = time.monotonic() + 60 * minutes, 0, 0.0
   while time.monotonic() < end:
     trial, moves = Trial(folder / f'soaked-{number}'), number % 2 == 1
     number += 1
     for _ in range(rng.randint(3, 6)):
       how = rng.choice((signal.SIGTERM, signal.SIGKILL))
       moment = rng.choice(list(moments(rng)))
-      met[f'{how.name}, {kill_once(trial, rng, moment, how)}'] += 1
+      found, seconds = stop_once(trial, rng, moment, how)
+      met[f'{how.name}, {found}'] += 1
+      if how == signal.SIGTERM and found != 'finished':
+        slowest = max(slowest, seconds)
       met['bit flipped'] += _flip_newest(trial, rng)
       if moves:
         trial.devices = rng.choice((1, 2, 4))
@@ -269,8 +281,18 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
       assert same(alone, trial), f'{trial.folder} differs from {alone.folder}'
       met['runs with the same bits'] += 1
     shutil.rmtree(trial.folder)
-    print(dict(met), flush=True)
+    print(dict(met), f'SIGTERM to exit at most {slowest:.1f} s', flush=True)
   return dict(met)
+
+
+def lose_folder(trial: Trial, *, after: int) -> None:
+  """Deletes a run's work directory behind a step, and lets it go on to its end."""
+  process = trial.start()
+  while process.poll() is None and len(trial.lines()) < after:
+    time.sleep(0.002)
+  shutil.rmtree(trial.folder / 'run', ignore_errors=True)
+  if code := process.wait():
+    raise RuntimeError(f'exit code {code}: {trial.said()[-2000:]}')
 
 
 def _flip_newest(trial: Trial, rng: random.Random) -> bool:
