@@ -18,7 +18,8 @@ def setup() -> None:
   logger.addHandler(handler)
   logger.setLevel(logging.INFO)
   logger.propagate = False
-  absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax chats at every save
+  # Orbax chats at every save, and prints a trace of what it raises as well.
+  absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 def quiet() -> None:

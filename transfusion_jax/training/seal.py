@@ -28,10 +28,16 @@ class Damaged(Exception):
 
 
 def arrays(tree: Any) -> dict[str, str]:
-  """`float32[4,8] 0123456789abcdef` of every array, by its path: `params/matrix`."""
-  lanes = jax.device_get({path: _lanes(leaf) for path, leaf in _leaves(tree).items()})
+  """`float32[4,8] 0123456789abcdef` of every array, by its path: `params/matrix`.
+
+  One after the other: many small programs that talk between the devices of a CPU, all
+  under way at once, can wait for each other for ever.
+  """
   kinds = signature(tree)
-  return {path: f'{kinds[path]} {digest.text(found)}' for path, found in lanes.items()}
+  return {
+    path: f'{kinds[path]} {digest.text(jax.device_get(_lanes(leaf)))}'
+    for path, leaf in _leaves(tree).items()
+  }
 
 
 def signature(tree: Any) -> dict[str, str]:
