@@ -74,7 +74,7 @@ def _start(name: str, program: str, threads: int) -> subprocess.Popen:
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
-    env={**os.environ, 'OMP_WAIT_POLICY': 'PASSIVE', 'JAX_PLATFORMS': 'cpu'},
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
   )
 
 

@@ -75,3 +75,20 @@ def test_a_broken_line_inside_is_an_error(path):
   path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
   with pytest.raises(ValueError, match='line 2'):
     metrics.read(path)
+
+
+def test_lines_that_could_not_be_written_come_with_the_next(tmp_path, monkeypatch):
+  told = []
+  monkeypatch.setattr(metrics.log, 'warning', told.append)
+  path = tmp_path / 'run' / 'metrics.jsonl'
+  path.parent.mkdir()
+  lines = metrics.MetricsLog(path, step=0, board=tmp_path / 'board')
+  path.mkdir()
+  lines.write({'step': 1, 'loss': 2.0})
+  lines.write({'step': 2, 'loss': 1.5})
+  assert len(told) == 2
+  assert 'cannot be written to' in told[0]
+  path.rmdir()
+  lines.write({'step': 3, 'loss': 1.0})
+  assert [record['step'] for record in metrics.read(path)] == [1, 2, 3]
+  assert lines.last['step'] == 3
