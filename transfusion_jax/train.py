@@ -79,8 +79,8 @@ def main() -> None:
 
 
 def _keep_programs(folder: str, place: workdir.Workdir) -> None:
-  """Lets JAX keep what it compiles, so that a restart finds it."""
-  if folder:
+  """Lets JAX keep what it compiles, unless its own variable says where."""
+  if folder and not jax.config.jax_compilation_cache_dir:
     path = place.programs if folder == 'workdir' else pathlib.Path(folder)
     jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
 

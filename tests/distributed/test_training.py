@@ -8,6 +8,8 @@ takes longer than the few steps do.
 import json
 import os
 import pathlib
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import time
 
 import pytest
 
+from benchmarks import survival
 from launch import local
 from transfusion_jax.training import metrics
 
@@ -27,6 +30,7 @@ CHANGES = {f'data.scenes.{name}': value for name, value in SCENES.items()}
 CHANGES |= {'data.rows': 8, 'train.log_every': 1}
 CHANGES |= {f'autoencoder.run.{name}': value for name, value in CHANGES.items()}
 CHANGES |= {
+  'train.checkpoints.every': 5,
   'data.row_length': 64,
   'data.image_slots': 2,
   'data.shards': 4,
@@ -140,6 +144,19 @@ def test_two_are_stopped_by_one_signal_and_one_goes_on(tmp_path, alone, variable
   assert (tmp_path / 'checkpoints' / str(stopped)).is_dir()
   run(command(tmp_path, **changes), {**variables, 'JAX_NUM_CPU_DEVICES': '8'})
   assert_alike(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_two_agree_on_the_newest_step_that_is_good(tmp_path, alone, variables):
+  place = tmp_path / 'run'
+  shutil.copytree(alone, place)
+  assert sorted(p.name for p in (place / 'checkpoints').iterdir()) == ['15', str(STEPS)]
+  (arrays,) = (place / 'checkpoints' / str(STEPS) / 'state' / 'd').iterdir()
+  survival.flip(arrays, random.Random(0))
+  start = [sys.executable, '-m', 'launch.local', '--processes=2', '--devices=4', '--']
+  run([*start, *command(place, **{'evaluation.every': -1})], variables)
+  assert (place / 'damaged' / str(STEPS)).is_dir()
+  assert_alike(place, alone)
 
 
 def wait_for_a_step(workdir: pathlib.Path, both: list[subprocess.Popen]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import jax
 import pytest
 
+from benchmarks import survival
 from tests.training import test_checkpoint as saved
 from transfusion_jax.training import checkpoint, checkpoint_reader, seal
 
@@ -41,19 +42,13 @@ def largest(folder: pathlib.Path) -> pathlib.Path:
   return max(files, key=lambda path: path.stat().st_size)
 
 
-def flip(path: pathlib.Path, rng: random.Random) -> None:
-  content = bytearray(path.read_bytes())
-  content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-  path.write_bytes(bytes(content))
-
-
 def cut(path: pathlib.Path) -> None:
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 DAMAGES = {
-  'a bit of the arrays': lambda step: flip(largest(step), random.Random(0)),
-  'a bit of the progress': lambda step: flip(
+  'a bit of the arrays': lambda step: survival.flip(largest(step), random.Random(0)),
+  'a bit of the progress': lambda step: survival.flip(
     step / 'progress' / '_strings.json', random.Random(0)
   ),
   'arrays cut short': lambda step: cut(largest(step)),
@@ -84,7 +79,7 @@ def test_bits_that_are_flipped_anywhere_are_found_or_make_no_difference(copy):
   detected = 0
   for path in rng.choices([path for path in files if path.stat().st_size], k=12):
     before = path.read_bytes()
-    flip(path, rng)
+    survival.flip(path, rng)
     found = restored(copy)
     if int(found.state.step) == 3:
       assert (seal.arrays(found.state), found.progress) == (good, saved.PROGRESS)
@@ -114,7 +109,7 @@ def test_nothing_is_moved_where_no_step_is_good(copy):
 
 
 def test_a_step_that_is_read_for_sampling_must_be_good(copy):
-  flip(largest(copy / '3'), random.Random(0))
+  survival.flip(largest(copy / '3'), random.Random(0))
   wanted = {'params': saved.places((1, 4, 2, 1)).params}
   with pytest.raises(ValueError, match='found it damaged.*name another --step'):
     checkpoint_reader.read(copy, wanted)

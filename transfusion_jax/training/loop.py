@@ -34,7 +34,7 @@ class TrainConfig:
     microbatches: parts of a batch that are computed one after the other.
     log_every: steps between lines of `metrics.jsonl`.
     compile_cache: folder in which compiled programs are kept for the next start; empty:
-      none, `workdir`: one in the work directory.
+      none, `workdir`: one in the work directory. JAX_COMPILATION_CACHE_DIR goes first.
     checkpoints: how often a run is saved, and what stays.
     guard: what is done with a batch whose loss is no number.
   """
