@@ -138,6 +138,21 @@ def test_one_step_gives_the_prediction(kind):
   np.testing.assert_allclose(found, exact(x, jnp.ones(())), atol=2e-4)
 
 
+@pytest.mark.parametrize('kind', ['ddpm', 'ddim', 'dpm2m', 'euler', 'heun'])
+def test_the_last_prediction_is_the_picture(kind):
+  """What strips of denoising end with."""
+  x, keys = noise(2)
+  levels = times.strided(4, steps=1000)
+
+  def denoise(x, t, held):
+    del held
+    return exact(x, t), exact(x, t)
+
+  found, last = solvers.solve(denoise, x, keys, x, path=PATH, levels=levels, kind=kind)
+  np.testing.assert_allclose(found, last, atol=1e-5)
+  assert not np.allclose(found, exact(x, jnp.ones(())), atol=1e-2)
+
+
 def test_a_picture_does_not_depend_on_its_batch():
   x, keys = noise(3)
   together = drawn(x, keys, count=10, kind='ddpm')

@@ -79,9 +79,16 @@ def test_distances_are_those_of_the_features(source):
   gallery = found.pop('drawings')
   assert isinstance(gallery, report.Gallery)
   assert {tile.good for tile in gallery.tiles} == {None}
+  strips = found.pop('denoising').tiles
+  assert len(strips) == 4
+  for strip, tile in zip(strips, gallery.tiles, strict=False):
+    assert strip.text == tile.text
+    last = strip.picture[:, -tiny.SIDE :].astype(int)
+    assert np.abs(last - tile.picture).max() <= 1
   assert (found['drawn'], found['pictures']) == (16, 30)
   again = dict(evaluate(tiny.writer()))
   assert len(again.pop('drawings').tiles) == 16
+  assert len(again.pop('denoising').tiles) == 4
   assert again == found
   drawn = Pixels()(np.stack([tile.picture for tile in gallery.tiles]))
   real = Pixels()(np.stack([tiny.picture(k) for k in evaluate._compared]))

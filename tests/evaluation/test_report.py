@@ -160,6 +160,14 @@ def test_pictures_are_inline_and_marked(tmp_path):
   assert '1 of 2 right' in page.text
 
 
+def test_strips_have_a_row_of_their_own(tmp_path):
+  wide = report.Tile(np.zeros((32, 263, 3), np.uint8), 'from noise', None)
+  shown = report.Gallery('Strips', 'N.', (wide, tile('a')))
+  _, _, text = write(tmp_path, galleries={'a': shown})
+  figures = re.findall(r'<figure class="([^"]*)">\s*<img [^>]*alt="([^"]*)"', text)
+  assert figures == [('card tile strip', 'from noise'), ('card tile', 'a')]
+
+
 def test_text_is_escaped(tmp_path):
   evil = '"><script>alert(1)</script> & <b>'
   _, page, text = write(

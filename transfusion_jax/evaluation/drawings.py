@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transfusion_jax.data import captioned, corpus, emoji_scenes, images
-from transfusion_jax.evaluation import clip_score, features, frechet, report
+from transfusion_jax.evaluation import clip_score, features, frechet, report, strips
 from transfusion_jax.generation import image
 from transfusion_jax.generation import writer as writer_lib
 
@@ -120,6 +120,7 @@ class Drawings:
     if tiles:
       note = 'The first captions, as they were drawn by lot; none was chosen.'
       yield 'drawings', report.Gallery('Drawings of held-out captions', note, tiles)
+      yield 'denoising', strips.gallery(writer, prompts, keys, self._sampling)
 
   def _distances(
     self, real: Float[np.ndarray, 'n f'], drawn: Float[np.ndarray, 'm f']

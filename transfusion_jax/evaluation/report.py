@@ -234,7 +234,8 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
       'source': _data_uri(tile.picture),
       'width': tile.picture.shape[1],
       'height': tile.picture.shape[0],
-      'small': tile.picture.shape[1] <= 128,
+      'small': tile.picture.shape[0] <= 128,
+      'strip': tile.picture.shape[1] > 2 * tile.picture.shape[0],
       'text': tile.text,
       'good': tile.good,
     }

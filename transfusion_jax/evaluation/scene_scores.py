@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
 from transfusion_jax.data import emoji_scenes
-from transfusion_jax.evaluation import evaluator, report, scenes
+from transfusion_jax.evaluation import evaluator, report, scenes, strips
 from transfusion_jax.generation import image
 from transfusion_jax.generation import writer as writer_lib
 
@@ -103,6 +105,7 @@ class Scenes:
         title = f'Combinations never trained on: {kind}'
         yield f'heldout_{kind}', self._gallery(title, tiles)
     yield from self._captions(writer, wrong)
+    yield from self._strips(writer)
     note = 'What was asked for, or said, where the picture or the words are wrong.'
     shown = tuple(wrong[: self._config.shown])
     yield 'failures', report.Gallery('What went wrong', note, shown)
@@ -115,17 +118,35 @@ class Scenes:
 
   def _new_prompts(self, writer, wrong: list[report.Tile]):
     data, all_asked, all_drawn = self._data, [], []
-    for kind in ('single', 'pair', 'count', 'binding'):
-      if getattr(data, kind):
-        asked, drawn, tiles = self._drawn(writer, 'test', kind)
-        all_asked, all_drawn = all_asked + asked, all_drawn + drawn
-        wrong += [tile for tile in tiles if not tile.good]
-        yield kind, self._gallery(f'Pictures of new prompts: {kind}', tiles)
+    for kind in self._kinds:
+      asked, drawn, tiles = self._drawn(writer, 'test', kind)
+      all_asked, all_drawn = all_asked + asked, all_drawn + drawn
+      wrong += [tile for tile in tiles if not tile.good]
+      yield kind, self._gallery(f'Pictures of new prompts: {kind}', tiles)
     yield from scenes.aggregate(data, all_asked, all_drawn).items()
+
+  def _strips(self, writer) -> Iterator[tuple[str, evaluator.Value]]:
+    """The first new prompt of every kind, drawn from the same noise once more."""
+    kinds = self._kinds[: self._config.shown]
+    if kinds:
+      prompts = [self._scenes('test', kind, 1)[0].caption for kind in kinds]
+      keys = jnp.stack([self._keys[0]] * len(prompts))
+      yield 'denoising', strips.gallery(writer, prompts, keys, self._sampling)
+
+  @property
+  def _kinds(self) -> list[str]:
+    """Of the pictures that are asked for."""
+    kinds = ('single', 'pair', 'count', 'binding')
+    return [kind for kind in kinds if getattr(self._data, kind)]
+
+  @property
+  def _keys(self) -> Key[Array, ' b']:
+    """One for every prompt of a score, and the same for all scores."""
+    return jax.random.split(jax.random.key(self._config.seed), self._config.prompts)
 
   def _drawn(self, writer, split: str, kind: str):
     """Scenes, what was drawn for their captions, and both as tiles."""
-    asked = self._scenes(split, kind)
+    asked = self._scenes(split, kind, self._config.prompts)
     drawn = self._draw(writer, asked)
     return asked, drawn, [self._tile(*pair) for pair in zip(asked, drawn, strict=True)]
 
@@ -153,22 +174,21 @@ class Scenes:
     shown = tuple(tiles[: self._config.shown])
     yield 'captions', report.Gallery('Captions of new pictures', note, shown)
 
-  def _scenes(self, split: str, kind: str) -> list[emoji_scenes.Scene]:
+  def _scenes(self, split: str, kind: str, count: int) -> list[emoji_scenes.Scene]:
     """The first scenes of a split that are all of one kind."""
     weights = {name: float(name == kind) for name in emoji_scenes.KINDS}
     alone = dataclasses.replace(self._data, **weights)
     source = emoji_scenes.EmojiScenes(alone, split)
-    return [source[index] for index in range(self._config.prompts)]
+    return [source[index] for index in range(count)]
 
   def _draw(
     self, writer: writer_lib.Writer, asked: Sequence[emoji_scenes.Scene]
   ) -> list[np.ndarray]:
-    keys = jax.random.split(jax.random.key(self._config.seed), len(asked))
     drawn: list[np.ndarray] = []
     for start in range(0, len(asked), self._rows):
       part = slice(start, start + self._rows)
       prompts = [scene.caption for scene in asked[part]]
-      drawn += list(writer.draw(prompts, keys[part], self._sampling))
+      drawn += list(writer.draw(prompts, self._keys[part], self._sampling))
     return drawn
 
   def _tile(self, scene: emoji_scenes.Scene, picture: np.ndarray) -> report.Tile:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
 
 from transfusion_jax.data import layout, tokenizers
 from transfusion_jax.diffusion import path as path_lib
@@ -96,6 +97,34 @@ class Engine:
       mode = jnp.where(jnp.asarray(found), mixed.DONE, rows.mode)
       rows = dataclasses.replace(rows, mode=mode)
     return [requests_lib.cut(pieces, stop) for pieces in self._pieces(rows)]
+
+  def strip(
+    self,
+    requests: Sequence[requests_lib.Request],
+    sampling: image.ImageSampling,
+    *,
+    stages: int,
+  ) -> UInt8[np.ndarray, 'b stages h w 3']:
+    """What `write` expects the next picture to be along its denoising.
+
+    Args:
+      requests: documents that end in BOI.
+      sampling: how pictures are drawn.
+      stages: predictions, of steps evenly spread; the last is the picture itself.
+
+    Raises:
+      ValueError: as `write`, or more stages than steps.
+    """
+    if not 1 <= stages <= sampling.steps:
+      raise ValueError(
+        f'expected from 1 to {sampling.steps} stages of as many denoising steps, found '
+        f'{stages}; ask for fewer, or raise sampling.steps'
+      )
+    self._check(requests)
+    plan = self._plan(requests, sampling, None)
+    rows, wishes = self._begin(requests, plan, 0)
+    program = programs.on_mesh(self.mesh).strip
+    return self._decode(program(self.model, rows, wishes, stages, plan))
 
   def score(
     self,
@@ -264,10 +293,7 @@ class Engine:
     tokens, before, drawn = map(np.asarray, (rows.tokens, rows.before, rows.drawn))
     pictures = rows.latents
     if drawn.any():
-      b, p = rows.latents.shape[:2]
-      flat = rows.latents.reshape(b * p, *self.latents)
-      pixels = np.asarray(programs.on_mesh(self.mesh).decode(self.codec, flat))
-      pictures = pixels.reshape(b, p, *pixels.shape[1:])
+      pictures = self._decode(rows.latents)
     found = []
     for row, ids in enumerate(tokens):
       pieces, begin = [], 0
@@ -278,6 +304,14 @@ class Engine:
         begin = end
       found.append(pieces + self._text_piece(ids[begin:]))
     return found
+
+  def _decode(
+    self, latents: Float[Array, 'b p h w c']
+  ) -> UInt8[np.ndarray, 'b p y x 3']:
+    b, p = latents.shape[:2]
+    flat = latents.reshape(b * p, *self.latents)
+    pixels = np.asarray(programs.on_mesh(self.mesh).decode(self.codec, flat))
+    return pixels.reshape(b, p, *pixels.shape[1:])
 
   def _text_piece(self, ids: np.ndarray) -> list[requests_lib.Piece]:
     words = self._words(ids)

@@ -7,9 +7,11 @@ patches overwrite those of the step before.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from transfusion_jax.core import tree
@@ -123,26 +125,84 @@ def draw(
     anchor: what is given of the pictures, if anything.
     drawing: everything else.
   """
-  sampling, path = drawing.sampling, drawing.path
-  held = session_lib.join(session, null) if sampling.guided else session
+  held = _held(session, null, drawing)
+  predict = functools.partial(_predict, model, anchor, drawing)
+  return _solve(predict, keys, held, anchor, drawing)[0]
 
-  def predict(x, t, held):
-    x0, held = _look(model, x, t, held, drawing)
-    x0 = thresholds.bound(x0, limit=sampling.clip, percentile=sampling.percentile)
-    if anchor is not None:
-      x0 = jnp.where(anchor.known[..., None], anchor.latents, x0)
-    return x0, held
 
+def strip(
+  model: transfusion.Transfusion,
+  session: session_lib.Session,
+  null: session_lib.Session,
+  keys: Key[Array, ' b'],
+  drawing: Drawing,
+  stages: int,
+) -> Float[Array, 'b s h w c']:
+  """What `draw` expects a picture to be, clean, along its denoising.
+
+  All solvers end with what they have predicted last.
+
+  Args:
+    model: the model.
+    session: rows that end in BOI.
+    null: as in `draw`.
+    keys: one random key per row.
+    drawing: everything else.
+    stages: predictions that are kept, of steps evenly spread from first to last.
+  """
+  steps = drawing.sampling.steps
+  chosen = np.round(np.linspace(0, steps - 1, stages)).astype(int)
+  levels = _levels(drawing)[chosen]
+
+  def predict(x, t, carried):
+    held, seen = carried
+    x0, held = _predict(model, None, drawing, x, t, held)
+    now = jnp.asarray(levels)[None, :, None, None, None] == t
+    return x0, (held, jnp.where(now, x0[:, None], seen))
+
+  seen = jnp.zeros((keys.shape[0], stages, *drawing.shape), jnp.float32)
+  held = (_held(session, null, drawing), seen)
+  _, (_, seen) = _solve(predict, keys, held, None, drawing)
+  return seen
+
+
+def _held(session, null, drawing: Drawing) -> session_lib.Session:
+  guided = drawing.sampling.guided
+  return session_lib.join(session, null) if guided else session
+
+
+def _levels(drawing: Drawing) -> np.ndarray:
+  steps, path = drawing.sampling.steps, drawing.path
+  return times.strided(steps, steps=path.steps, begin=drawing.begin)
+
+
+def _solve(predict, keys, held, anchor: Anchor | None, drawing: Drawing):
+  """From noise to pictures, and what `predict` held at last."""
+  path = drawing.path
   split = jax.vmap(lambda key: jax.random.split(key))(keys)
   x = jax.vmap(lambda key: jax.random.normal(key, drawing.shape))(split[:, 0])
   if drawing.begin < 1:
     level = jnp.full(x.shape[:1], drawing.begin)
     x = path.corrupt(anchor.latents, x, level).x
-  levels = times.strided(sampling.steps, steps=path.steps, begin=drawing.begin)
-  images, _ = solvers.solve(
-    predict, x, split[:, 1], held, path=path, levels=levels, kind=sampling.solver
+  return solvers.solve(
+    predict,
+    x,
+    split[:, 1],
+    held,
+    path=path,
+    levels=_levels(drawing),
+    kind=drawing.sampling.solver,
   )
-  return images
+
+
+def _predict(model, anchor: Anchor | None, drawing: Drawing, x, t, held):
+  """The clean picture as far as it is known, within bounds."""
+  sampling = drawing.sampling
+  x0, held = _look(model, x, t, held, drawing)
+  x0 = thresholds.bound(x0, limit=sampling.clip, percentile=sampling.percentile)
+  if anchor is not None:
+    x0 = jnp.where(anchor.known[..., None], anchor.latents, x0)
+  return x0, held
 
 
 def _look(model, x, t, held, drawing: Drawing):
@@ -153,7 +213,7 @@ def _look(model, x, t, held, drawing: Drawing):
     some = held
     if sampling.guided:
       some = jax.tree.map(lambda leaf: leaf[: x.shape[0]], held)
-    out, some = session_lib.denoise(model, some, x, _levels(t, x))
+    out, some = session_lib.denoise(model, some, x, _each(t, x))
     if sampling.guided:
       some = jax.tree.map(
         lambda all_, part: all_.at[: x.shape[0]].set(part), held, some
@@ -162,7 +222,7 @@ def _look(model, x, t, held, drawing: Drawing):
 
   def guided(held):
     both = jnp.concatenate([x, x])
-    out, held = session_lib.denoise(model, held, both, _levels(t, both))
+    out, held = session_lib.denoise(model, held, both, _each(t, both))
     out = guidance.guide(
       *jnp.split(out, 2), sampling.guidance, rescale=sampling.rescale
     )
@@ -176,8 +236,8 @@ def _look(model, x, t, held, drawing: Drawing):
   else:
     out, held = plain(held)
   path = drawing.path
-  return path.convert(out, x, _levels(t, x), drawing.target, 'x0'), held
+  return path.convert(out, x, _each(t, x), drawing.target, 'x0'), held
 
 
-def _levels(t, x):
+def _each(t, x):
   return jnp.full(x.shape[:1], t)

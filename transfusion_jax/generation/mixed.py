@@ -144,6 +144,24 @@ def write(
   return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
 
 
+def strip(
+  model: transfusion.Transfusion, rows: Rows, wishes: Wishes, stages: int, plan: Plan
+) -> Float[Array, 'b s h w c']:
+  """What `write` expects pictures to be along their denoising (`image.strip`).
+
+  Args:
+    model: the model.
+    rows: prompts that were read; each has just opened a picture.
+    wishes: what is asked for.
+    stages: predictions that are kept.
+    plan: all that is compiled for.
+  """
+  model = model.unstacked()
+  null = _null(model, rows.mode.shape[0], rows.session.room, plan)
+  keys = _picture_keys(rows, wishes)
+  return image.strip(model, rows.session, null, keys, plan.drawing, stages)
+
+
 def _write_text(model, rows: Rows, wishes: Wishes, stride, plan: Plan) -> Rows:
   def going(carry):
     index, rows = carry
@@ -182,8 +200,7 @@ def _write_token(model, rows: Rows, wishes: Wishes, plan: Plan) -> Rows:
 
 def _draw(model, rows: Rows, wishes: Wishes, anchor, plan: Plan) -> Rows:
   """Draws a picture in every row that has opened one, and goes on behind it."""
-  active = rows.mode == IMAGE
-  keys = jax.vmap(jax.random.fold_in)(wishes.image_keys, rows.drawn)
+  active, keys = rows.mode == IMAGE, _picture_keys(rows, wishes)
   latents = _draw_some(model, rows.session, keys, active, anchor, plan)
   slots = rows.latents.shape[1]
   each, slot = jnp.arange(active.shape[0]), jnp.where(active, rows.drawn, slots)
@@ -206,6 +223,10 @@ def _draw(model, rows: Rows, wishes: Wishes, anchor, plan: Plan) -> Rows:
     before=rows.before.at[each, slot].set(rows.count, mode='drop'),
     drawn=rows.drawn + active.astype(jnp.int32),
   )
+
+
+def _picture_keys(rows: Rows, wishes: Wishes) -> Key[Array, ' b']:
+  return jax.vmap(jax.random.fold_in)(wishes.image_keys, rows.drawn)
 
 
 def _draw_some(model, session, keys, active, anchor, plan: Plan):

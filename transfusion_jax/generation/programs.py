@@ -19,6 +19,7 @@ class Programs:
   read: Callable
   score: Callable
   write: Callable
+  strip: Callable
   encode: Callable
   decode: Callable
 
@@ -34,6 +35,9 @@ def on_mesh(mesh: Mesh | None) -> Programs:
   def write(model, rows, wishes, anchor, turns, stride, plan):
     return mixed.write(model, rows, wishes, anchor, turns, stride, plan)
 
+  def strip(model, rows, wishes, stages, plan):
+    return mixed.strip(model, rows, wishes, stages, plan)
+
   written = jax.jit(on(write), static_argnums=(6,), donate_argnums=(1,))
   return Programs(
     read=jax.jit(on(read), static_argnums=(2,)),
@@ -41,6 +45,7 @@ def on_mesh(mesh: Mesh | None) -> Programs:
     write=lambda model, *, rows, wishes, anchor, turns, stride, plan: written(
       model, rows, wishes, anchor, turns, stride, plan
     ),
+    strip=jax.jit(on(strip), static_argnums=(3, 4)),
     encode=jax.jit(lambda codec, pixels: codec.encode(pixels)),
     decode=jax.jit(lambda codec, latents: codec.decode(latents)),
   )

@@ -38,12 +38,28 @@ class Writer(engine.Engine):
     given: requests.Given | None = None,
   ) -> UInt8[np.ndarray, 'b h w 3']:
     """A picture behind every beginning of a document; each must end in BOI."""
-    asked = [
-      requests.Request(prompt, key, _NO_TEXT, pictures=1)
-      for prompt, key in zip(prompts, keys, strict=True)
-    ]
-    written = self.write(asked, sampling, given=given)
+    written = self.write(_pictures(prompts, keys), sampling, given=given)
     return np.stack([pieces[0].picture for pieces in written])
+
+  def strips(
+    self,
+    prompts: Sequence[str],
+    keys: Keys,
+    sampling: image.ImageSampling,
+    *,
+    stages: int,
+  ) -> UInt8[np.ndarray, 'b stages h w 3']:
+    """What `draw` expects each picture to be along its denoising, clean.
+
+    Args:
+      prompts: as in `draw`.
+      keys: as in `draw`.
+      sampling: as in `draw`.
+      stages: predictions, at most as many as steps, which are evenly spread from the
+        first to the last; that one is the picture itself.
+    """
+    found = [self.layout.picture_prompt(prompt) for prompt in prompts]
+    return self.strip(_pictures(found, keys), sampling, stages=stages)
 
   def caption(
     self,
@@ -179,6 +195,14 @@ class Writer(engine.Engine):
 _NO_TEXT = logits_lib.TextSampling(0.0, 0, 1.0, 0.0, limit=0)
 _ANY_PICTURE = image.ImageSampling('ddim', 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 """For documents without pictures, where it makes no difference."""
+
+
+def _pictures(prompts: Sequence[layout.Sequence], keys: Keys) -> list[requests.Request]:
+  """One picture behind every beginning of a document, and nothing else."""
+  return [
+    requests.Request(prompt, key, _NO_TEXT, pictures=1)
+    for prompt, key in zip(prompts, keys, strict=True)
+  ]
 
 
 def _shorter(text: logits_lib.TextSampling, limit: int) -> logits_lib.TextSampling:
