@@ -7,6 +7,7 @@ fixture `environment` and says how many devices the program shall see.
 
 import os
 import re
+import signal
 from collections.abc import Callable
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax is imported; a TPU stays untouched
@@ -14,6 +15,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax is imported; a TPU stays untou
 import jax
 import jaxtyping
 import pytest
+
+# A shell's background job ignores Ctrl-C, and so would every program that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEVICES = 8
 _DEVICE_FLAG = '--xla_force_host_platform_device_count'
