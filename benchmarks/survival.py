@@ -17,6 +17,7 @@ steps. Everything lies in a temporary folder unless `--folder` names one.
 import argparse
 import collections
 import json
+import math
 import os
 import pathlib
 import random
@@ -56,6 +57,7 @@ SMALL = {
   'autoencoder.run.train.steps': 2,
   'autoencoder.run.measured': 64,
 }
+ALIKE = 1e-5
 TIMES = ('tokens_per_second', 'seconds', 'data_wait')
 """What differs between two runs that are the same."""
 
@@ -68,6 +70,8 @@ class Trial:
 
   def __init__(self, folder: pathlib.Path, *, devices: int = 1):
     self.folder, self.devices = folder, devices
+    self.heard = 0  # characters that earlier starts have said
+    self.left: set[pathlib.Path] = set()  # what killed saves have left
     self.folder.mkdir(parents=True, exist_ok=True)
 
   def start(self) -> subprocess.Popen:
@@ -79,7 +83,9 @@ class Trial:
     settings = [f'--config.{name}={value}' for name, value in fields.items()]
     arguments = ['--config=configs/emoji_scenes.py', f'--workdir={self.folder / "run"}']
     flags = f'--xla_force_host_platform_device_count={self.devices}'
+    self.left = {*self.checkpoints.glob('*-tmp*')}
     with (self.folder / 'said.txt').open('ab') as said:
+      self.heard = len(self.said())
       return subprocess.Popen(
         [sys.executable, '-m', 'transfusion_jax.train', *arguments, *settings],
         cwd=ROOT,
@@ -143,7 +149,10 @@ def moments(rng: random.Random) -> dict[str, Callable[[Trial, int, float], bool]
   late, more = rng.uniform(2.0, 8.0), rng.randint(1, 3)
 
   def begun(trial: Trial, had: int, seconds: float) -> bool:
-    return 'transfusion:   0%' in trial.said()
+    return 'transfusion:' in trial.said()[trial.heard :]
+
+  def saving(trial: Trial, had: int, seconds: float) -> bool:
+    return bool({*trial.checkpoints.glob('*-tmp*')} - trial.left)
 
   def quiet(trial: Trial, had: int, seconds: float) -> bool:
     lines = trial.lines()
@@ -153,7 +162,7 @@ def moments(rng: random.Random) -> dict[str, Callable[[Trial, int, float], bool]
     'first step': begun,
     'start or compile': lambda trial, had, seconds: seconds > late,
     'step': lambda trial, had, seconds: len(trial.lines()) >= had + more,
-    'save': lambda trial, had, seconds: any(trial.checkpoints.glob('*-tmp*')),
+    'save': saving,
     'evaluation': quiet,
   }
 
@@ -175,7 +184,9 @@ def stop_once(
     time.sleep(0.002)
   began = time.monotonic()
   code = process.wait()
-  if code not in (0, -number, 42):
+  expected = {signal.SIGTERM: 42, signal.SIGKILL: -9}[signal.Signals(number)]
+  early = moment == 'start or compile' and code == -number  # Python itself was starting
+  if code not in (0, expected) and not early:
     raise RuntimeError(f'exit code {code}: {trial.said()[-2000:]}')
   return moment if code else 'finished', time.monotonic() - began
 
@@ -252,7 +263,7 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
   """Stops, kills, damages and moves runs until the time is over.
 
   A run whose number of devices never changes must end bitwise like one left alone;
-  losses of the others may differ by 1e-5 of their size, and batches not at all.
+  losses of the others may differ by `ALIKE` of their size, and batches not at all.
   """
   rng = random.Random(seed)
   alone = Trial(folder / FIRST)
@@ -310,7 +321,7 @@ def alike(one: Trial, other: Trial) -> bool:
   pairs = list(zip(one.lines(), other.lines(), strict=True))
   return all(
     a['batches'] == b['batches']
-    and abs(float.fromhex(a['loss']) - float.fromhex(b['loss'])) < 1e-5 * 10
+    and math.isclose(*(float.fromhex(x['loss']) for x in (a, b)), rel_tol=ALIKE)
     for a, b in pairs
   )
 
@@ -330,12 +341,9 @@ def main() -> None:
   asked = parser.parse_args()
   os.environ['JAX_PLATFORMS'] = 'cpu'
   folder = asked.folder or pathlib.Path(tempfile.mkdtemp())
-  if asked.what == 'soak':
-    found = soak(folder, minutes=asked.minutes, seed=asked.seed)
-  else:
-    act = {'kills': kills, 'flips': flips}[asked.what]
-    found = act(folder, count=asked.count, seed=asked.seed)
-  print(json.dumps(found))
+  much = {'minutes': asked.minutes} if asked.what == 'soak' else {'count': asked.count}
+  act = {'kills': kills, 'flips': flips, 'soak': soak}[asked.what]
+  print(json.dumps(act(folder, **much, seed=asked.seed)))
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from transfusion_jax import build, config, trained
 from transfusion_jax.core import axes
 from transfusion_jax.data import encoded, inspection, pipeline
 from transfusion_jax.models import patches
-from transfusion_jax.training import mesh, warm_start
+from transfusion_jax.training import checkpoint_reader, mesh, warm_start, workdir
 
 
 def check(run: config.Run) -> None:
@@ -66,10 +66,18 @@ def check_files(run: config.Run) -> None:
     ValueError: they are not, or are those of something else.
   """
   build.frozen_params(run)
-  if run.start.checkpoint:
-    warm_start.find(run.start)
   if isinstance(run, config.TransfusionRun) and build.trains_autoencoder(run):
     check_files(run.autoencoder.run)
+
+
+def check_start(run: config.Run, place: workdir.Workdir) -> None:
+  """Checks what a fresh run is to begin with; one that goes on needs it no more.
+
+  Raises:
+    ValueError: there is no such checkpoint.
+  """
+  if run.start.checkpoint and not checkpoint_reader.steps(place.checkpoints):
+    warm_start.find(run.start)
 
 
 def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:

@@ -99,14 +99,13 @@ def train_transfusion(
     frozen = trained.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   trainer = build.trainer(run, devices)
   evaluate = _evaluation(run, place, devices, frozen)
-  every = run.evaluation.every
   outcome = stage.run(
     _stage(
       'transfusion',
       run,
       trainer,
       lambda s: feeds.documents(run, devices, frozen, s),
-      loop.Interlude(max(every, 0), evaluate),
+      loop.Interlude(max(run.evaluation.every, 0), evaluate),
     ),
     place,
     stop,
@@ -116,11 +115,12 @@ def train_transfusion(
   if not run.evaluation.in_training:
     log.info(f'done: {place.root}')
     return
-  evaluate(outcome.state)
+  stop.unless_asked(lambda: evaluate(outcome.state))
+  _leave_if_stopped(stop)
   if processes.leads():
+    facts = _facts(run, trainer) | {'time': goodput.shares(outcome.seconds)}
     seconds = sum(outcome.seconds.values())
     seconds += results.seconds_at(place, run.train.steps)
-    facts = _facts(run, trainer) | {'time': goodput.shares(outcome.seconds)}
     kept = {'command': command_line, 'seconds': seconds, 'facts': facts}
     workdir.write_json(place.facts, kept)
     print(f'report: {results.write_report(place)}')

@@ -64,6 +64,7 @@ def main() -> None:
       feeds.check_latents(run)
       place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
       _keep_programs(run.train.compile_cache, place)
+      preflight.check_start(run, place)
       stages.claim(place, run, _ALLOW.value)
     if isinstance(run, config.AutoencoderRun):
       stages.train_autoencoder(run, place, stop)

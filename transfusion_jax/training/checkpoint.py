@@ -100,7 +100,7 @@ class Checkpoints:
       score: by which it may stay; the higher the better.
     """
     step = int(state.step)
-    if step in self.steps():
+    if step in self.steps() and (self._directory / str(step)).is_dir():
       return
     fields = _fields(state)
     said = seal.text({'progress': progress, 'arrays': seal.arrays(fields)})
@@ -156,12 +156,19 @@ class Checkpoints:
     saving, self._saving = self._saving, None
     try:
       saving.response.result()
-      if processes.leads():
-        seal.write(self._directory / str(saving.step))
     except Exception as error:  # noqa: BLE001, whatever storage says
       self._failed(saving.step, error)
     else:
       self.trouble = ''
+      self._seal(saving.step)
+
+  def _seal(self, step: int) -> None:
+    """Seals the files; a step without that is checked by its arrays alone."""
+    if processes.leads():
+      try:
+        seal.write(self._directory / str(step))
+      except OSError as error:
+        log.warning(f'step {step} is saved, its files could not be sealed: {error}')
 
   def _open(self):
     policies, config = ocp.training, self._config
@@ -195,7 +202,8 @@ class Checkpoints:
 
   def _failed(self, step: int, error: Exception) -> None:
     self.trouble = ' '.join(str(error).split()) or type(error).__name__
-    there = [each for each in reader.steps(self._directory) if each != step]
+    names = [path.name for path in self._directory.glob('*') if path.name.isdigit()]
+    there = sorted(int(name) for name in names if int(name) != step)
     kept = f'steps {", ".join(map(str, there))} are there' if there else 'none is there'
     log.warning(f'step {step} could not be saved: {self.trouble}; {kept}')
     self._checkpointer = None  # it would tell of this again and again

@@ -62,7 +62,8 @@ def sound(
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   if not spike:
     return finite
-  return finite & ((norm <= spike * usual) | (step < _SETTLED))
+  unsettled = (step < _SETTLED) | (usual == 0)
+  return finite & ((norm <= spike * usual) | unsettled)
 
 
 def usual(

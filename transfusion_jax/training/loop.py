@@ -156,6 +156,8 @@ def fit(
           interlude(state, stop)
       if done % config.checkpoints.every == 0:
         _save(state, batches, around)
+    if lines.pending:
+      lines.write(done)
     _save(state, batches, around)
     with account.on('save'):
       around.checkpoints.wait()
@@ -183,6 +185,11 @@ class _Lines:
   def taken(self, measured: step_lib.Metrics) -> None:
     """A step was taken; its metrics are not waited for."""
     self._measured.append(measured)
+
+  @property
+  def pending(self) -> bool:
+    """Whether steps were taken of which no line tells yet."""
+    return bool(self._measured)
 
   @contextlib.contextmanager
   def left_out(self) -> Iterator[None]:

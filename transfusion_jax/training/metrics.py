@@ -1,5 +1,6 @@
 """`metrics.jsonl`: one JSON object per logged step, exact, and without repeats."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -52,10 +53,16 @@ class MetricsLog:
 def append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
   """One line more, on disk when this returns."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('a') as file:
-    file.write(json.dumps(dict(record)) + '\n')
-    file.flush()
-    os.fsync(file.fileno())
+  size = path.stat().st_size if path.exists() else 0
+  try:
+    with path.open('a') as file:
+      file.write(json.dumps(dict(record)) + '\n')
+      file.flush()
+      os.fsync(file.fileno())
+  except OSError:
+    with contextlib.suppress(OSError):  # no half line before the next one
+      os.truncate(path, size)
+    raise
 
 
 def keep(path: pathlib.Path, *, until: int) -> None:

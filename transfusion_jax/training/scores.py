@@ -31,8 +31,8 @@ def of(
       sorted(key for key, x in found.items() if isinstance(x, int | float))
     )
     log.once(
-      f'train.checkpoints.score={name} is not known at step {step}, which therefore '
-      f'does not stay for it; known: {known or "nothing"}'
+      f'train.checkpoints.score={name} is not measured at every step that is saved, '
+      f'which then does not stay for it; known: {known or "nothing"}'
     )
     return None
   return -value if name.startswith('-') else value

@@ -96,7 +96,10 @@ def check(directory: pathlib.Path) -> None:
     sealed = json.loads((directory / FILE).read_text())['files']
   except (ValueError, KeyError, TypeError, OSError) as error:
     raise Damaged(f'{FILE} cannot be read ({error})') from error
-  found = _files(directory)
+  try:
+    found = _files(directory)
+  except OSError as error:
+    raise Damaged(f'{error}') from error
   wrong = sorted(name for name in sealed if found.get(name) != sealed[name])
   if wrong:
     what = 'not as it was written' if wrong[0] in found else 'missing'
@@ -112,8 +115,8 @@ def text(value: Any) -> dict[str, str]:
 
 def read_text(sealed: Mapping[str, str]) -> Any:
   """The value that was sealed by `text`; Damaged if it is another."""
-  line = sealed['json']
-  if hashlib.sha256(line.encode()).hexdigest() != sealed['sha256']:
+  line = sealed.get('json', '')
+  if hashlib.sha256(str(line).encode()).hexdigest() != sealed.get('sha256'):
     raise Damaged('its progress is not what was saved')
   return json.loads(line)
 

@@ -81,7 +81,7 @@ def run(
     step = int(state.step)
     if progress and step >= stage.config.steps:
       return Outcome(state, account.seconds)
-    account.add({'lost': _lost(place, account.total)})
+    account.add({'lost': _lost(place, sum(progress.get('seconds', {}).values()))})
     metrics.keep(place.evaluation, until=step)
     lines = metrics.MetricsLog(place.metrics, step=step, board=place.board('training'))
     around = loop.Surroundings(

@@ -83,7 +83,7 @@ def begin(
 
   Args:
     config: where they come from; with no checkpoint the state stays as it is.
-    state: as it was made; its parameters are given away.
+    state: as it was made; beside it, what is read is held for a moment.
     names: axis names of every parameter.
   """
   if not config.checkpoint:

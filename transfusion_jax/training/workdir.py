@@ -129,7 +129,7 @@ class Workdir:
     try:
       self.root.mkdir(parents=True, exist_ok=True)
       for name in gone:
-        (self.root / name).write_text(papers[name])
+        _write(self.root / name, papers[name])
     except OSError as error:
       log.warning(f'{self.root} cannot be written to: {error}')
     else:
@@ -158,6 +158,10 @@ def _may_differ(field: str, allowed: Sequence[str]) -> bool:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON in one go: a reader sees the old file or the new one, never half."""
+  _write(path, json.dumps(value, indent=2) + '\n')
+
+
+def _write(path: pathlib.Path, text: str) -> None:
   fresh = path.with_name(path.name + '.tmp')
-  fresh.write_text(json.dumps(value, indent=2) + '\n')
+  fresh.write_text(text)
   fresh.replace(path)
