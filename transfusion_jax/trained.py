@@ -133,7 +133,7 @@ def codec_from(directory: pathlib.Path, mesh: Mesh, *, deviation: float) -> code
   )
   place = workdir.Workdir(directory)
   kept = state_lib.averaged_field(run.optimizer.ema_decay)
-  restored = checkpoint_reader.read(place.checkpoints, {kept: wanted})
+  restored = checkpoint_reader.read(place.checkpoints, {kept: wanted}, whole=False)
   return codec.Codec(
     model=blueprint.definition.bind(restored.state.averaged),
     shift=jax.device_put(jnp.asarray(measured['shift'], jnp.float32), whole),

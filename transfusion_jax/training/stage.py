@@ -81,7 +81,8 @@ def run(
     step = int(state.step)
     if progress and step >= stage.config.steps:
       return Outcome(state, account.seconds)
-    account.add({'lost': _lost(place, sum(progress.get('seconds', {}).values()))})
+    kept_seconds = sum(progress.get('seconds', {}).values(), start=0.0)
+    account.add({'lost': _lost(place, kept_seconds)})
     metrics.keep(place.evaluation, until=step)
     lines = metrics.MetricsLog(place.metrics, step=step, board=place.board('training'))
     around = loop.Surroundings(
