@@ -20,9 +20,9 @@ The sides run in processes of their own that live through the whole run and take
 so that a machine whose speed drifts does not favour a side; the median of the rounds'
 ratios is the result. What stands in XLA_FLAGS counts. Weights are random, prompts too.
 
-Operations are those of matrix products: of a step of training, counted in ours as
-traced and by PyTorch's counter in the peer's; `peak_share` is the share of the
-machine's rate of multiplying float32 matrices (2,048 x 2,048, measured in the same
+Operations are those of matrix products, per token, picture or request: in ours as
+traced, in the peer's by PyTorch's counter. In training, `peak_share` is the share of
+the machine's rate of multiplying float32 matrices (2,048 x 2,048, measured in the same
 process).
 """
 
@@ -32,11 +32,26 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from benchmarks import on_cpu
 
 MEASURES = ('train', 'image', 'text', 'text_8', 'caption', 'mixed_8')
+OPERATIONS = 'operations of '
 SIDES = {'ours': 'benchmarks.versus_peer_ours', 'peer': 'benchmarks.versus_peer_theirs'}
+
+
+class Measure(NamedTuple):
+  """What a side can be asked for.
+
+  Attributes:
+    rate: tokens, pictures or requests per second, measured whenever it is called.
+    operations: of each of them.
+  """
+
+  rate: Callable[[], float]
+  operations: Callable[[], float]
 
 
 def main() -> None:
@@ -54,8 +69,9 @@ def main() -> None:
     facts[name] = json.loads(sides[name].stdout.readline())
   result: dict[str, object] = {'threads': arguments.threads}
   for measure in arguments.measures:
-    for side in sides.values():
+    for name, side in sides.items():
       _turn(side, measure)  # compiles, and warms up
+      result[f'{measure}_{name}_operations'] = _turn(side, OPERATIONS + measure)
     rounds = [
       {name: _turn(side, measure) for name, side in sides.items()}
       for _ in range(arguments.rounds)
@@ -79,7 +95,7 @@ def _start(name: str, program: str, threads: int) -> subprocess.Popen:
 
 
 def _turn(side: subprocess.Popen, measure: str) -> float:
-  """What one turn of a measure gives: tokens or pictures per second."""
+  """What one turn of a measure gives."""
   side.stdin.write(measure + '\n')
   side.stdin.flush()
   return json.loads(side.stdout.readline())
@@ -104,20 +120,25 @@ def _shares(facts, result: dict[str, object]) -> dict[str, object]:
     found |= {f'{name}_{key}': value for key, value in fact.items()}
     speed = result.get(f'train_{name}_per_second')
     if speed:
-      found[f'{name}_peak_share'] = speed * fact['flops_per_token'] / fact['peak_flops']
+      spent = speed * result[f'train_{name}_operations']
+      found[f'{name}_peak_share'] = spent / fact['peak_flops']
   return found
 
 
-def serve(measures, **facts: object) -> None:
+def serve(measures: Mapping[str, Measure], **facts: object) -> None:
   """A side: says what is known of it, then measures what it is asked for.
 
   Args:
-    measures: by name, functions that give tokens or pictures per second.
+    measures: by name.
     facts: to be told first.
   """
   print(json.dumps(facts), flush=True)
   for line in sys.stdin:
-    print(json.dumps(measures[line.strip()]()), flush=True)
+    asked = line.strip()
+    measure = measures[asked.removeprefix(OPERATIONS)]
+    counts = asked.startswith(OPERATIONS)
+    found = measure.operations() if counts else measure.rate()
+    print(json.dumps(found), flush=True)
 
 
 def threads() -> int:

@@ -1,5 +1,10 @@
 """This package's side of `versus_peer`: the step of `train`, and its sampler."""
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from unittest import mock
+
 from benchmarks import on_cpu, versus_peer
 
 ROWS, TEXT, DEPTH, WIDTH, HEADS = 8, 64, 6, 384, 6
@@ -8,14 +13,14 @@ TOKENS = ROWS * (2 * TEXT + on_cpu.PATCHES)
 
 
 def training():
-  """The measure, operations per token, and the parameters that it trains."""
+  """The measure, and the parameters that it trains."""
   import jax
 
   from transfusion_jax.compiling import flops
 
   step, state, run = on_cpu.make_step(width=WIDTH, depth=DEPTH, heads=HEADS)
   batch = on_cpu.make_batch(rows=ROWS, documents=1, text=TEXT)
-  counted = flops.count(step, *jax.eval_shape(lambda: (state, batch))) / TOKENS
+  shapes = jax.eval_shape(lambda: (state, batch))
   params = jax.tree.map(lambda leaf: leaf.copy(), state.params)
   held = []
 
@@ -25,7 +30,10 @@ def training():
     for _ in range(2):
       held[0]()
 
-  return on_cpu.rate(steps, 2 * TOKENS), counted, params, run
+  measure = versus_peer.Measure(
+    on_cpu.rate(steps, 2 * TOKENS), lambda: flops.count(step, *shapes) / TOKENS
+  )
+  return measure, params, run
 
 
 def engine(params, run):
@@ -85,18 +93,61 @@ def sampling(engine):
     text = logits.TextSampling(0.0, 0, 1.0, 0.0, limit=tokens)
     return requests.Request(prompt, jax.random.key(0), text, pictures)
 
-  def measure(asked, amount: float):
+  def rate(asked, amount: float):
     return on_cpu.rate(lambda: engine.write(asked, drawing), amount)
+
+  def spent(asked, rounds: int):
+    with counting((1, rounds)) as found:
+      engine.write(asked, drawing)
+    return sum(found)
+
+  def texts(prompt, rows: int, tokens: int):
+    asked, amount = [request(prompt, tokens)] * rows, rows * tokens
+    return versus_peer.Measure(
+      rate(asked, amount), lambda: spent(asked, tokens) / amount
+    )
 
   picture = request(drawn, 0, 1)
   mixed = [picture] * 4 + [request(shown, 64)] * 2 + [request(written, 64)] * 2
+
+  def mixed_operations():
+    # Text is written in all rows at once, and pictures are drawn two at a time.
+    return (spent([request(written, 64)] * 8, 64) + spent([picture] * 4, 2)) / 8
+
   return {
-    'image': measure([picture], 1),
-    'text': measure([request(written, 256)], 256),
-    'text_8': measure([request(written, 256)] * 8, 8 * 256),
-    'caption': measure([request(shown, 64)], 64),
-    'mixed_8': measure(mixed, 8),
+    'image': versus_peer.Measure(rate([picture], 1), lambda: spent([picture], 1)),
+    'text': texts(written, 1, 256),
+    'text_8': texts(written, 8, 256),
+    'caption': texts(shown, 1, 64),
+    'mixed_8': versus_peer.Measure(rate(mixed, 8), mixed_operations),
   }
+
+
+@contextlib.contextmanager
+def counting(rounds: tuple[int, ...]) -> Iterator[list[float]]:
+  """Operations of all programs of the sampler that run within.
+
+  Args:
+    rounds: of its loops, see `flops.count`.
+  """
+  from transfusion_jax.compiling import flops
+  from transfusion_jax.generation import programs
+
+  compiled, found = programs.on_mesh(None), []
+
+  def counted(program):
+    def run(*args, **options):
+      found.append(flops.count(lambda: program(*args, **options), rounds=rounds))
+      return program(*args, **options)
+
+    return run
+
+  fields = [field.name for field in dataclasses.fields(compiled)]
+  made = programs.Programs(
+    **{name: counted(getattr(compiled, name)) for name in fields}
+  )
+  with mock.patch.object(programs, 'on_mesh', return_value=made):
+    yield found
 
 
 def main() -> None:
@@ -104,11 +155,10 @@ def main() -> None:
   on_cpu.pin(versus_peer.threads())
   import jax
 
-  train, counted, params, run = training()
+  train, params, run = training()
   measures = {'train': train, **sampling(engine(params, run))}
   versus_peer.serve(
     measures,
-    flops_per_token=counted,
     peak_flops=on_cpu.peak_of(on_cpu.product()),
     versions={'jax': jax.__version__},
   )

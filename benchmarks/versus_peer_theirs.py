@@ -25,8 +25,15 @@ def make_model() -> Transfusion:
   )
 
 
-def training(model: Transfusion):
-  """The measure, and operations per token."""
+def counted(work) -> float:
+  """Operations of some work."""
+  with flop_counter.FlopCounterMode(display=False) as counter:
+    work()
+  return counter.get_total_flops()
+
+
+def training(model: Transfusion) -> versus_peer.Measure:
+  """Steps of training."""
   optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
   rows = [
     [
@@ -48,9 +55,9 @@ def training(model: Transfusion):
     for _ in range(2):
       step()
 
-  with flop_counter.FlopCounterMode(display=False) as counter:
-    step()
-  return on_cpu.rate(steps, 2 * TOKENS), counter.get_total_flops() / TOKENS
+  return versus_peer.Measure(
+    on_cpu.rate(steps, 2 * TOKENS), lambda: counted(step) / TOKENS
+  )
 
 
 def sampling(model: Transfusion):
@@ -91,9 +98,14 @@ def sampling(model: Transfusion):
     'caption': (one(shown, 63), 64),
     'mixed_8': (lambda: model.sample_many(several, 63, **options), 8),
   }
-  return {
-    name: on_cpu.rate(quietly(what), amount) for name, (what, amount) in work.items()
-  }
+
+  def measure(what, amount: int) -> versus_peer.Measure:
+    what = quietly(what)
+    return versus_peer.Measure(
+      on_cpu.rate(what, amount), lambda: counted(what) / amount
+    )
+
+  return {name: measure(*each) for name, each in work.items()}
 
 
 def main() -> None:
@@ -101,11 +113,9 @@ def main() -> None:
   torch.set_num_threads(versus_peer.threads())
   torch.manual_seed(0)
   model = make_model()
-  train, counted = training(model)
   a = torch.ones(2048, 2048)
   versus_peer.serve(
-    {'train': train, **sampling(model)},
-    flops_per_token=counted,
+    {'train': training(model), **sampling(model)},
     peak_flops=on_cpu.peak_of(lambda: a @ a),
     versions={'torch': torch.__version__, 'transfusion-pytorch': '0.20.0'},
   )

@@ -35,7 +35,7 @@ def random_batch(mesh):
 def test_steps_compile_once_and_stay_on_the_devices(caplog):
   mesh = mesh_lib.make(run().mesh)
   trainer = build.trainer(run(), mesh)
-  state, batch = trainer.init(jax.random.key(0)), random_batch(mesh)
+  state, batch = trainer.init(jax.random.key(0), {}, {}), random_batch(mesh)
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
     for _ in range(4):
       state, metrics = trainer.step(state, batch)

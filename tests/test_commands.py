@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,31 @@ def test_work_directory_of_another_config(finished, variables):
   (line,) = done.stderr.strip().splitlines()
   assert 'model.transformer.mlp: expected 48, found 64' in line
   assert (finished / 'config.json').read_text() == before
+
+
+def test_an_autoencoder_that_has_gone_is_not_trained_anew(
+  tmp_path, finished, variables
+):
+  shutil.copytree(finished, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run/autoencoder/checkpoints')
+  done = run(command(tmp_path / 'run', steps=12), variables)
+  assert done.returncode == 2
+  assert 'expected the autoencoder that step 10 was trained with' in done.stderr
+
+
+def test_what_a_run_begins_with_is_saved_before_its_first_step(
+  tmp_path, finished, variables
+):
+  more = (
+    f'--config.start.checkpoint={finished}',
+    f'--config.autoencoder.checkpoint={finished / "autoencoder"}',
+    '--config.evaluation.every=-1',
+  )
+  done = run(command(tmp_path, *more, steps=2), variables)
+  assert done.returncode == 0, done.stderr
+  assert 'of step 10' in done.stderr
+  assert {path.name for path in (tmp_path / 'checkpoints').iterdir()} == {'0', '2'}
+  assert losses(tmp_path)[0]['loss'] < losses(finished)[0]['loss']
 
 
 def test_missing_artwork(tmp_path, variables):

@@ -63,7 +63,7 @@ def both():
     text = traced.lower().compile().as_text()
     reader = timeline.Reader(hlo.parse(text), mesh, topologies.CHIPS['v5e'], 2)
     moved = timeline.totals(reader.estimate())
-    state = trainer.init(jax.random.key(0))
+    state = trainer.init(jax.random.key(0), {}, {})
     params = params or jax.tree.map(jnp.copy, state.params)  # the step takes its own
     own = {part: jax.tree.map(jnp.copy, params[part]) for part in state.params}
     _, metrics = trainer.step(dataclasses.replace(state, params=own), batch)

@@ -13,6 +13,7 @@ from transfusion_jax import build, config, feeds, results, trained
 from transfusion_jax.core import command, log, tree
 from transfusion_jax.data import pipeline
 from transfusion_jax.training import (
+  checkpoint_reader,
   goodput,
   loop,
   mesh,
@@ -55,13 +56,18 @@ def train_autoencoder(
   _leave_if_stopped(stop)
   params = processes.own(outcome.state.averaged, devices)
   if processes.leads() and not place.latents.exists():
-    bind = build.autoencoder_blueprint(run).definition.bind
-    with command.user_errors():
-      measured = feeds.measure(run, bind(params))
-    workdir.write_json(place.latents, measured)
-    log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
+    stop.unless_asked(lambda: _measure(run, params, place))
   processes.meet('autoencoder measured')
+  _leave_if_stopped(stop)
   return sum(outcome.seconds.values())
+
+
+def _measure(run: config.AutoencoderRun, params, place: workdir.Workdir) -> None:
+  bind = build.autoencoder_blueprint(run).definition.bind
+  with command.user_errors():
+    measured = feeds.measure(run, bind(params))
+  workdir.write_json(place.latents, measured)
+  log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
 
 
 def train_transfusion(
@@ -91,6 +97,7 @@ def train_transfusion(
   if build.trains_autoencoder(run):
     nested = workdir.Workdir(directory)
     with command.user_errors():
+      _check_autoencoder(place, nested)
       claim(nested, run.autoencoder.run, allowed)
     before = train_autoencoder(run.autoencoder.run, nested, stop)
   devices = mesh.make(run.mesh)
@@ -98,7 +105,7 @@ def train_transfusion(
   if run.data.image_slots:
     frozen = trained.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   trainer = build.trainer(run, devices)
-  evaluate = _evaluation(run, place, devices, frozen)
+  evaluate = _evaluation(run, place, devices, frozen, stop)
   outcome = stage.run(
     _stage(
       'transfusion',
@@ -115,7 +122,7 @@ def train_transfusion(
   if not run.evaluation.in_training:
     log.info(f'done: {place.root}')
     return
-  stop.unless_asked(lambda: evaluate(outcome.state))
+  evaluate(outcome.state)
   _leave_if_stopped(stop)
   if processes.leads():
     facts = _facts(run, trainer) | {'time': goodput.shares(outcome.seconds)}
@@ -126,21 +133,43 @@ def train_transfusion(
     print(f'report: {results.write_report(place)}')
 
 
+def _check_autoencoder(place: workdir.Workdir, nested: workdir.Workdir) -> None:
+  """Raises ValueError if a run is under way whose autoencoder has gone."""
+  under_way = checkpoint_reader.steps(place.checkpoints)
+  if under_way and not checkpoint_reader.steps(nested.checkpoints):
+    raise ValueError(
+      f'expected the autoencoder that step {under_way[-1]} was trained with under '
+      f'{nested.root}, found none; bring a copy back, or begin anew in another '
+      '--workdir'
+    )
+
+
 def _evaluation(
-  run: config.TransfusionRun, place: workdir.Workdir, devices: Mesh, frozen
+  run: config.TransfusionRun,
+  place: workdir.Workdir,
+  devices: Mesh,
+  frozen,
+  stop: preemption.Stop,
 ) -> Callable[[state_lib.TrainState], None]:
-  """Measures a state, unless that was done; of several processes one is at work."""
+  """Measures a state, unless that was done; of several processes one is at work.
+
+  It is cut short where that one is asked to stop.
+  """
   evaluators = build.evaluators(run, run.evaluation.in_training)
   field = trained.own_field(run)
 
   def evaluate(state: state_lib.TrainState) -> None:
     step = int(state.step)
     params, codec = processes.own((state.averaged, frozen), devices)
-    if processes.leads():
+
+    def measure() -> None:
       names = results.due(run, place, evaluators, step=step, field=field)
       some = {name: evaluators[name] for name in names}
       writer = build.writer(run, params, codec)
       results.evaluate(run, place, writer, some, step=step, field=field)
+
+    if processes.leads():
+      stop.unless_asked(measure)
 
   return evaluate
 
@@ -149,14 +178,19 @@ def _stage(
   name: str, run: config.Run, trainer: build.Trainer, feed, interlude: loop.Interlude
 ) -> stage.Stage:
   frozen = build.placed_frozen(run, trainer)
+
+  def init(key):
+    names = trainer.parts.blueprint.axes
+    given = warm_start.read(run.start, trainer.abstract.params, names)
+    return trainer.init(key, *given)
+
   return stage.Stage(
     name=name,
     config=run.train,
     seed=run.seed,
     abstract=trainer.abstract,
-    init=lambda key: warm_start.begin(
-      run.start, trainer.init(key), trainer.parts.blueprint.axes
-    ),
+    init=init,
+    saved_first=bool(run.start.checkpoint),
     step=lambda state, batch: trainer.step(state, batch, *frozen),
     schedule=trainer.parts.schedule,
     interlude=interlude,

@@ -26,6 +26,19 @@ def test_matrix_products_convolutions_and_loops():
   assert flops.count(jax.jit(scanned), a) == 6 * 2 * 3 * 4 * 4
 
 
+def test_loops_of_unknown_length_have_the_rounds_that_are_said():
+  def inner(x):
+    return jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: x @ x, x)
+
+  def outer(x):
+    return jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: inner(x) @ x, x)
+
+  x, once = jnp.ones((4, 4)), 2 * 4 * 4 * 4
+  assert flops.count(outer, x) == 2 * once
+  assert flops.count(outer, x, rounds=(3,)) == 3 * 2 * once
+  assert flops.count(outer, x, rounds=(3, 5)) == 3 * (5 + 1) * once
+
+
 def test_convolutions():
   x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
 

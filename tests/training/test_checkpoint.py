@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests import tiny
-from transfusion_jax.core import tree
+from transfusion_jax.core import command, tree
 from transfusion_jax.training import (
   checkpoint,
   checkpoint_reader,
@@ -126,6 +126,18 @@ def test_the_newest_are_kept_and_one_step_is_saved_once(tmp_path):
     '2',
     '3',
   ]
+
+
+@pytest.mark.parametrize('broken', [np.nan, np.inf])
+def test_a_state_that_is_no_number_is_not_saved(tmp_path, broken):
+  now, _ = begin()
+  ema = jax.tree.map(lambda leaf: leaf.at[0].set(broken), now.ema)
+  with checkpoint.Checkpoints(tmp_path, keep(2)) as kept:
+    kept.save(now, {})
+    worse = dataclasses.replace(now, step=now.step + 1, ema=ema)
+    with pytest.raises(command.Exit, match='infinity or NaN in ema/'):
+      kept.save(worse, {})
+    assert kept.steps() == [int(now.step)]
 
 
 def test_moments_in_bfloat16_keep_their_type_and_bits(tmp_path):

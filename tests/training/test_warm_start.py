@@ -11,6 +11,7 @@ import pytest
 from tests.training import test_checkpoint as saved
 from transfusion_jax.training import (
   checkpoint,
+  checkpoint_reader,
   mesh,
   state,
   warm_start,
@@ -28,8 +29,8 @@ THEIRS = {'table': (6, 4), 'head': {'matrix': (4, 6)}, 'matrix': (4, 2), 'bias':
 OWN = warm_start.StartConfig('', -1, 'own')
 
 
-def made(shapes, seed, *, average):
-  """A state of some shapes on eight devices, full of random numbers."""
+def made(shapes, seed, *, average, given=None):
+  """A state of some shapes on eight devices, of random numbers or of those given."""
   rng = np.random.default_rng(seed)
   params = jax.tree.map(
     lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
@@ -37,11 +38,18 @@ def made(shapes, seed, *, average):
     is_leaf=lambda node: isinstance(node, tuple),
   )
   now = state.initial(
-    lambda key: params, saved.TX, jax.random.key(seed), average=average
+    lambda key: params, saved.TX, jax.random.key(seed), average=average, given=given
   )
   names = {name: NAMES[name] for name in shapes}
   devices = mesh.make(mesh.MeshConfig(1, 2, 2, 2))
   return jax.device_put(now, state.shardings(now, names, saved.TX, devices))
+
+
+def wanted(state):
+  """Shapes and shardings of a state's parameters."""
+  return checkpoint_reader.abstract(
+    state.params, jax.tree.map(lambda leaf: leaf.sharding, state.params)
+  )
 
 
 @pytest.fixture
@@ -63,7 +71,11 @@ def test_what_fits_is_taken(theirs, parameters, caplog):
   expected = jax.tree.map(np.asarray, fresh.params)
   source = before.params if parameters == 'params' else before.ema
   caplog.set_level(logging.INFO)
-  found = warm_start.begin(config, fresh, NAMES)
+  same, other = warm_start.read(config, wanted(fresh), NAMES)
+  assert {path[0] for path in same} == {'matrix'}
+  assert {path[0] for path in other} == {'table', 'head'}
+  assert same['matrix',].sharding == fresh.params['matrix'].sharding
+  found = made(OURS, 2, average=True, given=same | other)
   for params in (found.params, found.ema):
     np.testing.assert_array_equal(params['matrix'], source['matrix'])
     np.testing.assert_array_equal(params['bias'], expected['bias'])
@@ -72,7 +84,6 @@ def test_what_fits_is_taken(theirs, parameters, caplog):
     head = params['head']['matrix']
     np.testing.assert_array_equal(head[:, :6], source['head']['matrix'])
     np.testing.assert_array_equal(head[:, 6:], expected['head']['matrix'][:, 6:])
-  assert found.params['table'].sharding == fresh.params['table'].sharding
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(found.opt_state[0].mu))
 
 
@@ -87,7 +98,7 @@ def test_differences_are_told_a_line_each(theirs, caplog):
     shapes['extra'] = (2,)
     with patch.context() as names:
       names.setitem(NAMES, 'extra', ('mlp',))
-      warm_start.begin(config, made(shapes, 2, average=False), NAMES)
+      warm_start.read(config, wanted(made(shapes, 2, average=False)), NAMES)
   assert lines[0].startswith('beginning with 2 of 4 arrays of')
   assert lines[1:] == [
     '- bias float32[3]',
@@ -100,8 +111,8 @@ def test_differences_are_told_a_line_each(theirs, caplog):
 
 
 def test_nothing_is_asked_for(theirs):
-  now = made(OURS, 2, average=False)
-  assert warm_start.begin(OWN, now, NAMES) is now
+  params = wanted(made(OURS, 2, average=False))
+  assert warm_start.read(OWN, params, NAMES) == ({}, {})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ is looked up, and the adapter), `pairs` the query-key pairs that the span layout
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -51,24 +51,28 @@ def visible_pairs(*, length: int, images: int, patches: int) -> int:
   return length * (length + 1) // 2 + images * (patches * (patches - 1) // 2)
 
 
-def count(function: Callable[..., Any], *arguments: Any) -> float:
+def count(
+  function: Callable[..., Any], *arguments: Any, rounds: Sequence[int] = ()
+) -> float:
   """FLOPs of the matrix products and convolutions of a function, loops included.
 
-  A loop of unknown length counts as one round, a Pallas kernel by its cost estimate.
+  A Pallas kernel counts by its cost estimate.
 
   Args:
     function: to be traced.
     *arguments: arrays or `jax.ShapeDtypeStruct`s.
+    rounds: of loops of unknown length, of the outermost first; one where nothing is
+      said.
   """
-  return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, rounds)
 
 
-def of_jaxpr(jaxpr: Any) -> float:
+def of_jaxpr(jaxpr: Any, rounds: Sequence[int] = ()) -> float:
   """FLOPs of a jaxpr, as `count`."""
-  return math.fsum(_equation(equation) for equation in jaxpr.eqns)
+  return math.fsum(_equation(equation, rounds) for equation in jaxpr.eqns)
 
 
-def _equation(equation: Any) -> float:
+def _equation(equation: Any, rounds: Sequence[int]) -> float:
   name, params = equation.primitive.name, equation.params
   if name == 'dot_general':
     (contracted, _), _ = params['dimension_numbers']
@@ -80,7 +84,10 @@ def _equation(equation: Any) -> float:
   if name == 'pallas_call':
     estimate = params.get('cost_estimate')
     return float(estimate.flops) if estimate is not None else 0.0
-  inside = [of_jaxpr(each) for each in _inner(params)]
+  if name == 'while' and rounds:
+    within = (of_jaxpr(each, rounds[1:]) for each in _inner(params))
+    return rounds[0] * math.fsum(within)
+  inside = [of_jaxpr(each, rounds) for each in _inner(params)]
   if name == 'cond':
     return max(inside)
   if name == 'shard_map':

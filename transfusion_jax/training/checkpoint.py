@@ -14,9 +14,10 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
-from transfusion_jax.core import log, tree
+from transfusion_jax.core import command, log, tree
 from transfusion_jax.training import checkpoint_reader as reader
 from transfusion_jax.training import processes, seal, storage
 from transfusion_jax.training import state as state_lib
@@ -74,7 +75,9 @@ class Checkpoints:
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *error: object) -> None:
+  def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    if jax.process_count() > 1 and not isinstance(error, command.Exit | None):
+      return  # the others may be elsewhere, and would be waited for
     self.wait()
     if self._checkpointer:
       self._checkpointer.close()
@@ -98,22 +101,30 @@ class Checkpoints:
       state: its arrays may be given away as soon as this returns.
       progress: JSON.
       score: by which it may stay; the higher the better.
+
+    Raises:
+      command.Exit: the state is no number somewhere.
     """
     step = int(state.step)
     if step in self.steps() and (self._directory / str(step)).is_dir():
       return
     fields = _fields(state)
+    _check_finite(step, fields)
     said = seal.text({'progress': progress, 'arrays': seal.arrays(fields)})
-    try:
-      self._check_room(state)
-      self._checkpointer = self._checkpointer or self._open()
-      response = self._checkpointer.save_checkpointables_async(
-        step,
-        {'state': fields, 'progress': said},
-        metrics=None if score is None else {'score': score},
-      )
-    except Exception as error:  # noqa: BLE001, whatever storage says
-      self._failed(step, error)
+    trouble, response = self._room(state), None
+    if not trouble:
+      try:
+        self._checkpointer = self._checkpointer or self._open()
+        response = self._checkpointer.save_checkpointables_async(
+          step,
+          {'state': fields, 'progress': said},
+          metrics=None if score is None else {'score': score},
+        )
+      except Exception as error:  # noqa: BLE001, whatever storage says
+        trouble = _said(error)
+    trouble = _anywhere(trouble)
+    if trouble:
+      self._failed(step, trouble)
     else:
       self._saving = _Saving(step, response)
 
@@ -145,8 +156,12 @@ class Checkpoints:
     return None
 
   def poll(self) -> None:
-    """Tells how the save went that has ended meanwhile, if one has; does not wait."""
-    if self._saving and not self._checkpointer.is_saving_in_progress():
+    """Tells how the save went that has ended meanwhile, if one has; does not wait.
+
+    Several processes would have to, so they tell of it before the next save.
+    """
+    alone = jax.process_count() == 1
+    if alone and self._saving and not self._checkpointer.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
@@ -154,10 +169,14 @@ class Checkpoints:
     if self._saving is None:
       return
     saving, self._saving = self._saving, None
+    trouble = ''
     try:
       saving.response.result()
     except Exception as error:  # noqa: BLE001, whatever storage says
-      self._failed(saving.step, error)
+      trouble = _said(error)
+    trouble = _anywhere(trouble)
+    if trouble:
+      self._failed(saving.step, trouble)
     else:
       self.trouble = ''
       self._seal(saving.step)
@@ -191,17 +210,16 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
 
-  def _check_room(self, state: state_lib.TrainState) -> None:
-    """Raises OSError where storage cannot take a step; alike on all processes.
+  def _room(self, state: state_lib.TrainState) -> str:
+    """Why storage cannot take a step, for any process; empty if it can.
 
     Orbax would find out as well, but waits for five minutes before it gives up.
     """
-    trouble = storage.trouble(self._directory.parent, tree.nbytes(_fields(state)))
-    if int(processes.largest(int(bool(trouble)))):
-      raise OSError(trouble or 'another process cannot write')
+    needed = tree.nbytes(_fields(state))
+    return _anywhere(storage.trouble(self._directory.parent, needed))
 
-  def _failed(self, step: int, error: Exception) -> None:
-    self.trouble = ' '.join(str(error).split()) or type(error).__name__
+  def _failed(self, step: int, trouble: str) -> None:
+    self.trouble = trouble
     names = [path.name for path in self._directory.glob('*') if path.name.isdigit()]
     there = sorted(int(name) for name in names if int(name) != step)
     kept = f'steps {", ".join(map(str, there))} are there' if there else 'none is there'
@@ -248,9 +266,32 @@ def _together(act: Callable[[], Any]) -> Any:
     found = act()
   except seal.Damaged as error:
     reason = str(error)
-  if int(processes.largest(int(bool(reason)))):
-    raise seal.Damaged(reason or 'another process cannot read it')
+  reason = _anywhere(reason)
+  if reason:
+    raise seal.Damaged(reason)
   return found
+
+
+def _anywhere(trouble: str) -> str:
+  """The trouble of this process, or that another one has some; empty if none has."""
+  found = int(processes.largest(int(bool(trouble))))
+  return trouble or ('another process has trouble' if found else '')
+
+
+def _said(error: Exception) -> str:
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
+def _check_finite(step: int, fields: dict[str, Any]) -> None:
+  broken = seal.not_finite(fields)
+  if broken:
+    more = f' and {len(broken) - 1} more' if len(broken) > 1 else ''
+    raise command.Exit(
+      2,
+      f'error: expected numbers in the state behind step {step}, found infinity or NaN '
+      f'in {broken[0]}{more}; it is not saved; lower the learning rate, and start '
+      'again, which goes on from the newest step that is there',
+    )
 
 
 def _fields(state: state_lib.TrainState) -> dict[str, Any]:

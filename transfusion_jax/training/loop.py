@@ -77,10 +77,10 @@ class Interlude:
   every: int
   act: Callable[[state_lib.TrainState], None]
 
-  def __call__(self, state: state_lib.TrainState, stop: preemption.Stop) -> None:
-    """Acts, unless it is cut short by a stop or storage fails it."""
+  def __call__(self, state: state_lib.TrainState) -> None:
+    """Acts, unless storage fails it."""
     try:
-      stop.unless_asked(lambda: self.act(state))
+      self.act(state)
     except OSError as error:
       log.warning(f'step {int(state.step)} could not be evaluated: {error}')
 
@@ -153,7 +153,7 @@ def fit(
         break
       if interlude.every and done % interlude.every == 0:
         with account.on('evaluation'), lines.left_out():
-          interlude(state, stop)
+          interlude(state)
       if done % config.checkpoints.every == 0:
         _save(state, batches, around)
     if lines.pending:

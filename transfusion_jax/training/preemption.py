@@ -51,13 +51,14 @@ class Stop:
       os._exit(code)
 
   def unless_asked(self, act: Callable[[], None]) -> None:
-    """Does what may be done another time; it ends as soon as a stop is asked for.
+    """Does what may be done another time; it ends as soon as this process is asked.
 
-    Of several processes it goes on to its end: the others do not know of the signal.
+    Args:
+      act: does not work with other processes, which would wait for it.
     """
-    if self._asked and jax.process_count() == 1:
+    if self._asked:
       return
-    self._cuttable = jax.process_count() == 1
+    self._cuttable = True
     try:
       act()
     except _Cut:

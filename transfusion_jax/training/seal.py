@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from transfusion_jax.core import axes, digest
 
@@ -35,9 +35,23 @@ def arrays(tree: Any) -> dict[str, str]:
   """
   kinds = signature(tree)
   return {
-    path: f'{kinds[path]} {digest.text(jax.device_get(_lanes(leaf)))}'
+    path: f'{kinds[path]} {digest.text(jax.device_get(_digest(_mesh(leaf))(leaf)))}'
     for path, leaf in _leaves(tree).items()
   }
+
+
+def not_finite(tree: Any) -> list[str]:
+  """Paths of the arrays with an element that is infinite or NaN."""
+  floats = {
+    path: leaf
+    for path, leaf in _leaves(tree).items()
+    if jnp.issubdtype(leaf.dtype, jnp.floating)
+  }
+  return [
+    path
+    for path, leaf in floats.items()
+    if not jax.device_get(_finite(_mesh(leaf))(leaf))
+  ]
 
 
 def signature(tree: Any) -> dict[str, str]:
@@ -128,16 +142,23 @@ def _leaves(tree: Any) -> dict[str, Any]:
   }
 
 
-def _lanes(leaf: jax.Array) -> jax.Array:
-  mesh = leaf.sharding.mesh if isinstance(leaf.sharding, NamedSharding) else None
-  return _digest(mesh)(leaf)
+def _mesh(leaf: jax.Array) -> Mesh | None:
+  return leaf.sharding.mesh if isinstance(leaf.sharding, NamedSharding) else None
 
 
 @functools.cache
-def _digest(mesh):
+def _digest(mesh: Mesh | None):
   """One program for each shape and sharding, instead of a large one for a state."""
-  whole = None if mesh is None else axes.replicated(mesh)
-  return jax.jit(digest.digest, out_shardings=whole)
+  return jax.jit(digest.digest, out_shardings=_whole(mesh))
+
+
+@functools.cache
+def _finite(mesh: Mesh | None):
+  return jax.jit(lambda x: jnp.isfinite(x).all(), out_shardings=_whole(mesh))
+
+
+def _whole(mesh: Mesh | None) -> NamedSharding | None:
+  return None if mesh is None else axes.replicated(mesh)
 
 
 def _files(directory: pathlib.Path) -> dict[str, list[int | str]]:

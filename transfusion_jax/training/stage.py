@@ -31,6 +31,8 @@ class Stage:
     seed: of the state's key.
     abstract: shapes and shardings of the state.
     init: makes the state from a key.
+    saved_first: whether a fresh state is saved before its first step, because `init`
+      may make another one next time.
     step: the jitted step.
     schedule: learning rate by step.
     interlude: what is done between steps.
@@ -42,6 +44,7 @@ class Stage:
   seed: int
   abstract: state_lib.TrainState
   init: Callable[[jax.Array], state_lib.TrainState]
+  saved_first: bool
   step: step_lib.Step
   schedule: Callable[[int], Any]
   interlude: loop.Interlude
@@ -77,6 +80,8 @@ def run(
     checkpoint.Checkpoints(place.checkpoints, kept) as checkpoints,
   ):
     state, progress = _begin(stage, checkpoints)
+    if not progress and stage.saved_first:
+      checkpoints.save(state, {'seconds': dict(before)})
     account.add(progress.get('seconds', before))
     step = int(state.step)
     if progress and step >= stage.config.steps:

@@ -1,5 +1,6 @@
 """The state of a run, made sharded and never whole on one device."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,7 +45,12 @@ def averaged_field(ema_decay: float) -> str:
 
 
 def initial(
-  init, tx: optax.GradientTransformation, key: PRNGKeyArray, *, average: bool
+  init,
+  tx: optax.GradientTransformation,
+  key: PRNGKeyArray,
+  *,
+  average: bool,
+  given: Mapping[tuple[str, ...], Array] | None = None,
 ) -> TrainState:
   """The state before the first step.
 
@@ -53,9 +59,14 @@ def initial(
     tx: the optimizer.
     key: of the run.
     average: whether a moving average is kept.
+    given: parameters by path that take the place of those `init` makes; where sizes
+      differ, what both have of each axis.
   """
   for_params, for_run = jax.random.split(key)
-  params = init(for_params)
+  made = tree.flatten(init(for_params))
+  params = tree.nest(
+    made | {path: _laid_over(made[path], leaf) for path, leaf in (given or {}).items()}
+  )
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -64,6 +75,15 @@ def initial(
     key=for_run,
     norm=jnp.zeros((), jnp.float32),
   )
+
+
+def _laid_over(made: Array, given: Array) -> Array:
+  if made.shape == given.shape:
+    return given
+  common = tuple(
+    slice(0, min(sizes)) for sizes in zip(made.shape, given.shape, strict=True)
+  )
+  return made.at[common].set(given[common])
 
 
 def shardings(

@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from transfusion_jax.core import log, tree
 from transfusion_jax.training import checkpoint_reader, workdir
-from transfusion_jax.training import state as state_lib
 
 Path = tuple[str, ...]
+Given = dict[Path, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +75,23 @@ def find(config: StartConfig) -> Source:
   return Source(directory, step, field, arrays)
 
 
-def begin(
-  config: StartConfig, state: state_lib.TrainState, names: Mapping[str, Any]
-) -> state_lib.TrainState:
-  """A fresh state with the parameters of another run, as far as they fit.
+def read(
+  config: StartConfig, params: Mapping[str, Any], names: Mapping[str, Any]
+) -> tuple[Given, Given]:
+  """Parameters of another run, as far as they fit: of the same shape, and of another.
 
   Args:
-    config: where they come from; with no checkpoint the state stays as it is.
-    state: as it was made; beside it, what is read is held for a moment.
+    config: where they come from; with no checkpoint there are none.
+    params: shapes and shardings of the parameters that are wanted.
     names: axis names of every parameter.
+
+  Returns:
+    By path. The first lie where they are wanted, the others are whole everywhere.
   """
   if not config.checkpoint:
-    return state
+    return {}, {}
   source = find(config)
-  made, axes = tree.flatten(state.params), tree.flatten(names)
+  made, axes = tree.flatten(params), tree.flatten(names)
   shared = [path for path in made if path in source.arrays]
   grown = {path: _grown(made[path], source.arrays[path], axes[path]) for path in shared}
   taken = [path for path in shared if grown[path] is not None]
@@ -105,11 +107,8 @@ def begin(
       source.directory, {source.field: tree.nest(wanted)}, source.step, whole=False
     ).part(source.field)
   )
-  for path in taken:
-    made[path] = _placed(made[path], found[path], grown[path])
-  params = tree.nest(made)
-  average = jax.tree.map(jnp.copy, params) if state.ema else {}
-  return dataclasses.replace(state, params=params, ema=average)
+  same = {path: found[path] for path in taken if grown[path] < 0}
+  return same, {path: found[path] for path in taken if path not in same}
 
 
 def _grown(made, there, names: tuple[str, ...]) -> int | None:
@@ -123,7 +122,9 @@ def _grown(made, there, names: tuple[str, ...]) -> int | None:
   return differ[0] if [names[axis] for axis in differ] == ['vocab'] else None
 
 
-def _abstract(made: jax.Array, there: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+def _abstract(
+  made: jax.ShapeDtypeStruct, there: jax.ShapeDtypeStruct
+) -> jax.ShapeDtypeStruct:
   """The array to be read: where ours is, or whole where another shape is divided."""
   sharding = made.sharding
   if made.shape != there.shape:
@@ -131,16 +132,8 @@ def _abstract(made: jax.Array, there: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStr
   return jax.ShapeDtypeStruct(there.shape, there.dtype, sharding=sharding)
 
 
-def _placed(made: jax.Array, found: jax.Array, axis: int) -> jax.Array:
-  if axis < 0:
-    return found
-  count = min(made.shape[axis], found.shape[axis])
-  index = (slice(None),) * axis + (slice(0, count),)
-  return jax.device_put(made.at[index].set(found[index]), made.sharding)
-
-
 def _differences(
-  made: Mapping[Path, jax.Array],
+  made: Mapping[Path, jax.ShapeDtypeStruct],
   there: Mapping[Path, jax.ShapeDtypeStruct],
   grown: Mapping[Path, int | None],
 ) -> list[str]:
