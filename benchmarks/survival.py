@@ -3,12 +3,14 @@ r"""Kills, damages and soaks a small run, and counts what it survives.
   python -m benchmarks.survival kills --count=20
   python -m benchmarks.survival flips --count=200
   python -m benchmarks.survival soak --minutes=30
+  python -m benchmarks.survival hosts
 
 A run that is interrupted must end with the losses, batches and state of one that never
 was, to the last bit. `kills` sends SIGKILL while it compiles, steps, saves, evaluates
 and takes its very first step. `flips` changes one random bit of a random file of the
 newest checkpoint and asks which step is gone on from. `soak` does it all in turn,
-SIGTERM and other numbers of devices too, for as long as it is told.
+SIGTERM and other numbers of devices too, for as long as it is told. `hosts` stops a run
+every few steps and lets it go on with another number of processes.
 
 The run: two layers of 32, 96 positions, emoji scenes, evaluated and saved every few
 steps. Everything lies in a temporary folder unless `--folder` names one.
@@ -17,7 +19,6 @@ steps. Everything lies in a temporary folder unless `--folder` names one.
 import argparse
 import collections
 import json
-import math
 import os
 import pathlib
 import random
@@ -57,6 +58,9 @@ SMALL = {
   'autoencoder.run.train.steps': 2,
   'autoencoder.run.measured': 64,
 }
+HOSTS = ((2, 4), (4, 2), (8, 1), (1, 2), (4, 1), (1, 1))
+"""Processes and devices of each, one after the other."""
+
 ALIKE = 1e-5
 TIMES = ('tokens_per_second', 'seconds', 'data_wait')
 """What differs between two runs that are the same."""
@@ -68,8 +72,12 @@ class Trial:
   All beside each other share compiled programs, and the autoencoder of the first.
   """
 
-  def __init__(self, folder: pathlib.Path, *, devices: int = 1):
-    self.folder, self.devices = folder, devices
+  def __init__(self, folder: pathlib.Path, *, devices: int = 1, **changes: object):
+    """Args: folder: of its own; devices: of each process; changes: of the config, with
+    `__` for a dot.
+    """
+    self.folder, self.devices, self.processes = folder, devices, 1
+    self.changes = {name.replace('__', '.'): x for name, x in changes.items()}
     self.heard = 0  # characters that earlier starts have said
     self.left: set[pathlib.Path] = set()  # what killed saves have left
     self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,14 +88,19 @@ class Trial:
     fields = {**SMALL, 'train.steps': STEPS, 'train.compile_cache': programs}
     if self.folder.name != FIRST and first.exists():
       fields['autoencoder.checkpoint'] = first / 'run' / 'autoencoder'
+    fields |= self.changes
     settings = [f'--config.{name}={value}' for name, value in fields.items()]
     arguments = ['--config=configs/emoji_scenes.py', f'--workdir={self.folder / "run"}']
+    program = [sys.executable, '-m', 'transfusion_jax.train', *arguments, *settings]
+    if self.processes > 1:
+      several = (f'--processes={self.processes}', f'--devices={self.devices}', '--')
+      program = [sys.executable, '-m', 'launch.local', *several, *program]
     flags = f'--xla_force_host_platform_device_count={self.devices}'
     self.left = {*self.checkpoints.glob('*-tmp*')}
     with (self.folder / 'said.txt').open('ab') as said:
       self.heard = len(self.said())
       return subprocess.Popen(
-        [sys.executable, '-m', 'transfusion_jax.train', *arguments, *settings],
+        program,
         cwd=ROOT,
         env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
         stdout=said,
@@ -269,7 +282,7 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
   alone = Trial(folder / FIRST)
   alone.finish()
   met: collections.Counter[str] = collections.Counter()
-  end, number, slowest = time.monotonic() + 60 * minutes, 0, 0.0
+  end, number, slowest, furthest = time.monotonic() + 60 * minutes, 0, 0.0, 0.0
   while time.monotonic() < end:
     trial, moves = Trial(folder / f'soaked-{number}'), number % 2 == 1
     number += 1
@@ -286,14 +299,48 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
         met['devices changed'] += 1
     trial.finish()
     if moves:
-      assert alike(alone, trial), f'{trial.folder} differs from {alone.folder}'
+      found = differences(alone, trial)['loss']
+      assert found <= ALIKE, f'{trial.folder} differs from {alone.folder} by {found}'
+      furthest = max(furthest, found)
       met['runs alike on other devices'] += 1
     else:
       assert same(alone, trial), f'{trial.folder} differs from {alone.folder}'
       met['runs with the same bits'] += 1
     shutil.rmtree(trial.folder)
-    print(dict(met), f'SIGTERM to exit at most {slowest:.1f} s', flush=True)
+    print(
+      dict(met),
+      f'SIGTERM to exit at most {slowest:.1f} s, losses differ by {furthest:.1e}',
+      flush=True,
+    )
   return dict(met)
+
+
+def hosts(folder: pathlib.Path, *, seed: int) -> dict[str, float]:
+  """Moves a run to other numbers of processes; how far its losses then are off.
+
+  Raises:
+    AssertionError: a batch differs.
+  """
+  del seed
+  changes = {'data__rows': 8, 'data__shards': 8, 'evaluation__every': -1}
+  alone = Trial(folder / FIRST, **changes)
+  alone.finish()
+  trial = Trial(folder / 'moved', **changes)
+  slowest = 0.0
+  for trial.processes, trial.devices in HOSTS:
+    process, had = trial.start(), len(trial.lines())
+    while process.poll() is None and len(trial.lines()) < had + 2:
+      time.sleep(0.01)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code = process.wait()
+    if code not in (0, 42):
+      raise RuntimeError(f'exit code {code}: {trial.said()[-2000:]}')
+    slowest = max(slowest, time.monotonic() - began)
+    last = trial.lines()[-1]['step']
+    print(f'{trial.processes} x {trial.devices}: to step {last}', flush=True)
+  trial.finish()
+  return {**differences(alone, trial), 'seconds_to_exit': slowest}
 
 
 def lose_folder(trial: Trial, *, after: int) -> None:
@@ -316,14 +363,18 @@ def _flip_newest(trial: Trial, rng: random.Random) -> bool:
   return True
 
 
-def alike(one: Trial, other: Trial) -> bool:
-  """The same batches, and losses that differ by rounding."""
+def differences(one: Trial, other: Trial) -> dict[str, float]:
+  """The largest relative differences of two runs' losses; AssertionError if a batch
+  differs.
+  """
   pairs = list(zip(one.lines(), other.lines(), strict=True))
-  return all(
-    a['batches'] == b['batches']
-    and math.isclose(*(float.fromhex(x['loss']) for x in (a, b)), rel_tol=ALIKE)
-    for a, b in pairs
-  )
+  assert all(a['batches'] == b['batches'] for a, b in pairs), 'batches differ'
+  names = [name for name in pairs[0][0] if name.startswith('loss')]
+  found = {}
+  for name in names:
+    both = [[float.fromhex(x[name]) for x in pair] for pair in pairs if name in pair[0]]
+    found[name] = max(abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in both)
+  return found
 
 
 def _hex(value):
@@ -333,7 +384,7 @@ def _hex(value):
 def main() -> None:
   """Runs what the command line asks for, and prints what came of it."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('what', choices=('kills', 'flips', 'soak'))
+  parser.add_argument('what', choices=('kills', 'flips', 'soak', 'hosts'))
   parser.add_argument('--count', type=int, default=20)
   parser.add_argument('--minutes', type=float, default=30.0)
   parser.add_argument('--seed', type=int, default=0)
@@ -341,8 +392,13 @@ def main() -> None:
   asked = parser.parse_args()
   os.environ['JAX_PLATFORMS'] = 'cpu'
   folder = asked.folder or pathlib.Path(tempfile.mkdtemp())
-  much = {'minutes': asked.minutes} if asked.what == 'soak' else {'count': asked.count}
-  act = {'kills': kills, 'flips': flips, 'soak': soak}[asked.what]
+  count, minutes = {'count': asked.count}, {'minutes': asked.minutes}
+  act, much = {
+    'kills': (kills, count),
+    'flips': (flips, count),
+    'soak': (soak, minutes),
+    'hosts': (hosts, {}),
+  }[asked.what]
   print(json.dumps(act(folder, **much, seed=asked.seed)))
 
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
 
 from configs import base, emoji_scenes
 from tests import tiny
+from tests.training import test_tensorboard
 from transfusion_jax import build, config, results, trained
 from transfusion_jax.evaluation import evaluator, galleries, report
 from transfusion_jax.training import checkpoint, mesh, metrics, workdir
@@ -164,22 +164,11 @@ def test_results_are_kept_and_not_found_twice(tmp_path, prose):
   (record,) = metrics.read(place.evaluation)
   assert record['values'] == {'calls': 1.0, 'nothing': None}
   (file,) = place.board('evaluation').iterdir()
-  assert scalars(file) == [('prose/calls', 5, 1.0)]
+  assert test_tensorboard.scalars(file) == [('prose/calls', 5, 1.0)]
   shown = galleries.load(place.galleries(5, 'prose'))['shown']
   assert (shown.title, shown.note) == ('Shown', 'A note.')
   assert (shown.tiles[0].text, shown.tiles[0].good) == ('a fox', False)
   assert (shown.tiles[0].picture == 9).all()
-
-
-def scalars(path: pathlib.Path) -> list[tuple[str, int, float]]:
-  """What an event file says."""
-  data, found, at = path.read_bytes(), [], 0
-  while at < len(data):
-    length = int.from_bytes(data[at : at + 8], 'little')
-    event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
-    found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-    at += length + 16
-  return found
 
 
 CASES = {

@@ -85,7 +85,6 @@ def evaluate(
     board.write(step, evaluator.prefixed(name, values))
     said = ', '.join(f'{key} {value:.4g}' for key, value in outcome.values.items())
     log.info(f'step {step}, {name}: {said} ({outcome.seconds:.0f} s)')
-  board.close()
 
 
 def seconds_at(place: workdir.Workdir, step: int) -> float:

@@ -1,14 +1,12 @@
 """`metrics.jsonl`: one JSON object per logged step, exact, and without repeats."""
 
-import contextlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from transfusion_jax.core import log
-from transfusion_jax.training import processes, tensorboard
+from transfusion_jax.training import processes, storage, tensorboard
 
 
 class MetricsLog:
@@ -52,17 +50,7 @@ class MetricsLog:
 
 def append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
   """One line more, on disk when this returns."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  size = path.stat().st_size if path.exists() else 0
-  try:
-    with path.open('a') as file:
-      file.write(json.dumps(dict(record)) + '\n')
-      file.flush()
-      os.fsync(file.fileno())
-  except OSError:
-    with contextlib.suppress(OSError):  # no half line before the next one
-      os.truncate(path, size)
-    raise
+  storage.append(path, (json.dumps(dict(record)) + '\n').encode())
 
 
 def keep(path: pathlib.Path, *, until: int) -> None:

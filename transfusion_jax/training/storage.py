@@ -1,5 +1,7 @@
-"""What is asked of storage before it is relied on, and how folders are set aside."""
+"""What is asked of storage before it is relied on, and how files and folders change."""
 
+import contextlib
+import os
 import pathlib
 import shutil
 
@@ -20,6 +22,21 @@ def trouble(directory: pathlib.Path, needed: int) -> str:
   if free < needed:
     return f'{needed / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free'
   return ''
+
+
+def append(path: pathlib.Path, data: bytes) -> None:
+  """Adds to the end of a file, on disk when this returns; all of it, or OSError."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  size = path.stat().st_size if path.exists() else 0
+  try:
+    with path.open('ab') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+  except OSError:
+    with contextlib.suppress(OSError):
+      os.truncate(path, size)
+    raise
 
 
 def set_aside(folder: pathlib.Path, place: pathlib.Path) -> pathlib.Path:

@@ -1,10 +1,21 @@
-"""Curves for TensorBoard: event files, written without TensorFlow."""
+"""Curves for TensorBoard: event files, written without TensorFlow.
 
+A file is open only while it is written to. The library's own writer leaves that to a
+thread, which a full disk ends, and whoever writes after that waits for it for ever.
+"""
+
+import os
 import pathlib
+import socket
+import struct
+import time
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
+from tensorboardX import record_writer, summary
+from tensorboardX.proto import event_pb2
+
+from transfusion_jax.training import storage
 
 
 class Board:
@@ -12,19 +23,38 @@ class Board:
 
   def __init__(self, folder: pathlib.Path, *, step: int | None):
     """Args: folder; step: the last that is to be seen of an earlier part, or None."""
-    self._folder, self._step = folder, step
-    self._writer: tensorboardX.SummaryWriter | None = None
+    host = f'{socket.gethostname()}.{os.getpid()}'
+    self._path = folder / f'events.out.tfevents.{time.time_ns()}.{host}'
+    self._first = [_event(file_version='brain.Event:2')]
+    if step is not None:  # later steps are to be forgotten
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._first.append(_event(step=step + 1, session_log=start))
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
-    """What of the values is a number; the file is written within two minutes."""
-    if self._writer is None:
-      purged = None if self._step is None else self._step + 1
-      self._writer = tensorboardX.SummaryWriter(str(self._folder), purge_step=purged)
-    for name, value in values.items():
-      if isinstance(value, int | float) and name != 'step':
-        self._writer.add_scalar(name, value, step)
+    """What of the values is a number; on disk when this returns.
 
-  def close(self) -> None:
-    """Returns when everything is in the file."""
-    if self._writer is not None:
-      self._writer.close()
+    Raises:
+      OSError: storage fails; none of them is there then.
+    """
+    events = [
+      _event(step=step, summary=summary.scalar(name, value))
+      for name, value in values.items()
+      if isinstance(value, int | float) and name != 'step'
+    ]
+    storage.append(self._path, b''.join(map(_record, self._first + events)))
+    self._first = []
+
+
+def _event(**what: Any) -> event_pb2.Event:
+  return event_pb2.Event(wall_time=time.time(), **what)
+
+
+def _record(event: event_pb2.Event) -> bytes:
+  """A TFRecord: length and data, each with its checksum."""
+  data = event.SerializeToString()
+  length = struct.pack('<Q', len(data))
+  return length + _checksum(length) + data + _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+  return struct.pack('<I', record_writer.masked_crc32c(data))
