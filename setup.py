@@ -71,6 +71,7 @@ setuptools.setup(
       'jsonschema>=4.20',
       'kubernetes-validate>=1.33',
       'pytest>=8.3',
+      'pytest-xdist>=3.6',  # two tests at a time
       'ruff>=0.14',
       *DATA,
       *FEATURES,

@@ -16,15 +16,10 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from launch import local
+from launch import command_line, local
 from transfusion_jax.core import log
 from transfusion_jax.sweeping import ledger as ledger_lib
-
-STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 42}
-"""Exit codes of a sweep, and of trials, that were asked to stop."""
-
-AGAIN, CONFIGURATION = 42, 2
-"""What a trial says with its exit code: start me again; never start me like this."""
+from transfusion_jax.training import preemption
 
 PAUSE = 0.1
 """Seconds between looks at what has ended."""
@@ -111,7 +106,7 @@ class Sweep:
         for _, process, _ in self._running.values():
           process.kill()
     if self._asked:
-      return STOPPED[signal.Signals(self._asked)]
+      return preemption.EXIT_CODES[signal.Signals(self._asked)]
     return 1 if self._given_up else 0
 
   def _begin(self) -> None:
@@ -145,14 +140,14 @@ class Sweep:
       scores = self._scores(job.number)
       self._record(job, 'done', code, seconds, scores)
       log.info(f'{name}: done in {seconds:.0f} s')
-    elif self._over or code == AGAIN:
+    elif self._over or code == command_line.RETRY:
       self._record(job, 'stopped', code, seconds)
       log.info(f'{name}: stopped, and goes on from what it saved')
       self._waiting.insert(0, job)
     else:
       said = f'failed with exit code {code}: {_last_words(job.output)}'
       tried = self._failures(job)
-      again = code != CONFIGURATION and tried < self._policy.retries
+      again = code != command_line.USER_ERROR and tried < self._policy.retries
       self._record(
         job, 'failed' if again or self._policy.stops else 'skipped', code, seconds
       )
@@ -192,7 +187,7 @@ class Sweep:
       self._asked, self._over = number, True
       self._send(number)
 
-    before = {number: signal.signal(number, listen) for number in STOPPED}
+    before = {number: signal.signal(number, listen) for number in preemption.EXIT_CODES}
     try:
       yield
     finally:
