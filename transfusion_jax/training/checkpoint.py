@@ -76,7 +76,7 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-    if jax.process_count() > 1 and not isinstance(error, command.Exit | None):
+    if error is not None and jax.process_count() > 1:
       return  # the others may be elsewhere, and would be waited for
     self.wait()
     if self._checkpointer:
