@@ -3,12 +3,13 @@
 import importlib
 import math
 import pathlib
+import re
 
 import jax
 import ml_collections
 import pytest
 
-from configs import base
+from configs import base, emoji_tasks
 from transfusion_jax import build, config, preflight
 from transfusion_jax.core import tree
 from transfusion_jax.training import state as state_lib
@@ -104,3 +105,19 @@ def test_a_config_survives_json():
 def test_unknown_kind():
   with pytest.raises(ValueError, match='kind'):
     config.parse(ml_collections.ConfigDict({'kind': 'other'}))
+
+
+def unknown_fields(text: str, known: set[str]) -> list[str]:
+  """Fields that a page sets and no config has; sources have names of their own."""
+  named = re.findall(r'--config\.([a-z][\w.]+)=', text)
+  return [n for n in named if re.sub(r'sources\.\w+', 'sources.scenes', n) not in known]
+
+
+def test_pages_name_fields_that_are_there():
+  root = FOLDER.parent
+  files = [root / 'README.md', root / 'launch/README.md', *FOLDER.glob('*.py')]
+  files += [*root.glob('transfusion_jax/**/*.py'), *root.glob('launch/*.py')]
+  known = {'.'.join(path) for path in tree.flatten(emoji_tasks.get_config().to_dict())}
+  found = {path.name: unknown_fields(path.read_text(), known) for path in files}
+  assert not {name: fields for name, fields in found.items() if fields}
+  assert unknown_fields('--config.train.step=3', known) == ['train.step']
