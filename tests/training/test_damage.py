@@ -4,6 +4,7 @@ import json
 import pathlib
 import random
 import shutil
+import threading
 
 import jax
 import pytest
@@ -171,6 +172,42 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch
     kept.save(now, saved.PROGRESS)
     kept.wait()
     assert kept.steps() == [1]
+
+
+class Slow:
+  """A save that storage is not done with."""
+
+  def __init__(self, response):
+    self.response, self.written = response, threading.Event()
+
+  def result(self):
+    assert self.written.wait(timeout=60), 'somebody waited for storage'
+    return self.response.result()
+
+
+def test_slow_storage_holds_up_nothing_but_the_next_save(tmp_path, monkeypatch):
+  now, _ = saved.begin()
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints', saved.keep(3)) as kept:
+    begun, real = [], kept._checkpointer.save_checkpointables_async
+
+    def save(*arguments, **options):
+      begun.append(Slow(real(*arguments, **options)))
+      return begun[-1]
+
+    orbax = kept._checkpointer
+    monkeypatch.setattr(orbax, 'save_checkpointables_async', save)
+    monkeypatch.setattr(
+      orbax, 'is_saving_in_progress', lambda: not begun[-1].written.is_set()
+    )
+    kept.save(now, saved.PROGRESS)
+    kept.poll()
+    assert not (tmp_path / 'checkpoints/1' / seal.FILE).exists()
+    begun[0].written.set()
+    kept.poll()
+    assert (tmp_path / 'checkpoints/1' / seal.FILE).exists()
+    kept.save(saved.ADVANCE(now), saved.PROGRESS)
+    threading.Timer(0.1, begun[1].written.set).start()
+    assert kept.steps() == [1, 2]
 
 
 def test_what_stays(tmp_path):
