@@ -58,7 +58,7 @@ SMALL = {
   'autoencoder.run.train.steps': 2,
   'autoencoder.run.measured': 64,
 }
-HOSTS = ((2, 4), (4, 2), (8, 1), (1, 2), (4, 1), (1, 1))
+HOSTS = ((2, 4), (4, 2), (8, 1), (1, 2))
 """Processes and devices of each, one after the other."""
 
 ALIKE = 1e-5
