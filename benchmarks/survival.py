@@ -12,8 +12,8 @@ newest checkpoint and asks which step is gone on from. `soak` does it all in tur
 SIGTERM and other numbers of devices too, for as long as it is told. `hosts` stops a run
 every few steps and lets it go on with another number of processes.
 
-The run: two layers of 32, 96 positions, emoji scenes, evaluated and saved every few
-steps. Everything lies in a temporary folder unless `--folder` names one.
+`benchmarks/small_run.py` is the run. Everything lies in a temporary folder unless
+`--folder` names one.
 """
 
 import argparse
@@ -24,152 +24,33 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 
-ROOT = pathlib.Path(__file__).parent.parent
-STEPS, SAVED, EVALUATED = 12, 3, 5
-FIRST = 'alone'
+from benchmarks import small_run
 
-SMALL = {
-  'data.rows': 4,
-  'data.row_length': 96,
-  'data.image_slots': 3,
-  'model.transformer.depth': 2,
-  'model.transformer.width': 32,
-  'model.transformer.heads': 2,
-  'model.transformer.kv_heads': 1,
-  'model.transformer.head_dim': 16,
-  'model.transformer.mlp': 48,
-  'model.transformer.unroll': 1,
-  'sampling.steps': 2,
-  'evaluation.every': EVALUATED,
-  'evaluation.rows': 4,
-  'evaluation.evaluators.scenes.prompts': 2,
-  'evaluation.evaluators.scenes.shown': 2,
-  'train.log_every': 1,
-  'train.checkpoints.every': SAVED,
-  'train.checkpoints.newest': 3,
-  'autoencoder.run.data.rows': 4,
-  'autoencoder.run.model.channels': 16,
-  'autoencoder.run.train.steps': 2,
-  'autoencoder.run.measured': 64,
-}
 HOSTS = ((2, 4), (4, 2), (8, 1), (1, 2))
 """Processes and devices of each, one after the other."""
 
 ALIKE = 1e-5
-TIMES = ('tokens_per_second', 'seconds', 'data_wait')
-"""What differs between two runs that are the same."""
 
 
-class Trial:
-  """A run in a folder of its own, started as often as need be.
-
-  All beside each other share compiled programs, and the autoencoder of the first.
-  """
-
-  def __init__(self, folder: pathlib.Path, *, devices: int = 1, **changes: object):
-    """Args: folder: of its own; devices: of each process; changes: of the config, with
-    `__` for a dot.
-    """
-    self.folder, self.devices, self.processes = folder, devices, 1
-    self.changes = {name.replace('__', '.'): x for name, x in changes.items()}
-    self.heard = 0  # characters that earlier starts have said
-    self.left: set[pathlib.Path] = set()  # what killed saves have left
-    self.folder.mkdir(parents=True, exist_ok=True)
-
-  def start(self) -> subprocess.Popen:
-    """Starts it, or lets it go on; what it says is appended to `said.txt`."""
-    programs, first = self.folder.parent / 'programs', self.folder.parent / FIRST
-    fields = {**SMALL, 'train.steps': STEPS, 'train.compile_cache': programs}
-    if self.folder.name != FIRST and first.exists():
-      fields['autoencoder.checkpoint'] = first / 'run' / 'autoencoder'
-    fields |= self.changes
-    settings = [f'--config.{name}={value}' for name, value in fields.items()]
-    arguments = ['--config=configs/emoji_scenes.py', f'--workdir={self.folder / "run"}']
-    program = [sys.executable, '-m', 'transfusion_jax.train', *arguments, *settings]
-    if self.processes > 1:
-      several = (f'--processes={self.processes}', f'--devices={self.devices}', '--')
-      program = [sys.executable, '-m', 'launch.local', *several, *program]
-    flags = f'--xla_force_host_platform_device_count={self.devices}'
-    self.left = {*self.checkpoints.glob('*-tmp*')}
-    with (self.folder / 'said.txt').open('ab') as said:
-      self.heard = len(self.said())
-      return subprocess.Popen(
-        program,
-        cwd=ROOT,
-        env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
-        stdout=said,
-        stderr=said,
-      )
-
-  def finish(self) -> None:
-    """Lets it run to its end; RuntimeError with its last words if it fails."""
-    code = self.start().wait()
-    if code:
-      raise RuntimeError(f'exit code {code}: {self.said()[-2000:]}')
-
-  def said(self) -> str:
-    return (self.folder / 'said.txt').read_text(errors='replace')
-
-  @property
-  def checkpoints(self) -> pathlib.Path:
-    return self.folder / 'run' / 'checkpoints'
-
-  def saved(self) -> list[int]:
-    """Steps that are saved, ascending."""
-    names = [path.name for path in self.checkpoints.glob('*') if path.name.isdigit()]
-    return sorted(map(int, names))
-
-  def lines(self) -> list[dict]:
-    """Every logged step, floats to the last bit, without what is measured in time."""
-    path = self.folder / 'run' / 'metrics.jsonl'
-    text = path.read_text().splitlines(keepends=True) if path.exists() else []
-    records = [json.loads(line) for line in text if line.endswith('\n')]
-    return [
-      {name: _hex(value) for name, value in record.items() if name not in TIMES}
-      for record in records
-    ]
-
-  def state(self, checkpoints: pathlib.Path | None = None) -> dict:
-    """What would be gone on from: step, progress, and the digest of every array."""
-    from transfusion_jax import build, config, trained
-    from transfusion_jax.training import checkpoint, mesh, seal, workdir
-
-    run = config.from_dict(trained.read_config(workdir.Workdir(self.folder / 'run')))
-    abstract = build.trainer(run, mesh.single()).abstract
-    directory = checkpoints or self.checkpoints
-    with checkpoint.Checkpoints(directory, run.train.checkpoints) as kept:
-      found = kept.restore(abstract)
-    return {
-      'step': int(found.state.step),
-      'data': found.progress['data'],
-      'arrays': seal.arrays(found.state),
-    }
-
-
-def same(one: Trial, other: Trial) -> bool:
-  """Whether two finished runs are the same to the last bit."""
-  return one.lines() == other.lines() and one.state() == other.state()
-
-
-def moments(rng: random.Random) -> dict[str, Callable[[Trial, int, float], bool]]:
+def moments(
+  rng: random.Random,
+) -> dict[str, Callable[[small_run.Trial, int, float], bool]]:
   """When to kill: of a trial, the lines it had at its start, and seconds since."""
   late, more = rng.uniform(2.0, 8.0), rng.randint(1, 3)
 
-  def begun(trial: Trial, had: int, seconds: float) -> bool:
+  def begun(trial: small_run.Trial, had: int, seconds: float) -> bool:
     return 'transfusion:' in trial.said()[trial.heard :]
 
-  def saving(trial: Trial, had: int, seconds: float) -> bool:
+  def saving(trial: small_run.Trial, had: int, seconds: float) -> bool:
     return bool({*trial.checkpoints.glob('*-tmp*')} - trial.left)
 
-  def quiet(trial: Trial, had: int, seconds: float) -> bool:
+  def quiet(trial: small_run.Trial, had: int, seconds: float) -> bool:
     lines = trial.lines()
-    return len(lines) > had and lines[-1]['step'] % EVALUATED == 0
+    return len(lines) > had and lines[-1]['step'] % small_run.EVALUATED == 0
 
   return {
     'first step': begun,
@@ -181,7 +62,7 @@ def moments(rng: random.Random) -> dict[str, Callable[[Trial, int, float], bool]
 
 
 def stop_once(
-  trial: Trial, rng: random.Random, moment: str, number: int
+  trial: small_run.Trial, rng: random.Random, moment: str, number: int
 ) -> tuple[str, float]:
   """Starts a run and sends it a signal at a moment.
 
@@ -211,12 +92,12 @@ def kills(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
     AssertionError: it did not end like the run that was left alone.
   """
   rng = random.Random(seed)
-  alone = Trial(folder / FIRST)
+  alone = small_run.Trial(folder / small_run.FIRST)
   alone.finish()
   met: collections.Counter[str] = collections.Counter()
   number = 0
   while sum(met.values()) < count:
-    trial = Trial(folder / f'killed-{number}')
+    trial = small_run.Trial(folder / f'killed-{number}')
     number += 1
     later = [moment for moment in moments(rng) if moment != 'first step']
     for moment in ('first step', *rng.sample(later, len(later))):
@@ -224,7 +105,7 @@ def kills(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
         met[stop_once(trial, rng, moment, signal.SIGKILL)[0]] += 1
     del met['finished']
     trial.finish()
-    assert same(alone, trial), f'{trial.folder} differs from {alone.folder}'
+    assert small_run.same(alone, trial), f'{trial.folder} differs from {alone.folder}'
     print(f'{sum(met.values())} kills, {dict(met)}: same bits', flush=True)
   return dict(met)
 
@@ -243,7 +124,7 @@ def flips(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
   if the state comes back to the last bit, progress and all, and as `silent` otherwise.
   """
   rng = random.Random(seed)
-  alone = Trial(folder / FIRST)
+  alone = small_run.Trial(folder / small_run.FIRST)
   if not alone.saved():
     alone.finish()
   expected, newest = alone.state(), alone.saved()[-1]
@@ -279,12 +160,12 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
   losses of the others may differ by `ALIKE` of their size, and batches not at all.
   """
   rng = random.Random(seed)
-  alone = Trial(folder / FIRST)
+  alone = small_run.Trial(folder / small_run.FIRST)
   alone.finish()
   met: collections.Counter[str] = collections.Counter()
   end, number, slowest, furthest = time.monotonic() + 60 * minutes, 0, 0.0, 0.0
   while time.monotonic() < end:
-    trial, moves = Trial(folder / f'soaked-{number}'), number % 2 == 1
+    trial, moves = small_run.Trial(folder / f'soaked-{number}'), number % 2 == 1
     number += 1
     for _ in range(rng.randint(3, 6)):
       how = rng.choice((signal.SIGTERM, signal.SIGKILL))
@@ -299,12 +180,12 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
         met['devices changed'] += 1
     trial.finish()
     if moves:
-      found = differences(alone, trial)['loss']
+      found = small_run.differences(alone, trial)['loss']
       assert found <= ALIKE, f'{trial.folder} differs from {alone.folder} by {found}'
       furthest = max(furthest, found)
       met['runs alike on other devices'] += 1
     else:
-      assert same(alone, trial), f'{trial.folder} differs from {alone.folder}'
+      assert small_run.same(alone, trial), f'{trial.folder} differs from {alone.folder}'
       met['runs with the same bits'] += 1
     shutil.rmtree(trial.folder)
     print(
@@ -323,9 +204,10 @@ def hosts(folder: pathlib.Path, *, seed: int) -> dict[str, float]:
   """
   del seed
   changes = {'data__rows': 8, 'data__shards': 8, 'evaluation__every': -1}
-  alone = Trial(folder / FIRST, **changes)
+  changes['train__steps'] = 40
+  alone = small_run.Trial(folder / small_run.FIRST, **changes)
   alone.finish()
-  trial = Trial(folder / 'moved', **changes)
+  trial = small_run.Trial(folder / 'moved', **changes)
   slowest = 0.0
   for trial.processes, trial.devices in HOSTS:
     process, had = trial.start(), len(trial.lines())
@@ -334,16 +216,17 @@ def hosts(folder: pathlib.Path, *, seed: int) -> dict[str, float]:
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code = process.wait()
-    if code not in (0, 42):
+    if code != 42:
       raise RuntimeError(f'exit code {code}: {trial.said()[-2000:]}')
     slowest = max(slowest, time.monotonic() - began)
     last = trial.lines()[-1]['step']
     print(f'{trial.processes} x {trial.devices}: to step {last}', flush=True)
+  trial.processes = trial.devices = 1
   trial.finish()
-  return {**differences(alone, trial), 'seconds_to_exit': slowest}
+  return {**small_run.differences(alone, trial), 'seconds_to_exit': slowest}
 
 
-def lose_folder(trial: Trial, *, after: int) -> None:
+def lose_folder(trial: small_run.Trial, *, after: int) -> None:
   """Deletes a run's work directory behind a step, and lets it go on to its end."""
   process = trial.start()
   while process.poll() is None and len(trial.lines()) < after:
@@ -353,7 +236,7 @@ def lose_folder(trial: Trial, *, after: int) -> None:
     raise RuntimeError(f'exit code {code}: {trial.said()[-2000:]}')
 
 
-def _flip_newest(trial: Trial, rng: random.Random) -> bool:
+def _flip_newest(trial: small_run.Trial, rng: random.Random) -> bool:
   """Damages the newest of several checkpoints, every third time."""
   if len(trial.saved()) < 2 or rng.random() > 1 / 3:
     return False
@@ -361,24 +244,6 @@ def _flip_newest(trial: Trial, rng: random.Random) -> bool:
   files = [path for path in newest.rglob('*') if path.is_file()]
   flip(max(files, key=lambda path: path.stat().st_size), rng)
   return True
-
-
-def differences(one: Trial, other: Trial) -> dict[str, float]:
-  """The largest relative differences of two runs' losses; AssertionError if a batch
-  differs.
-  """
-  pairs = list(zip(one.lines(), other.lines(), strict=True))
-  assert all(a['batches'] == b['batches'] for a, b in pairs), 'batches differ'
-  names = [name for name in pairs[0][0] if name.startswith('loss')]
-  found = {}
-  for name in names:
-    both = [[float.fromhex(x[name]) for x in pair] for pair in pairs if name in pair[0]]
-    found[name] = max(abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in both)
-  return found
-
-
-def _hex(value):
-  return value.hex() if isinstance(value, float) else value
 
 
 def main() -> None:

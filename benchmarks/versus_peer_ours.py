@@ -111,7 +111,8 @@ def sampling(engine):
   mixed = [picture] * 4 + [request(shown, 64)] * 2 + [request(written, 64)] * 2
 
   def mixed_operations():
-    # Text is written in all rows at once, and pictures are drawn two at a time.
+    # Text is written in all rows at once, and pictures are drawn two at a time. What
+    # reads the two pictures to be captioned is left out: less than a hundredth.
     return (spent([request(written, 64)] * 8, 64) + spent([picture] * 4, 2)) / 8
 
   return {

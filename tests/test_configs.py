@@ -118,6 +118,6 @@ def test_pages_name_fields_that_are_there():
   files = [root / 'README.md', root / 'launch/README.md', *FOLDER.glob('*.py')]
   files += [*root.glob('transfusion_jax/**/*.py'), *root.glob('launch/*.py')]
   known = {'.'.join(path) for path in tree.flatten(emoji_tasks.get_config().to_dict())}
-  found = {path.name: unknown_fields(path.read_text(), known) for path in files}
+  found = {str(path): unknown_fields(path.read_text(), known) for path in files}
   assert not {name: fields for name, fields in found.items() if fields}
   assert unknown_fields('--config.train.step=3', known) == ['train.step']

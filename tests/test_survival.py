@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from benchmarks import survival
+from benchmarks import small_run, survival
 
 
 @pytest.fixture(scope='module')
@@ -22,19 +22,19 @@ def test_kills_leave_no_trace(folder):
 
 
 def test_a_deleted_work_directory_is_told_and_training_goes_on(folder):
-  trial = survival.Trial(folder / 'lost')
+  trial = small_run.Trial(folder / 'lost')
   survival.lose_folder(trial, after=4)
   said = trial.said()
   assert 'had lost config.json, contents.json' in said
-  assert trial.saved()[-1] == survival.STEPS
-  assert trial.lines()[-1]['step'] == survival.STEPS
+  assert trial.saved()[-1] == small_run.STEPS
+  assert trial.lines()[-1]['step'] == small_run.STEPS
 
 
 def test_a_signal_while_it_evaluates_does_not_wait_for_the_scores(folder):
-  trial = survival.Trial(folder / 'asked')
+  trial = small_run.Trial(folder / 'asked')
   rng = random.Random(0)
   met, _ = survival.stop_once(trial, rng, 'evaluation', signal.SIGTERM)
   assert met == 'evaluation'
-  assert trial.saved()[-1] == survival.EVALUATED
+  assert trial.saved()[-1] == small_run.EVALUATED
   assert 'stopped and saved' in trial.said().splitlines()[-1]
   assert not (trial.folder / 'run' / 'evaluation.jsonl').exists()

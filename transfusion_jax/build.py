@@ -67,9 +67,8 @@ class Trainer:
     parts: model, objective, optimizer.
     mesh: the devices.
     abstract: shapes and shardings of the state.
-    init: makes the state, sharded, from a key and parameters by path that take the
-      place of made ones: first those of the same shape, whose memory it takes over,
-      then the others.
+    init: makes the state from a key and parameters that take the place of made ones:
+      those of the same shape, whose memory it takes over, and the others.
     step: the jitted step, which takes over its state's memory.
     frozen: shapes and shardings of the step's further arguments.
   """
@@ -185,16 +184,14 @@ def trainer(run: config.Run, mesh: Mesh) -> Trainer:
 
 def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
   """The same of any parts, trained as a run says."""
-  average = run.optimizer.ema_decay > 0
+  init, average = made.blueprint.init, run.optimizer.ema_decay > 0
 
   def initial(key, same, other):
-    return state_lib.initial(
-      made.blueprint.init, made.tx, key, average=average, given=same | other
-    )
+    return state_lib.initial(init, made.tx, key, average=average, given=same | other)
 
   abstract = jax.eval_shape(initial, jax.random.key(0), {}, {})
   shardings = state_lib.shardings(abstract, made.blueprint.axes, made.tx, mesh)
-  init = jax.jit(initial, out_shardings=shardings, donate_argnums=1)
+  first = jax.jit(initial, out_shardings=shardings, donate_argnums=1)
   one_step = step.make_step(
     made.blueprint.definition.bind,
     made.objective,
@@ -216,7 +213,7 @@ def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
     made,
     mesh,
     checkpoint_reader.abstract(abstract, shardings),
-    init,
+    first,
     jitted,
     tuple(
       checkpoint_reader.abstract(each.shapes, where)

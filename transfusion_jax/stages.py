@@ -125,12 +125,21 @@ def train_transfusion(
   evaluate(outcome.state)
   _leave_if_stopped(stop)
   if processes.leads():
-    facts = _facts(run, trainer) | {'time': goodput.shares(outcome.seconds)}
-    seconds = sum(outcome.seconds.values())
-    seconds += results.seconds_at(place, run.train.steps)
-    kept = {'command': command_line, 'seconds': seconds, 'facts': facts}
-    workdir.write_json(place.facts, kept)
-    print(f'report: {results.write_report(place)}')
+    _report(run, place, _facts(run, trainer), outcome.seconds, command_line)
+
+
+def _report(
+  run: config.TransfusionRun,
+  place: workdir.Workdir,
+  facts: dict[str, str],
+  seconds: dict[str, float],
+  command_line: str,
+) -> None:
+  facts = facts | {'time': goodput.shares(seconds)}
+  whole = sum(seconds.values()) + results.seconds_at(place, run.train.steps)
+  kept = {'command': command_line, 'seconds': whole, 'facts': facts}
+  workdir.write_json(place.facts, kept)
+  print(f'report: {results.write_report(place)}')
 
 
 def _check_autoencoder(place: workdir.Workdir, nested: workdir.Workdir) -> None:

@@ -30,7 +30,7 @@ class CheckpointConfig:
   Attributes:
     every: steps between checkpoints; one is also written at the end.
     newest: newest checkpoints that stay.
-    multiples: every step that this divides stays; 0: none for that.
+    multiples: every step that this divides stays, 0 too; 0: none for that.
     best: checkpoints that stay because of their `score`.
     score: of metrics.jsonl (`loss_text`) or of an evaluator (`scenes.pair`); the
       highest is best, the lowest after a minus (`-loss_text`). Empty where `best` is 0.
@@ -77,7 +77,7 @@ class Checkpoints:
 
   def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
     if error is not None and jax.process_count() > 1:
-      return  # the others may be elsewhere, and would be waited for
+      return  # the others may be elsewhere: what is being saved is given up
     self.wait()
     if self._checkpointer:
       self._checkpointer.close()
@@ -106,27 +106,16 @@ class Checkpoints:
       command.Exit: the state is no number somewhere.
     """
     step = int(state.step)
-    if step in self.steps() and (self._directory / str(step)).is_dir():
+    self.wait()
+    if self._has(step):
       return
     fields = _fields(state)
     _check_finite(step, fields)
     said = seal.text({'progress': progress, 'arrays': seal.arrays(fields)})
-    trouble, response = self._room(state), None
-    if not trouble:
-      try:
-        self._checkpointer = self._checkpointer or self._open()
-        response = self._checkpointer.save_checkpointables_async(
-          step,
-          {'state': fields, 'progress': said},
-          metrics=None if score is None else {'score': score},
-        )
-      except Exception as error:  # noqa: BLE001, whatever storage says
-        trouble = _said(error)
-    trouble = _anywhere(trouble)
+    trouble = self._room(state)
+    trouble = trouble or self._start(step, {'state': fields, 'progress': said}, score)
     if trouble:
       self._failed(step, trouble)
-    else:
-      self._saving = _Saving(step, response)
 
   def restore(self, abstract: state_lib.TrainState) -> reader.Restored | None:
     """The newest step that is as it was saved, or None if there is no step at all.
@@ -210,18 +199,39 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
 
+  def _start(self, step: int, items: dict[str, Any], score: float | None) -> str:
+    """Has Orbax write a step; why it cannot, or nothing."""
+    try:
+      self._checkpointer = self._checkpointer or self._open()
+      response = self._checkpointer.save_checkpointables_async(
+        step, items, metrics=None if score is None else {'score': score}
+      )
+    except Exception as error:
+      if jax.process_count() > 1:
+        raise  # the others wait within, and only the end of this one ends that
+      return _said(error)
+    self._saving = _Saving(step, response)
+    return ''
+
+  def _has(self, step: int) -> bool:
+    """Whether a step is there, by what the process sees that made its folder."""
+    if self._checkpointer is None:
+      return False
+    saved = [each.step for each in self._checkpointer.checkpoints]
+    there = step in saved and step in storage.numbers(self._directory)
+    return not _anywhere('' if there or not processes.leads() else 'it is gone')
+
   def _room(self, state: state_lib.TrainState) -> str:
     """Why storage cannot take a step, for any process; empty if it can.
 
     Orbax would find out as well, but waits for five minutes before it gives up.
     """
     needed = tree.nbytes(_fields(state))
-    return _anywhere(storage.trouble(self._directory.parent, needed))
+    return _anywhere(storage.trouble(self._directory, needed))
 
   def _failed(self, step: int, trouble: str) -> None:
     self.trouble = trouble
-    names = [path.name for path in self._directory.glob('*') if path.name.isdigit()]
-    there = sorted(int(name) for name in names if int(name) != step)
+    there = [each for each in storage.numbers(self._directory) if each != step]
     kept = f'steps {", ".join(map(str, there))} are there' if there else 'none is there'
     log.warning(f'step {step} could not be saved: {self.trouble}; {kept}')
     self._checkpointer = None  # it would tell of this again and again

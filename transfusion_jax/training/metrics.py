@@ -26,6 +26,7 @@ class MetricsLog:
     """
     self._path = path
     self._unwritten: list[Mapping[str, float | int]] = []
+    self._unshown: list[Mapping[str, float | int]] = []
     self.last: Mapping[str, float | int] = {}
     self._board = tensorboard.Board(board, step=step)
     keep(path, until=step)
@@ -39,11 +40,14 @@ class MetricsLog:
     if not processes.leads():
       return
     self._unwritten.append(record)
+    self._unshown.append(record)
     try:
       while self._unwritten:
         append(self._path, self._unwritten[0])
         self._unwritten.pop(0)
-      self._board.write(record['step'], record)
+      while self._unshown:
+        self._board.write(self._unshown[0]['step'], self._unshown[0])
+        self._unshown.pop(0)
     except OSError as error:
       log.warning(f'{self._path} cannot be written to: {error}')
 

@@ -24,6 +24,14 @@ def trouble(directory: pathlib.Path, needed: int) -> str:
   return ''
 
 
+def numbers(directory: pathlib.Path) -> list[int]:
+  """Folders that have a number for a name, ascending; none where it cannot be said."""
+  try:
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+  except OSError:
+    return []
+
+
 def append(path: pathlib.Path, data: bytes) -> None:
   """Adds to the end of a file, on disk when this returns; all of it, or OSError."""
   path.parent.mkdir(parents=True, exist_ok=True)
