@@ -62,6 +62,22 @@ def test_a_dropped_caption_leaves_the_null_layout():
   np.testing.assert_array_equal(LAYOUT.picture_prompt(' \n').tokens, null.tokens)
 
 
+def is_answer(segment):
+  return isinstance(segment, documents.Text) and segment.learn
+
+
+def is_given(segment):
+  return isinstance(segment, documents.Text) and not segment.learn
+
+
+def test_every_answer_learns_to_end_whatever_is_asked_next():
+  asked = (text('a', learn=False), text('b c'), text('a', learn=False), text('b'))
+  sequence = LAYOUT.document(asked)
+  np.testing.assert_array_equal(sequence.tokens, [BOS, A, B, C, A, B, EOS])
+  np.testing.assert_array_equal(sequence.targets, [A, B, C, EOS, B, EOS, PAD])
+  np.testing.assert_array_equal(sequence.weight, [0, 1, 1, 1, 1, 1, 0])
+
+
 @pytest.mark.parametrize('document', [*examples()])
 def test_rule_of_what_is_learnt(document):
   sequence = LAYOUT.document(document)
@@ -85,6 +101,9 @@ def test_rule_of_what_is_learnt(document):
       and owners[i + 1] is not None
       and owners[i + 1].learn
     )
+    if i + 1 < t and is_answer(owners[i]) and is_given(owners[i + 1]):
+      assert (sequence.weight[i], sequence.targets[i]) == (1, EOS)
+      continue
     assert sequence.weight[i] == learnt
     if learnt:
       assert sequence.targets[i] == sequence.tokens[i + 1]

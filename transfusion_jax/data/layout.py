@@ -6,7 +6,8 @@ Which predictions are learnt (Transfusion, footnote 8 and section 3.1): nothing 
 predicted from BOI or from a patch, hence EOI is never a target and is appended when a
 picture is finished; BOI is predicted from what precedes it. Of the other next tokens,
 those count that belong to a segment with `learn`: its text, its BOI, and EOS if it is
-the last one.
+the last one. Where a learnt text is followed by one that is not, as an answer by the
+next question, EOS is its target too, and not what somebody else says next.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ class Sequence:
 
   Attributes:
     tokens: ids; PAD under image patches.
-    targets: the next token; PAD at the last position.
+    targets: the next token, or EOS where a learnt text ends; PAD at the last position.
     weight: 1 where the next token is to be learnt.
     position: 0, 1, ...
     end: one past the last position seen: the next position for tokens, the end of the
@@ -109,8 +110,11 @@ class Layout:
     special, n = self.tokenizer.special, self.patches
     tokens, learnt, slot, end = [special.bos], [False], [-1], [1]
     images: list[documents.Image] = []
+    ends: list[int] = []  # of learnt texts behind which one follows that is given
     for segment in segments:
       if isinstance(segment, documents.Text):
+        if learnt[-1] and not segment.learn:
+          ends.append(len(tokens) - 1)
         ids = self.tokenizer.encode(segment.text)
         learnt += [segment.learn] * len(ids)
         slot += [-1] * len(ids)
@@ -127,9 +131,9 @@ class Layout:
     learnt += [bool(segments) and segments[-1].learn] * len(tail)
     slot += [-1] * len(tail)
     end += range(len(end) + 1, len(end) + 1 + len(tail))
-    return self._finish(tokens, learnt, slot, end, images)
+    return self._finish(tokens, learnt, slot, end, images, ends)
 
-  def _finish(self, tokens, learnt, slot, end, images) -> Sequence:
+  def _finish(self, tokens, learnt, slot, end, images, ends=()) -> Sequence:
     ids = np.array(tokens, np.int32)
     slots = np.array(slot, np.int32)
     targets = np.full_like(ids, self.tokenizer.special.pad)
@@ -137,6 +141,7 @@ class Layout:
     weight = np.zeros(len(ids), np.float32)
     weight[:-1] = learnt[1:]
     weight[(ids == self.tokenizer.special.boi) | (slots >= 0)] = 0
+    targets[list(ends)], weight[list(ends)] = self.tokenizer.special.eos, 1
     return Sequence(
       tokens=ids,
       targets=targets,
