@@ -9,6 +9,8 @@ import pathlib
 import subprocess
 import sys
 
+from transfusion_jax.training import storage
+
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, SAVED, EVALUATED = 12, 3, 5
 FIRST = 'alone'
@@ -97,8 +99,7 @@ class Trial:
 
   def saved(self) -> list[int]:
     """Steps that are saved, ascending."""
-    names = [path.name for path in self.checkpoints.glob('*') if path.name.isdigit()]
-    return sorted(map(int, names))
+    return storage.numbers(self.checkpoints)
 
   def lines(self) -> list[dict]:
     """Every logged step, floats to the last bit, without what is measured in time."""

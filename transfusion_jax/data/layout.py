@@ -96,7 +96,7 @@ class Layout:
     """Text that is in ids already, BOS among them where it is wanted, to be read."""
     tokens = list(ids)
     end = list(range(1, len(tokens) + 1))
-    return self._finish(tokens, [False] * len(tokens), [-1] * len(tokens), end, [])
+    return self._finish(tokens, [False] * len(tokens), [-1] * len(tokens), end, [], [])
 
   def null(self) -> Sequence:
     """`BOS BOI`: how a picture without caption begins, in training and in guidance."""
@@ -133,7 +133,7 @@ class Layout:
     end += range(len(end) + 1, len(end) + 1 + len(tail))
     return self._finish(tokens, learnt, slot, end, images, ends)
 
-  def _finish(self, tokens, learnt, slot, end, images, ends=()) -> Sequence:
+  def _finish(self, tokens, learnt, slot, end, images, ends) -> Sequence:
     ids = np.array(tokens, np.int32)
     slots = np.array(slot, np.int32)
     targets = np.full_like(ids, self.tokenizer.special.pad)
@@ -141,7 +141,7 @@ class Layout:
     weight = np.zeros(len(ids), np.float32)
     weight[:-1] = learnt[1:]
     weight[(ids == self.tokenizer.special.boi) | (slots >= 0)] = 0
-    targets[list(ends)], weight[list(ends)] = self.tokenizer.special.eos, 1
+    targets[ends], weight[ends] = self.tokenizer.special.eos, 1
     return Sequence(
       tokens=ids,
       targets=targets,

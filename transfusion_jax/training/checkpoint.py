@@ -163,7 +163,7 @@ class Checkpoints:
       saving.response.result()
     except Exception as error:  # noqa: BLE001, whatever storage says
       trouble = _said(error)
-    trouble = _anywhere(trouble)
+    trouble = processes.trouble(trouble)
     if trouble:
       self._failed(saving.step, trouble)
     else:
@@ -219,7 +219,7 @@ class Checkpoints:
       return False
     saved = [each.step for each in self._checkpointer.checkpoints]
     there = step in saved and step in storage.numbers(self._directory)
-    return not _anywhere('' if there or not processes.leads() else 'it is gone')
+    return not processes.trouble('' if there or not processes.leads() else 'it is gone')
 
   def _room(self, state: state_lib.TrainState) -> str:
     """Why storage cannot take a step, for any process; empty if it can.
@@ -227,7 +227,7 @@ class Checkpoints:
     Orbax would find out as well, but waits for five minutes before it gives up.
     """
     needed = tree.nbytes(_fields(state))
-    return _anywhere(storage.trouble(self._directory, needed))
+    return processes.trouble(storage.trouble(self._directory, needed))
 
   def _failed(self, step: int, trouble: str) -> None:
     self.trouble = trouble
@@ -276,16 +276,10 @@ def _together(act: Callable[[], Any]) -> Any:
     found = act()
   except seal.Damaged as error:
     reason = str(error)
-  reason = _anywhere(reason)
+  reason = processes.trouble(reason)
   if reason:
     raise seal.Damaged(reason)
   return found
-
-
-def _anywhere(trouble: str) -> str:
-  """The trouble of this process, or that another one has some; empty if none has."""
-  found = int(processes.largest(int(bool(trouble))))
-  return trouble or ('another process has trouble' if found else '')
 
 
 def _said(error: Exception) -> str:

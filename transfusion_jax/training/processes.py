@@ -42,6 +42,12 @@ def largest(value: int) -> jax.Array | int:
   return _largest()(said)
 
 
+def trouble(own: str) -> str:
+  """The trouble of this process, or that another one has some; empty if none has."""
+  found = int(largest(int(bool(own))))
+  return own or ('another process has trouble' if found else '')
+
+
 @functools.cache
 def _largest():
   return jax.jit(jnp.max, out_shardings=axes.replicated(mesh_lib.line()))
