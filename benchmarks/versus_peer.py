@@ -18,12 +18,13 @@ of 16 channels, and the same number of threads. Measured are
 
 The sides run in processes of their own that live through the whole run and take turns,
 so that a machine whose speed drifts does not favour a side; the median of the rounds'
-ratios is the result. What stands in XLA_FLAGS counts. Weights are random, prompts too.
+ratios is the result. What stands in XLA_FLAGS and GLIBC_TUNABLES counts, for both
+sides. Weights are random, prompts too.
 
 Operations are those of matrix products, per token, picture or request: in ours as
 traced, in the peer's by PyTorch's counter. In training, `peak_share` is the share of
-the machine's rate of multiplying float32 matrices (2,048 x 2,048, measured in the same
-process).
+the machine's rate of multiplying float32 matrices (2,048 x 2,048, for some seconds, in
+the same process after every round, for the speed drifts); the median of the rounds.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from benchmarks import on_cpu
 
 MEASURES = ('train', 'image', 'text', 'text_8', 'caption', 'mixed_8')
 OPERATIONS = 'operations of '
+PEAK = 'peak'
 SIDES = {'ours': 'benchmarks.versus_peer_ours', 'peer': 'benchmarks.versus_peer_theirs'}
 
 
@@ -64,7 +66,7 @@ def main() -> None:
     parser.error('expected --peer=PYTHON with transfusion-pytorch, found none')
   programs = {'ours': sys.executable, 'peer': arguments.peer}
   sides, facts = {}, {}
-  for name, program in programs.items():  # one by one: each measures its peak alone
+  for name, program in programs.items():
     sides[name] = _start(name, program, arguments.threads)
     facts[name] = json.loads(sides[name].stdout.readline())
   result: dict[str, object] = {'threads': arguments.threads}
@@ -72,16 +74,19 @@ def main() -> None:
     for name, side in sides.items():
       _turn(side, measure)  # compiles, and warms up
       result[f'{measure}_{name}_operations'] = _turn(side, OPERATIONS + measure)
-    rounds = [
-      {name: _turn(side, measure) for name, side in sides.items()}
-      for _ in range(arguments.rounds)
-    ]
-    result |= _summary(measure, rounds)
-    print(json.dumps(_summary(measure, rounds)), flush=True)
+    rounds, peaks = [], []
+    for _ in range(arguments.rounds):
+      rounds.append({name: _turn(side, measure) for name, side in sides.items()})
+      if measure == 'train':
+        peaks.append({name: _turn(side, PEAK) for name, side in sides.items()})
+    found = _summary(measure, rounds)
+    result |= found | _shares(rounds, peaks, result)
+    print(json.dumps(found), flush=True)
   for side in sides.values():
     side.stdin.close()
     side.wait()
-  on_cpu.tell(result | _shares(facts, result), arguments.json)
+  result |= {f'{name}_versions': fact for name, fact in facts.items()}
+  on_cpu.tell(result, arguments.json)
 
 
 def _start(name: str, program: str, threads: int) -> subprocess.Popen:
@@ -113,32 +118,43 @@ def _summary(measure: str, rounds: list[dict[str, float]]) -> dict[str, object]:
   }
 
 
-def _shares(facts, result: dict[str, object]) -> dict[str, object]:
-  """Of the machine's peak, in training; and what both sides are."""
+def _shares(rounds, peaks, result: dict[str, object]) -> dict[str, object]:
+  """Of the machine's peak, in training."""
   found: dict[str, object] = {}
-  for name, fact in facts.items():
-    found |= {f'{name}_{key}': value for key, value in fact.items()}
-    speed = result.get(f'train_{name}_per_second')
-    if speed:
-      spent = speed * result[f'train_{name}_operations']
-      found[f'{name}_peak_share'] = spent / fact['peak_flops']
+  for name in SIDES if peaks else ():
+    work = result[f'train_{name}_operations']
+    shares = [
+      turn[name] * work / peak[name] for turn, peak in zip(rounds, peaks, strict=True)
+    ]
+    found |= {
+      f'{name}_peak_share': statistics.median(shares),
+      f'{name}_peak_share_range': [min(shares), max(shares)],
+      f'{name}_peak_flops': statistics.median(peak[name] for peak in peaks),
+    }
   return found
 
 
-def serve(measures: Mapping[str, Measure], **facts: object) -> None:
-  """A side: says what is known of it, then measures what it is asked for.
+def serve(
+  measures: Mapping[str, Measure], multiply: Callable[[], object], versions: object
+) -> None:
+  """A side: says what it runs on, then measures what it is asked for.
 
   Args:
     measures: by name.
-    facts: to be told first.
+    multiply: a product of two matrices, for the machine's peak.
+    versions: of its libraries, to be told first.
   """
-  print(json.dumps(facts), flush=True)
+  print(json.dumps(versions), flush=True)
   for line in sys.stdin:
     asked = line.strip()
-    measure = measures[asked.removeprefix(OPERATIONS)]
-    counts = asked.startswith(OPERATIONS)
-    found = measure.operations() if counts else measure.rate()
-    print(json.dumps(found), flush=True)
+    print(json.dumps(_answer(asked, measures, multiply)), flush=True)
+
+
+def _answer(asked: str, measures: Mapping[str, Measure], multiply) -> float:
+  if asked == PEAK:
+    return on_cpu.peak_of(multiply)
+  measure = measures[asked.removeprefix(OPERATIONS)]
+  return measure.operations() if asked.startswith(OPERATIONS) else measure.rate()
 
 
 def threads() -> int:

@@ -158,11 +158,7 @@ def main() -> None:
 
   train, params, run = training()
   measures = {'train': train, **sampling(engine(params, run))}
-  versus_peer.serve(
-    measures,
-    peak_flops=on_cpu.peak_of(on_cpu.product()),
-    versions={'jax': jax.__version__},
-  )
+  versus_peer.serve(measures, on_cpu.product(), versions={'jax': jax.__version__})
 
 
 if __name__ == '__main__':
