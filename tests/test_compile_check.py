@@ -80,5 +80,7 @@ def test_a_small_pod(environment, tmp_path):
   state = found['parameter_bytes'] + found['optimizer_bytes'] + found['average_bytes']
   assert state < found['peak_bytes'] < found['hbm_bytes'] == 16 * 2**30
   assert 0 < found['mfu'] < 1
+  assert 0 < found['products_seconds'] < found['computing_seconds']
+  assert found['mfu'] == found['ideal_seconds'] / found['step_seconds']
   assert {'fsdp'} == {axis for each in found['collectives'] for axis in each['axes']}
   assert f'{found["devices"]} devices' in done.stdout

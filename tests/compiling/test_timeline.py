@@ -101,7 +101,8 @@ def test_a_program_added_up_by_hand():
   assert math.isclose(found.waiting, 3 * 536e-9)
   # All-reduce of 1024 B over 2: 1024 B; reduce-scatter of 4096 B over 4: 3072 B, twice.
   assert math.isclose(found.synchronous, (3 * 512 + 2 * 1536) * 1e-9)
-  assert found.kernels == 1
+  assert found.unknown == 1
+  assert found.products == found.kernels == 0
   assert found.seconds == found.computing + found.waiting + found.synchronous
 
 
@@ -132,9 +133,31 @@ def test_a_kernel_with_an_estimate_takes_time():
   call = 'custom_call_target="tpu_custom_call"'
   cost = f'{call}, backend_config={{"cost_estimate":{{"flops":"1000000"}}}}'
   found = read(TEXT.replace(call, cost))
-  assert found.kernels == 0
+  assert found.unknown == 0
   expected = 1e6 / (CHIP.peak * CHIP.kernel_share)
+  assert found.kernels == pytest.approx(expected)
   assert found.computing - read(TEXT).computing == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('product', ['dot', 'convolution'])
+def test_products_are_told_from_the_rest_by_themselves_or_fused(product):
+  found = read(f"""HloModule jit_f
+
+%fused (p: f32[256]) -> f32[256] {{
+  %p = f32[256] parameter(0)
+  %c = f32[256] {product}(%p, %p)
+  ROOT %n = f32[256] negate(%c)
+}}
+
+{computing('plain', 10)}
+ENTRY %main (a: f32[256]) -> f32[256] {{
+  %a = f32[256] parameter(0)
+  %f = f32[256] fusion(%a), kind=kOutput, calls=%fused, {cycles(100)}
+  %d = f32[256] {product}(%f, %f), {cycles(20)}
+  ROOT %g = f32[256] fusion(%d), kind=kLoop, calls=%plain, {cycles(3)}
+}}
+""")
+  assert (found.products, found.others) == pytest.approx((120e-9, 3e-9))
 
 
 def test_collectives_of_the_real_compiler():

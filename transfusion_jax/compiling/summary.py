@@ -38,6 +38,7 @@ def measure(
   reader = timeline.Reader(hlo.parse(made.text), mesh, chip, trips)
   estimate = reader.estimate()
   seconds = estimate.seconds
+  ideal = model_flops / (chip.peak * topology.devices)
   return {
     'topology': topology.name,
     'slices': topology.slices,
@@ -54,12 +55,15 @@ def measure(
     'activation_bytes': made.temporaries,
     'model_flops': model_flops,
     'program_flops': made.flops,
+    'ideal_seconds': ideal,
     'step_seconds': seconds,
     'computing_seconds': estimate.computing,
+    'products_seconds': estimate.products,
+    'kernels_seconds': estimate.kernels,
     'synchronous_seconds': estimate.synchronous,
     'waiting_seconds': estimate.waiting,
-    'mfu': model_flops / (seconds * chip.peak * topology.devices) if seconds else 0.0,
-    'unknown_kernels': estimate.kernels,
+    'mfu': ideal / seconds if seconds else 0.0,
+    'unknown_kernels': estimate.unknown,
     'collectives': timeline.totals(estimate),
     'replicated': program.replicated(state.params),
     'method': METHOD,
@@ -84,6 +88,10 @@ def lines(result: dict[str, Any], *, shown: int = 12) -> list[str]:
     f'computing {1e3 * result["computing_seconds"]:.1f} ms, synchronous collectives '
     f'{1e3 * result["synchronous_seconds"]:.1f} ms, waiting for the others '
     f'{1e3 * result["waiting_seconds"]:.1f} ms',
+    f'  computing: products {1e3 * result["products_seconds"]:.1f} ms (model, at the '
+    f'peak: {1e3 * result["ideal_seconds"]:.1f} ms), kernels '
+    f'{1e3 * result["kernels_seconds"]:.1f} ms, the rest '
+    f'{1e3 * _rest(result):.1f} ms',
     f'  ({result["method"]})',
   ]
   if result['unknown_kernels']:
@@ -108,6 +116,11 @@ def lines(result: dict[str, Any], *, shown: int = 12) -> list[str]:
       f'{each["bytes"] / 2**20:.1f} MiB'
     )
   return told
+
+
+def _rest(result: dict[str, Any]) -> float:
+  known = result['products_seconds'] + result['kernels_seconds']
+  return result['computing_seconds'] - known
 
 
 def _gib(count: int) -> str:

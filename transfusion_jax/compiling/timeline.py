@@ -60,18 +60,27 @@ class Estimate:
   """What a computation takes, all loops included; seconds add up.
 
   Attributes:
-    computing: in instructions whose cycles are known, and kernels.
+    products: in matrix products and convolutions, and what is fused with them.
+    kernels: in kernels, by the operations that they say they take.
+    others: in all other instructions whose cycles are known.
     synchronous: in collectives that nothing overlaps with.
     waiting: for the rest of asynchronous ones.
     collectives: and how often each runs.
-    kernels: how often a kernel runs whose cost nobody knows.
+    unknown: how often a kernel runs whose cost nobody knows.
   """
 
-  computing: float = 0.0
+  products: float = 0.0
+  kernels: float = 0.0
+  others: float = 0.0
   synchronous: float = 0.0
   waiting: float = 0.0
   collectives: dict[Collective, int] = dataclasses.field(default_factory=dict)
-  kernels: int = 0
+  unknown: int = 0
+
+  @property
+  def computing(self) -> float:
+    """Whatever is no collective."""
+    return self.products + self.kernels + self.others
 
   @property
   def seconds(self) -> float:
@@ -80,10 +89,8 @@ class Estimate:
 
   def add(self, other: 'Estimate', times: int = 1) -> None:
     """Adds what runs `times` times."""
-    self.computing += times * other.computing
-    self.synchronous += times * other.synchronous
-    self.waiting += times * other.waiting
-    self.kernels += times * other.kernels
+    for name in ('products', 'kernels', 'others', 'synchronous', 'waiting', 'unknown'):
+      setattr(self, name, getattr(self, name) + times * getattr(other, name))
     for collective, count in other.collectives.items():
       self.collectives[collective] = self.collectives.get(collective, 0) + times * count
 
@@ -147,18 +154,25 @@ class Reader:
       else:
         total.synchronous += made.seconds
     if each is not core or role == 'none':
-      total.computing += self._cost(each, total)
+      self._compute(each, total)
 
-  def _cost(self, each: hlo.Instruction, total: Estimate) -> float:
-    """Seconds of an instruction that is not, or not only, a collective."""
+  def _compute(self, each: hlo.Instruction, total: Estimate) -> None:
+    """Adds an instruction that is not, or not only, a collective."""
     if each.cycles is not None:
-      return each.cycles / self.chip.clock
-    if 'custom_call_target="tpu_custom_call"' in each.text:
+      seconds = each.cycles / self.chip.clock
+      if self._multiplies(each):
+        total.products += seconds
+      else:
+        total.others += seconds
+    elif 'custom_call_target="tpu_custom_call"' in each.text:
       if each.kernel_flops is None:
-        total.kernels += 1
-        return 0.0
-      return each.kernel_flops / (self.chip.peak * self.chip.kernel_share)
-    return 0.0
+        total.unknown += 1
+      else:
+        total.kernels += each.kernel_flops / (self.chip.peak * self.chip.kernel_share)
+
+  def _multiplies(self, each: hlo.Instruction) -> bool:
+    inside = (each, *self._inside(each.called))
+    return any(one.opcode in ('dot', 'convolution') for one in inside)
 
   def _role(self, each: hlo.Instruction) -> tuple[str, hlo.Instruction]:
     """`start`, `done`, `synchronous` or `none`, and the collective behind it."""
