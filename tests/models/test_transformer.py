@@ -1,8 +1,10 @@
 """The decoder: what depends on what, and that choices of speed change no numbers."""
 
 import dataclasses
+import math
 
 import jax
+import jax.ad_checkpoint
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,6 +50,33 @@ def test_only_differences_of_positions_matter():
   np.testing.assert_allclose(found, moved, atol=2e-5)
   mirrored = run(decoder, x, 40 - batch.position, batch.span)
   assert not np.allclose(found, mirrored, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+  ('backend', 'outputs'),
+  [
+    ('xla_dense', 40 * 8),  # positions, head_dim
+    ('xla_chunked', 40 * 8),
+    ('xla_blocks', 128 * (8 + 1)),  # a block of positions, and their sums
+  ],
+)
+def test_attention_outputs_are_saved_once(backend, outputs, capsys):
+  rows = tiny.mixed_batch()
+
+  def kept(remat):
+    model = tiny.model(attention=backend, remat=remat)
+    forward = lambda m: m(rows, rows.images, tiny.levels(rows)).hidden.sum()  # noqa: E731
+    jax.ad_checkpoint.print_saved_residuals(forward, model)
+    lines = capsys.readouterr().out.splitlines()
+    shapes = [line[line.index('[') + 1 : line.index(']')] for line in lines]
+    return sum(
+      math.prod(int(n) for n in shape.split(',') if n)
+      for shape, line in zip(shapes, lines, strict=True)
+      if 'output of scan' in line
+    )
+
+  # Of two layers, eight rows, two heads.
+  assert kept('save_attention') - kept('full') == 2 * 8 * 2 * outputs
 
 
 @pytest.mark.parametrize('changes', [{'unroll': 2}, {'remat': 'full'}])

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import jax
-import jax.ad_checkpoint
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -101,7 +100,6 @@ class Attention(module.Module):
       cache = cache_lib.write(cache, k, v, at)
       k, v = cache.k.astype(x.dtype), cache.v.astype(x.dtype)
     o = context.attend(q, k, v, span, backend=self.config.attention)
-    o = jax.ad_checkpoint.checkpoint_name(o, 'attention')
     return _joined(o, self.out), cache
 
 

@@ -27,6 +27,7 @@ import math
 from typing import Literal
 
 import jax
+import jax.ad_checkpoint
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -102,7 +103,7 @@ def _attend_planned(q, k, v, span, *, backend):
   if not isinstance(span, schedule.Plan):
     span = prepare(span, k.shape[2], backend=backend)
   if not isinstance(span, schedule.Plan):
-    return _attend_dense(q, k, v, span)
+    return _kept(_attend_dense(q, k, v, span))
   skipping = attention_tpu if backend == 'tpu' else attention_xla
   return skipping.attend(q, k, v, span)
 
@@ -166,13 +167,18 @@ def _attend_chunked(q, k, v, span):
 def _attend_gpu(q, k, v, span):
   """The library's kernel for what it takes."""
   if isinstance(span, span_lib.Span) and attention_gpu.takes(q):
-    return attention_gpu.attend(q, k, v, span)
+    return _kept(attention_gpu.attend(q, k, v, span))
   return _attend_planned(q, k, v, span, backend='xla')
 
 
+def _kept(o):
+  """Names what a remat policy may save, as backends that skip blocks do themselves."""
+  return jax.ad_checkpoint.checkpoint_name(o, 'attention')
+
+
 _BACKENDS = {
-  'xla_dense': _attend_dense,
-  'xla_chunked': _attend_chunked,
+  'xla_dense': lambda *arguments: _kept(_attend_dense(*arguments)),
+  'xla_chunked': lambda *arguments: _kept(_attend_chunked(*arguments)),
   'gpu': _attend_gpu,
   **{
     name: functools.partial(_attend_planned, backend=name)
