@@ -25,6 +25,9 @@ def test_rows_divide_into_two_chunks_for_every_device_along_them():
   preflight.check_devices(emoji_run(row_length=164), devices)
   with pytest.raises(ValueError, match='8 chunks.*row_length=164'):
     preflight.check_devices(emoji_run(row_length=164, sequence=4), devices)
+  rest = emoji_run(row_length=168, data=1, fsdp=1, sequence=-1)
+  with pytest.raises(ValueError, match='16 chunks.*row_length=168'):
+    preflight.check_devices(rest, devices)
 
 
 def test_a_mesh_of_another_size_is_found():

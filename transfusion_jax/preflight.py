@@ -110,8 +110,8 @@ def check_step(run: config.Run, devices: Sequence[jax.Device]) -> None:
     )
   if isinstance(run, config.AutoencoderRun):
     return
-  chunks = 2 * run.mesh.sequence
-  if run.mesh.sequence > 1 and run.data.row_length % chunks:
+  chunks = 2 * named['sequence']
+  if chunks > 2 and run.data.row_length % chunks:
     raise ValueError(
       f'expected rows that divide into {chunks} chunks, two for every device along '
       f'mesh.sequence, found row_length={run.data.row_length}; change one of them'
