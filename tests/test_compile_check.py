@@ -44,15 +44,20 @@ def refused(done, *words):
 def test_a_topology_that_does_not_exist(environment):
   done = check(environment, *TINY, '--topology=v5p:8x8x7')
   refused(done, 'found v5p:8x8x7; the nearest is v5p:8x8x8')
+  done = check(environment, *TINY, '--topology=v5e:2x2', '--json=nowhere/found.json')
+  refused(done, 'expected a folder for --json=nowhere/found.json')
 
 
 @pytest.mark.slow
 @needs_libtpu
-def test_a_run_that_cannot_fit_and_rows_that_do_not_divide(environment):
+def test_a_run_that_cannot_fit_and_rows_that_do_not_divide(environment, tmp_path):
   large = '--config=configs/transfusion_7b.py'
-  refused(
-    check(environment, large, '--topology=v5e:2x2'), 'for its state alone', 'v5e:2x4'
-  )
+  file = tmp_path / 'found.json'
+  done = check(environment, large, '--topology=v5e:2x2', f'--json={file}')
+  refused(done, 'for its state alone', 'or try --topology=v5e:2x4')
+  found = json.loads(file.read_text())
+  assert not found['fits']
+  assert 'for its state alone' in found['reason']
   done = check(environment, *TINY, '--topology=v5e:4x4', '--batch=8')
   refused(done, 'rows that divide by 16', 'found 8')
 

@@ -59,6 +59,7 @@ def main() -> None:
     if _BATCH.value:  # nothing is packed: no shards that rows would have to divide into
       data = dataclasses.replace(run.data, rows=_BATCH.value, shards=1)
       run = dataclasses.replace(run, data=data)
+    _check_places()
     devices = topologies.devices(topology)
     if _SEARCH.value:
       _write(_searched(run, topology, devices))
@@ -66,6 +67,7 @@ def main() -> None:
     try:
       result = compiled(run, topology, devices)
     except program.DoesNotFit as error:
+      _write({'topology': topology.name, 'fits': False, 'reason': str(error)})
       raise _too_large(topology, str(error)) from error
     print('\n'.join(summary.lines(result)))
     _write(result)
@@ -109,11 +111,19 @@ def compiled(
 
 def _too_large(topology: topologies.Topology, found: str) -> ValueError:
   larger = topologies.larger(topology)
-  way = f', take --topology={larger.name}' if larger else ''
+  way = f'try --topology={larger.name}' if larger else 'try more --slices'
   return ValueError(
     f'expected a step that fits on {topology.name}, found one that {found}; raise '
-    f'--config.mesh.fsdp or --config.train.microbatches, lower --batch{way}'
+    f'--config.mesh.fsdp or --config.train.microbatches, lower --batch, or {way}'
   )
+
+
+def _check_places() -> None:
+  for name, place in (('json', _JSON.value), ('hlo', _HLO.value)):
+    if place and not pathlib.Path(place).resolve().parent.is_dir():
+      raise ValueError(
+        f'expected a folder for --{name}={place}, found none; make it, or change it'
+      )
 
 
 def _write(found: Any) -> None:
@@ -134,12 +144,17 @@ def _searched(run, topology, devices) -> list[dict[str, Any]]:
     log.info(f'{_told(candidate)}: {_short(result)}')
     return result if result['fits'] else None
 
-  heads = run.model.transformer.kv_heads
-  rows, sequence = run.data.rows, run.mesh.sequence
-  shapes = search.meshes(topology, rows=rows, heads=heads, sequence=sequence)
+  sizes = run.model.transformer
+  shapes = search.meshes(
+    topology,
+    rows=run.data.rows,
+    heads=sizes.kv_heads,
+    width=sizes.width,
+    sequence=run.mesh.sequence,
+  )
   found = search.run(
-    list(shapes),
-    rows=rows,
+    [each for each in shapes if _holds_state(run, each, topology, devices)],
+    rows=run.data.rows,
     slices=topology.slices,
     attempt=attempt,
     tries=_TRIES.value,
@@ -147,13 +162,25 @@ def _searched(run, topology, devices) -> list[dict[str, Any]]:
   if not found:
     larger = topologies.larger(topology)
     raise ValueError(
-      f'expected a choice that fits on {topology.name}, found none; '
-      + (f'use --topology={larger.name}' if larger else 'use more slices')
+      f'expected a choice that fits on {topology.name}, found none in at most '
+      f'{_TRIES.value} compilations; raise --tries, or '
+      + (f'try --topology={larger.name}' if larger else 'try more --slices')
     )
   print('fastest first:')
   for candidate, result in found:
     print(f'  {_told(candidate)}: {_short(result)}')
   return [{**dataclasses.asdict(c), **result} for c, result in found]
+
+
+def _holds_state(run, sizes: mesh_lib.MeshConfig, topology, devices) -> bool:
+  """Whether what is kept between steps fits, which takes no compilation to know."""
+  placed = build.trainer(run, mesh_lib.make(sizes, devices)).abstract
+  try:
+    program.check_state(placed, topology.chip.hbm_bytes)
+  except program.DoesNotFit as error:
+    log.info(f'{dataclasses.asdict(sizes)}: {error}')
+    return False
+  return True
 
 
 def _with(run: config.TransfusionRun, candidate: search.Candidate):

@@ -101,6 +101,52 @@ def test_the_cost_estimate_of_a_kernel():
   assert module.computations['m'].instructions[0].kernel_flops == 512
 
 
+def test_rounds_of_a_loop():
+  def rounds(text):
+    module = hlo.parse(text)
+    return module.rounds(module.computations['main'].instructions[2])
+
+  assert rounds(TEXT) == 24
+  assert rounds(TEXT.replace('constant(24)', 'parameter(1)')) is None
+  told = 'body=%body.1, backend_config={"known_trip_count":{"n":"5"}}'
+  assert rounds(TEXT.replace('body=%body.1', told)) == 5
+
+
+def test_a_transfer_between_slices():
+  runtime = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
+  line = (
+    '  %s = (f32[8], u32[], token[]) send(%a, %t), channel_id=2, '
+    f'frontend_attributes={{{runtime},_xla_host_transfer_rendezvous="all-reduce.2_0"}}'
+  )
+
+  def sent(line):
+    module = hlo.parse(f'ENTRY %m (a: f32[8]) -> f32[8] {{\n{line}\n}}\n')
+    return module.computations['m'].instructions[0]
+
+  assert sent(line).rendezvous == 'all-reduce.2_0'
+  assert (sent(line).channel, sent(line).operation) == ('2', 's')
+  assert sent(line.replace('megascale', 'other')).rendezvous == ''
+  assert sent(line.replace('_xla_host_transfer_rendezvous', 'x')).rendezvous == 's'
+
+
+@pytest.mark.parametrize(
+  ('call', 'expected'),
+  [
+    ('fusion(%a), kind=kLoop', True),
+    ('custom-call(%a), custom_call_target="Sort"', True),
+    ('custom-call(%a), custom_call_target="ConcatBitcast"', False),
+    ('custom-call(%a), custom_call_target="AsyncCollectiveStart"', False),
+    ('copy(%a)', True),
+    ('copy-start(%a)', False),
+    ('async-done(%a)', False),
+    ('bitcast(%a)', False),
+  ],
+)
+def test_what_takes_time_of_its_own(call, expected):
+  module = hlo.parse(f'ENTRY %m (a: f32[8]) -> f32[8] {{\n  %k = f32[8] {call}\n}}\n')
+  assert module.computations['m'].instructions[0].works is expected
+
+
 def test_text_of_the_real_compiler():
   def loop(x):
     return jax.lax.scan(lambda c, _: (jnp.sin(c) * 2.0, None), x, length=5)[0]

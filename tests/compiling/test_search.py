@@ -15,9 +15,15 @@ def test_meshes_follow_the_torus_and_give_every_device_a_row():
     (4, 1, 1, 4),
     (1, 4, 1, 4),
   ]
+  # fsdp divides the width
+  assert shapes(topology, rows=16, heads=3, width=12) == [(16, 1, 1, 1), (4, 4, 1, 1)]
   # sixteen devices, eight rows, no head to divide
   assert shapes(topology, rows=8, heads=3) == []
-  assert shapes(topology, rows=8, heads=3, sequence=2) == [(8, 1, 2, 1), (2, 4, 2, 1)]
+  assert shapes(topology, rows=8, heads=3, sequence=2) == [
+    (8, 1, 2, 1),
+    (2, 4, 2, 1),
+    (1, 8, 2, 1),
+  ]
 
 
 def test_meshes_are_those_of_one_slice():
@@ -26,8 +32,10 @@ def test_meshes_are_those_of_one_slice():
   assert found == [(4, 1, 1, 1), (2, 2, 1, 1), (1, 4, 1, 1)]
 
 
-def shapes(topology, *, rows, heads, sequence=1):
-  found = search.meshes(topology, rows=rows, heads=heads, sequence=sequence)
+def shapes(topology, *, rows, heads, width=64, sequence=1):
+  found = search.meshes(
+    topology, rows=rows, heads=heads, width=width, sequence=sequence
+  )
   return [dataclasses.astuple(each) for each in found]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from transfusion_jax.compiling import hlo, timeline, topologies
+from transfusion_jax.compiling import hlo, program, summary, timeline, topologies
 from transfusion_jax.training import mesh as mesh_lib
 
 CHIP = dataclasses.replace(topologies.CHIPS['v5e'], clock=1e9, link_rate=1e9)
@@ -85,11 +85,41 @@ ENTRY %main (a: f32[256]) -> f32[256] {{
 """
 
 
-def read(text, **changes):
-  devices = np.array([types.SimpleNamespace() for _ in range(8)]).reshape(2, 4)
-  mesh = types.SimpleNamespace(devices=devices, axis_names=('data', 'fsdp'))
-  reader = timeline.Reader(hlo.parse(text), mesh, CHIP, **changes)
-  return reader.estimate()
+MEGASCALE = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
+ACROSS = (
+  'is_host_transfer=true, frontend_attributes={'
+  f'{MEGASCALE},_xla_host_transfer_rendezvous="all-reduce.2_0",'
+  '_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",'
+  '_xla_megascale_transfer_type="ALL_REDUCE"}'
+)
+ARRAY = 'bf16[1024,8,128]{2,1,0:T(8,128)(2,1)}'
+BETWEEN_SLICES = f"""HloModule jit_f, is_scheduled=true
+
+{computing('product', 100000)}
+ENTRY %main (a: bf16[1024,8,128]) -> bf16[1024,8,128] {{
+  %a = {ARRAY} parameter(0)
+  %after-all = token[] after-all(), \
+frontend_attributes={{MegascaleRendezvousKeyName="all-reduce.2_0"}}
+  %send = ({ARRAY}, u32[], token[]) send(%a, %after-all), channel_id=2, {ACROSS}
+  %recv = ({ARRAY}, u32[], token[]) recv(%after-all), channel_id=1, {ACROSS}
+  %fusion = f32[256] fusion(%a), calls=%product, {cycles(100000)}
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true, \
+frontend_attributes={{{MEGASCALE}}}
+  %recv-done = ({ARRAY}, token[]) recv-done(%recv), channel_id=1, \
+is_host_transfer=true, frontend_attributes={{{MEGASCALE}}}
+  ROOT %get = {ARRAY} get-tuple-element(%recv-done), index=0
+}}
+"""
+
+
+def read(text, *, chip=CHIP, slices=1, **changes):
+  """Eight devices; those of several slices have `slice` as another, outermost axis."""
+  made = [types.SimpleNamespace(slice_index=i * slices // 8) for i in range(8)]
+  shape = (slices, 2, 4 // slices)
+  mesh = types.SimpleNamespace(
+    devices=np.array(made).reshape(shape), axis_names=('slice', 'data', 'fsdp')
+  )
+  return timeline.Reader(hlo.parse(text), mesh, chip, **changes).estimate()
 
 
 def test_a_program_added_up_by_hand():
@@ -122,9 +152,90 @@ def test_collectives_are_counted_by_kind_and_axis():
   )
 
 
+def test_seconds_waited_are_all_there_is_to_communication():
+  found = read(TEXT)
+  waited = {
+    (each['kind'], each['overlaps']): each['waited_seconds']
+    for each in timeline.totals(found)
+  }
+  assert waited == pytest.approx(
+    {
+      ('all-gather', True): 3 * 536e-9,
+      ('all-reduce', False): 3 * 512e-9,
+      ('reduce-scatter', False): 2 * 1536e-9,
+    }
+  )
+  assert sum(waited.values()) == pytest.approx(found.synchronous + found.waiting)
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_an_all_reduce_between_slices(devices):
+  chip = dataclasses.replace(CHIP, devices=devices)
+  found = read(BETWEEN_SLICES, slices=2, chip=chip)
+  (only,) = timeline.totals(found)
+  # 1024 x 8 x 128 of two bytes: of two slices each sends half of them twice, at 6.25
+  # GB/s for all devices of a chip; 100 us are covered.
+  seconds = devices * 2097152 / 6.25e9
+  assert only == {
+    'kind': 'all-reduce',
+    'bytes': 2097152,
+    'axes': ['slice'],
+    'count': 1,
+    'overlaps': True,
+    'seconds': pytest.approx(seconds),
+    'waited_seconds': pytest.approx(seconds - 100e-6),
+    'operation': 'all-reduce.2_0',
+  }
+  assert found.seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'expected', 'whole', 'moved'),
+  [
+    ('ALL_GATHER', 'all-gather', 4 * 2097152, 3 * 2097152),
+    ('ALL_TO_ALL', 'all-to-all', 2097152, 3 * 2097152 / 4),
+    ('ONE_TO_ONE', 'collective-permute', 2097152, 2097152),
+  ],
+)
+def test_other_transfers_between_slices(kind, expected, whole, moved):
+  text = BETWEEN_SLICES.replace('_xla_megascale_reduce_operation="SUM",', '')
+  (only,) = timeline.totals(read(text.replace('ALL_REDUCE', kind), slices=4))
+  assert (only['kind'], only['bytes'], only['axes']) == (expected, whole, ['slice'])
+  assert only['seconds'] == pytest.approx(moved / 6.25e9)
+
+
+def test_transfers_to_the_host_are_no_collectives():
+  text = BETWEEN_SLICES.replace('xla_megascale_runtime', 'xla_debugger')
+  found = read(text, slices=2)
+  assert not found.collectives
+  assert found.seconds == pytest.approx(100e-6)
+
+
+def test_large_instructions_without_cycles_are_counted():
+  large = 'bf16[1024,512]'
+  inner = f"""  %one = f32[256] fusion(%p), kind=kLoop, {cycles(1000)}
+  %x1 = {large} fusion(%p), kind=kLoop, calls=%cheap
+  %x2 = f32[8,1024,512] dynamic-update-slice(%p, %x1, %p)
+  %x3 = {large} copy(%x1), {cycles(5)}
+  %x4 = bf16[1023,512] copy(%x1)
+  %x5 = {large} bitcast(%x1)
+  %x6 = ({large}, {large}, u32[]) copy-start(%x1)
+  %x7 = {large} copy-done(%x6)
+  %x8 = {large} custom-call(), custom_call_target="AllocateBuffer"
+  %x9 = {large} custom-call(%x1), custom_call_target="tpu_custom_call"""
+  line = f'  %one = f32[256] fusion(%p), kind=kLoop, {cycles(1000)}\n  %d'
+  assert line in TEXT
+  found = read(TEXT.replace(line, inner + '"\n  %d'))
+  assert (found.untimed, found.untimed_bytes) == (3 * 2, 3 * 2 * 2**20)
+  assert read(TEXT).untimed == read(TEXT).untimed_bytes == 0
+  assert found.others == pytest.approx(read(TEXT).others + 15e-9)
+
+
 def test_a_loop_that_does_not_say_how_long_it_is():
   silent = TEXT.replace('constant(3)', 'parameter(1)')
-  assert read(silent, trips=5).computing == pytest.approx((5000 + 5070) * 1e-9)
+  found = read(silent, trips=5)
+  assert found.computing == pytest.approx((5000 + 5070) * 1e-9)
+  assert (found.unknown_loops, read(TEXT).unknown_loops) == (1, 0)
   told = TEXT.replace('body=%body', 'body=%body, x={"known_trip_count":{"n":"7"}}')
   assert read(told).computing == pytest.approx((7000 + 5070) * 1e-9)
 
@@ -174,3 +285,24 @@ def test_collectives_of_the_real_compiler():
   found = timeline.totals(reader.estimate())
   assert [(each['kind'], each['axes']) for each in found] == [('all-reduce', ['fsdp'])]
   assert found[0]['bytes'] == 4 * 32 * 4
+
+
+def test_what_the_estimate_leaves_out_is_said():
+  silent = TEXT.replace('constant(3)', 'parameter(1)')
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(2, 4, 1, 1))
+  copied = '  %y = bf16[1024,1024] copy(%a)\n  %w ='
+  made = program.Program(1.0, 0, 0, 0, 0, 1.0, silent.replace('  %w =', copied))
+  result = summary.measure(
+    made,
+    topology=topologies.find('v5e:2x4'),
+    mesh=mesh,
+    state=types.SimpleNamespace(params={}, ema={}, opt_state=()),
+    batch={},
+    trips=7,
+    model_flops=1.0,
+  )
+  named = ('unknown_kernels', 'unknown_loops', 'untimed', 'untimed_bytes')
+  assert [result[name] for name in named] == [1, 1, 1, 2**21]
+  told = '\n'.join(summary.lines(result))
+  for words in ('1 loops do not say', 'as 7 rounds', '1 large instructions', 'exposed'):
+    assert words in told

@@ -1,5 +1,7 @@
 """Which topologies exist, and what is said of those that do not."""
 
+import math
+
 import pytest
 
 from transfusion_jax.compiling import topologies
@@ -7,7 +9,15 @@ from transfusion_jax.compiling import topologies
 
 @pytest.mark.parametrize(
   ('name', 'devices'),
-  [('v5e:16x16', 256), ('v5p:8x8x8', 512), ('v4:2x2x1', 4), ('tpu7x:2x2x1', 8)],
+  [
+    ('v5e:16x16', 256),
+    ('v5p:8x8x8', 512),
+    ('v5p:4x4x12', 192),
+    ('v5p:16x20x28', 8960),
+    ('v4:2x2x1', 4),
+    ('tpu7x:2x2x1', 8),
+    ('tpu7x:16x24x24', 18432),
+  ],
 )
 def test_topologies_that_exist(name, devices):
   found = topologies.find(name)
@@ -24,6 +34,8 @@ def test_topologies_that_exist(name, devices):
     ('v5p:8x8', 'v5p:4x4x4'),
     ('v5p:8x8x7', 'v5p:8x8x8'),
     ('v5p:4x2x2', 'v5p:2x2x4'),
+    ('v5p:4x4x16', 'v5p:4x8x8'),
+    ('v5p:4x12x16', 'v5p:8x8x12'),
   ],
 )
 def test_the_nearest_is_named(name, nearest):
@@ -51,6 +63,13 @@ def test_every_shape_is_within_its_chip():
   for chip in topologies.CHIPS.values():
     shapes = list(topologies.shapes(chip))
     assert len(set(shapes)) == len(shapes)
+    largest = max(chip.most, *map(math.prod, chip.more), 0)
     assert max(topologies.Topology(chip, s).devices for s in shapes) <= (
-      chip.most * chip.devices
+      largest * chip.devices
     )
+
+
+def test_of_as_many_chips_the_most_compact_cubes_are_sold():
+  sold = list(topologies.shapes(topologies.CHIPS['v5p']))
+  assert len({math.prod(sides) for sides in sold}) == len(sold) == 96
+  assert {(4, 4, 244), (4, 28, 52), (8, 16, 20), (12, 12, 36)} < set(sold)

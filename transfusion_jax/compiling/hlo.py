@@ -6,7 +6,7 @@ Only the syntax lives here; `timeline.py` says what it means.
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -17,8 +17,14 @@ _CALLED = re.compile(
   r'branch_computations|called_computations|async_computation)='
   r'(\{[^{}]*\}|%?[\w.\-]+)'
 )
+_FREE = ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast')
+_MARKERS = ('AllocateBuffer', 'ConcatBitcast', 'Sharding')  # targets of custom calls
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
+_CHANNEL = re.compile(r'\bchannel_id=(\d+)')
+_CONDITION = re.compile(r'condition=%?([\w.\-]+)')
+_OPERATION = re.compile(r'op_name="([^"]*)"')
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _COST_FLOPS = re.compile(r'"flops":\s*"?(\d+)')
 _HEADER = re.compile(r'^(ENTRY\s+)?%?([\w.\-]+)\s*\(.*\{\s*$')
 _LINE = re.compile(r'^\s+(ROOT\s+)?%?([\w.\-]+) = (.*)$')
@@ -69,6 +75,43 @@ class Instruction:
     return int(found[1]) if found else None
 
   @property
+  def channel(self) -> str | None:
+    """What the parts of one transfer have in common; None where it has none."""
+    found = _CHANNEL.search(self.text)
+    return found[1] if found else None
+
+  @property
+  def operation(self) -> str:
+    """What it belongs to, as traced; its own name where the text does not say."""
+    found = _OPERATION.search(self.text)
+    return found[1] if found else self.name
+
+  @property
+  def target(self) -> str:
+    """What a custom call calls; empty for all others."""
+    found = _TARGET.search(self.text)
+    return found[1] if found else ''
+
+  def attribute(self, name: str) -> str:
+    """A frontend attribute; empty where it is not given."""
+    found = re.search(rf'\b{name}="([^"]*)"', self.text)
+    return found[1] if found else ''
+
+  @property
+  def rendezvous(self) -> str:
+    """What a `send` and a `recv` between slices have in common; empty for others."""
+    if self.attribute('_xla_host_transfer_handler_name') != 'xla_megascale_runtime':
+      return ''
+    return self.attribute('_xla_host_transfer_rendezvous') or self.name
+
+  @property
+  def works(self) -> bool:
+    """Whether it takes time of its own; what runs beside others does not."""
+    if self.opcode in _FREE or self.target in _MARKERS or 'Async' in self.target:
+      return False
+    return not re.search(r'-(start|done|update)$|^(send|recv)$', self.opcode)
+
+  @property
   def groups(self) -> np.ndarray | None:
     """Replica groups, [groups, members]; None where the text has none."""
     return replica_groups(self.text)
@@ -88,6 +131,26 @@ class Module:
 
   computations: Mapping[str, Computation]
   entry: str
+
+  def inside(self, names: Iterable[str]) -> Iterator[Instruction]:
+    """Instructions of computations and of those that they fuse or call."""
+    for name in names:
+      for each in self.computations[name].instructions:
+        yield each
+        if each.opcode in ('fusion', 'call', 'async-start'):
+          yield from self.inside(each.called)
+
+  def rounds(self, loop: Instruction) -> int | None:
+    """As told, or the one constant that the loop's condition compares; else None."""
+    if loop.trips is not None:
+      return loop.trips
+    condition = _CONDITION.search(loop.text)
+    found = {
+      int(each.literal)
+      for each in self.inside([condition[1]] if condition else [])
+      if each.opcode == 'constant' and each.literal.isdigit()
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def parse(text: str) -> Module:

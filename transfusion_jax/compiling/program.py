@@ -111,7 +111,7 @@ def check_state(state: Any, hbm_bytes: int) -> None:
 
 
 def replicated(params: Any) -> list[dict[str, Any]]:
-  """Large weights that every device holds whole though an axis could divide them.
+  """Large weights that every device holds whole though the mesh divides weights.
 
   Args:
     params: nested dict of `jax.ShapeDtypeStruct`s with shardings.
@@ -122,10 +122,9 @@ def replicated(params: Any) -> list[dict[str, Any]]:
   found = []
   for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
     sizes = leaf.sharding.mesh.shape
-    dividing = [sizes[axis] for axis in ('fsdp', 'tensor') if sizes[axis] > 1]
-    possible = any(n % size == 0 for size in dividing for n in leaf.shape)
+    divides = max(sizes['fsdp'], sizes['tensor']) > 1
     bytes_ = leaf.size * leaf.dtype.itemsize
-    if possible and bytes_ > LARGE and leaf.sharding.is_fully_replicated:
+    if divides and bytes_ > LARGE and leaf.sharding.is_fully_replicated:
       name = '.'.join(str(getattr(key, 'key', key)) for key in path)
       found.append({'name': name, 'shape': list(leaf.shape), 'bytes': bytes_})
   return sorted(found, key=lambda each: -each['bytes'])

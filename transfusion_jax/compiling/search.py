@@ -29,14 +29,17 @@ class Candidate:
 
 
 def meshes(
-  topology: topologies.Topology, *, rows: int, heads: int, sequence: int
+  topology: topologies.Topology, *, rows: int, heads: int, width: int, sequence: int
 ) -> Iterator[mesh_lib.MeshConfig]:
   """Meshes that give every device a row and whose axes follow the sides of the torus.
+
+  Also those with fsdp over all devices that the other axes leave.
 
   Args:
     topology: whose devices are divided.
     rows: of the batch.
     heads: that the tensor axis must divide: key and value heads.
+    width: of the model, that the fsdp axis must divide.
     sequence: devices along the positions of a row, which stay as they are.
   """
   total = topology.devices // topology.slices
@@ -46,12 +49,13 @@ def meshes(
     for sides in itertools.combinations(topology.sides, count)
   ]
   widths = sorted({1, *(side for side in topology.sides if heads % side == 0)})
-  for tensor, fsdp in itertools.product(widths, sorted(set(chosen))):
-    data = total // (fsdp * sequence * tensor)
-    found = mesh_lib.MeshConfig(data, fsdp, sequence, tensor)
-    whole = math.prod(dataclasses.astuple(found)) == total
-    if whole and rows % (topology.slices * data * fsdp) == 0:
-      yield found
+  for tensor in widths:
+    left = total // (sequence * tensor)
+    for fsdp in sorted({*chosen, max(left, 1)}):
+      found = mesh_lib.MeshConfig(left // fsdp, fsdp, sequence, tensor)
+      whole = math.prod(dataclasses.astuple(found)) == total
+      if whole and not width % fsdp and not rows % (topology.slices * left):
+        yield found
 
 
 def run(

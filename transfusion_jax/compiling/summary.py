@@ -35,8 +35,7 @@ def measure(
     model_flops: that the model needs.
   """
   chip = topology.chip
-  reader = timeline.Reader(hlo.parse(made.text), mesh, chip, trips)
-  estimate = reader.estimate()
+  estimate = timeline.Reader(hlo.parse(made.text), mesh, chip, trips).estimate()
   seconds = estimate.seconds
   ideal = model_flops / (chip.peak * topology.devices)
   return {
@@ -64,6 +63,10 @@ def measure(
     'waiting_seconds': estimate.waiting,
     'mfu': ideal / seconds if seconds else 0.0,
     'unknown_kernels': estimate.unknown,
+    'unknown_loops': estimate.unknown_loops,
+    'assumed_rounds': trips,
+    'untimed': estimate.untimed,
+    'untimed_bytes': estimate.untimed_bytes,
     'collectives': timeline.totals(estimate),
     'replicated': program.replicated(state.params),
     'method': METHOD,
@@ -94,17 +97,14 @@ def lines(result: dict[str, Any], *, shown: int = 12) -> list[str]:
     f'{1e3 * _rest(result):.1f} ms',
     f'  ({result["method"]})',
   ]
-  if result['unknown_kernels']:
-    told.append(
-      f'  {result["unknown_kernels"]} kernel calls have no cost estimate and count as '
-      'no time: the step takes longer'
-    )
-  told.append('collectives:        count      MiB       ms  mesh axes')
+  told += _gaps(result)
+  told.append('collectives:        count      MiB       ms  exposed  mesh axes')
   for each in result['collectives'][:shown]:
     told.append(
       f'  {each["kind"]:18}{each["count"]:5}{each["bytes"] / 2**20:9.2f}'
-      f'{1e3 * each["seconds"]:9.2f}  {" ".join(each["axes"]) or "none"}'
-      f'{", overlaps" if each["overlaps"] else ""}: {_tail(each["operation"])}'
+      f'{1e3 * each["seconds"]:9.2f}{1e3 * each["waited_seconds"]:9.2f}  '
+      f'{" ".join(each["axes"]) or "none"}'
+      f'{", asynchronous" if each["overlaps"] else ""}: {_tail(each["operation"])}'
     )
   rest = result['collectives'][shown:]
   if rest:
@@ -114,6 +114,28 @@ def lines(result: dict[str, Any], *, shown: int = 12) -> list[str]:
     told.append(
       f'large but whole on every device: {each["name"]} {each["shape"]}, '
       f'{each["bytes"] / 2**20:.1f} MiB'
+    )
+  return told
+
+
+def _gaps(result: dict[str, Any]) -> list[str]:
+  """What the estimate leaves out or assumes, a line for each kind."""
+  told = []
+  if result['unknown_kernels']:
+    told.append(
+      f'  {result["unknown_kernels"]} kernel calls have no cost estimate and count as '
+      'no time: the step takes longer'
+    )
+  if result['unknown_loops']:
+    told.append(
+      f'  {result["unknown_loops"]} loops do not say how long they run and count as '
+      f'{result["assumed_rounds"]} rounds each: the step takes longer or shorter'
+    )
+  if result['untimed']:
+    told.append(
+      f'  {result["untimed"]} large instructions, which write '
+      f'{_gib(result["untimed_bytes"])}, have no cycles and count as no time: the step '
+      'takes longer'
     )
   return told
 

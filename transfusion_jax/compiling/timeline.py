@@ -3,7 +3,8 @@
 Instructions run one after the other. Each takes the cycles that the compiler estimates;
 a collective takes its bytes over the rate of its links. An asynchronous one runs beside
 what stands between its start and its end, and what is left of it then is waited for
-(as if it had the links to itself).
+(as if it had the links to itself). Between slices, the runtime's `send` is such a start
+and the `recv-done` of the same rendezvous its end.
 
     seconds = cycles / clock + synchronous bytes / link rate + waits           (1)
 
@@ -14,7 +15,6 @@ and tpu7x; the clock of v5p and tpu7x is uncertain by 17 %. Compare variants by 
 
 import dataclasses
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ KINDS = (
   'collective-broadcast',
   'collective-permute',
 )
-_CHANNEL = re.compile(r'\bchannel_id=(\d+)')
 _COLORS = re.compile(r'colors:(\d+)')
+_LARGE = 2**20  # bytes of output, from which on an instruction has to have cycles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Collective:
     kind: one of `KINDS`.
     bytes: of the whole array, of which a device has or ends with one part.
     axes: of the mesh, whose devices take part.
-    overlaps: with computation.
+    overlaps: whether it is asynchronous; `Runs` says what of it is waited for.
     seconds: that its bytes take.
     operation: what it belongs to, as traced.
   """
@@ -56,6 +56,14 @@ class Collective:
 
 
 @dataclasses.dataclass
+class Runs:
+  """How often a collective runs, and the seconds that nothing else runs meanwhile."""
+
+  count: int = 0
+  waited: float = 0.0
+
+
+@dataclasses.dataclass
 class Estimate:
   """What a computation takes, all loops included; seconds add up.
 
@@ -65,8 +73,11 @@ class Estimate:
     others: in all other instructions whose cycles are known.
     synchronous: in collectives that nothing overlaps with.
     waiting: for the rest of asynchronous ones.
-    collectives: and how often each runs.
+    collectives: and their runs.
     unknown: how often a kernel runs whose cost nobody knows.
+    unknown_loops: how often a loop runs whose length nobody knows.
+    untimed: how often a large instruction runs that has no cycles and is no kernel.
+    untimed_bytes: that those write.
   """
 
   products: float = 0.0
@@ -74,8 +85,11 @@ class Estimate:
   others: float = 0.0
   synchronous: float = 0.0
   waiting: float = 0.0
-  collectives: dict[Collective, int] = dataclasses.field(default_factory=dict)
+  collectives: dict[Collective, Runs] = dataclasses.field(default_factory=dict)
   unknown: int = 0
+  unknown_loops: int = 0
+  untimed: int = 0
+  untimed_bytes: int = 0
 
   @property
   def computing(self) -> float:
@@ -89,10 +103,27 @@ class Estimate:
 
   def add(self, other: 'Estimate', times: int = 1) -> None:
     """Adds what runs `times` times."""
-    for name in ('products', 'kernels', 'others', 'synchronous', 'waiting', 'unknown'):
-      setattr(self, name, getattr(self, name) + times * getattr(other, name))
-    for collective, count in other.collectives.items():
-      self.collectives[collective] = self.collectives.get(collective, 0) + times * count
+    for field in dataclasses.fields(self):
+      if field.name != 'collectives':
+        more = times * getattr(other, field.name)
+        setattr(self, field.name, getattr(self, field.name) + more)
+    for collective, runs in other.collectives.items():
+      self.count(collective, times * runs.count, times * runs.waited)
+
+  def count(self, collective: Collective, count: int, waited: float) -> None:
+    """Adds runs of a collective, and the seconds waited for it to its entry only."""
+    runs = self.collectives.setdefault(collective, Runs())
+    runs.count += count
+    runs.waited += waited
+
+
+@dataclasses.dataclass
+class _Walk:
+  """A computation being read: its sum, its instructions, and what is under way."""
+
+  total: Estimate
+  named: dict[str, hlo.Instruction]
+  started: dict[str, tuple[Collective, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +135,7 @@ class Reader:
     mesh: the devices in their logical order, whose places in it are the numbers of
       replica groups; anything with `devices` and `axis_names`.
     chip: on which it runs.
-    trips: rounds of a loop whose length the text does not say, such as the layers.
+    trips: rounds of a loop whose length the text does not say.
   """
 
   module: hlo.Module
@@ -119,16 +150,19 @@ class Reader:
   def _computation(self, name: str, done: dict[str, Estimate]) -> Estimate:
     if name in done:
       return done[name]
-    total = Estimate()
-    started: dict[str, float] = {}
-    for each in self.module.computations[name].instructions:
-      self._instruction(each, total, started, done)
-    done[name] = total
-    return total
+    instructions = self.module.computations[name].instructions
+    walk = _Walk(Estimate(), {each.name: each for each in instructions}, {})
+    for each in instructions:
+      self._instruction(each, walk, done)
+    done[name] = walk.total
+    return walk.total
 
-  def _instruction(self, each, total, started, done):
-    if each.opcode == 'while':
-      rounds = self.rounds(each)
+  def _instruction(self, each, walk, done):
+    total = walk.total
+    if each.opcode in ('while', 'call'):
+      known = self.module.rounds(each) if each.opcode == 'while' else 1
+      total.unknown_loops += known is None
+      rounds = self.trips if known is None else known
       for inner in each.called:
         total.add(self._computation(inner, done), rounds)
       return
@@ -136,25 +170,32 @@ class Reader:
       branches = [self._computation(inner, done) for inner in each.called]
       total.add(max(branches, key=lambda branch: branch.seconds))
       return
-    if each.opcode == 'call':
-      for inner in each.called:
-        total.add(self._computation(inner, done))
-      return
     role, core = self._role(each)
-    if role == 'done':
-      end = started.pop(self._key(each, core), None)
-      if end is not None:
-        total.waiting += max(0.0, end - total.seconds)
-    elif role in ('start', 'synchronous'):
-      scattered = core.opcode == 'all-reduce' and self._scatters(each)
-      made = self.collective(core, overlaps=role == 'start', scattered=scattered)
-      total.collectives[made] = total.collectives.get(made, 0) + 1
-      if role == 'start':
-        started[self._key(each, core)] = total.seconds + made.seconds
-      else:
-        total.synchronous += made.seconds
+    if role != 'none':
+      self._communicate(each, role, core, walk)
+    elif each is core:
+      self._note_untimed(each, walk)
     if each is not core or role == 'none':
       self._compute(each, total)
+
+  def _communicate(self, each, role, core, walk):
+    """Starts a collective, ends it, or runs it while nothing else runs."""
+    total = walk.total
+    if role == 'done':
+      made, end = walk.started.pop(self._key(each, core, walk), (None, 0.0))
+      if made is not None:
+        waited = max(0.0, end - total.seconds)
+        total.waiting += waited
+        total.count(made, 0, waited)
+      return
+    scattered = core.opcode == 'all-reduce' and self._scatters(each)
+    made = self.collective(core, overlaps=role == 'start', scattered=scattered)
+    if role == 'start':
+      total.count(made, 1, 0.0)
+      walk.started[self._key(each, core, walk)] = made, total.seconds + made.seconds
+    else:
+      total.count(made, 1, made.seconds)
+      total.synchronous += made.seconds
 
   def _compute(self, each: hlo.Instruction, total: Estimate) -> None:
     """Adds an instruction that is not, or not only, a collective."""
@@ -164,14 +205,26 @@ class Reader:
         total.products += seconds
       else:
         total.others += seconds
-    elif 'custom_call_target="tpu_custom_call"' in each.text:
+    elif each.target == 'tpu_custom_call':
       if each.kernel_flops is None:
         total.unknown += 1
       else:
         total.kernels += each.kernel_flops / (self.chip.peak * self.chip.kernel_share)
 
+  def _note_untimed(self, each: hlo.Instruction, walk: _Walk) -> None:
+    """Counts a large instruction that works but has no cycles and is no kernel."""
+    if each.cycles is not None or each.target == 'tpu_custom_call' or not each.works:
+      return
+    written = each
+    if each.opcode == 'dynamic-update-slice':
+      written = walk.named.get(each.operands[1], each)
+    size = sum(hlo.sizes(written.shape))
+    if size >= _LARGE:
+      walk.total.untimed += 1
+      walk.total.untimed_bytes += size
+
   def _multiplies(self, each: hlo.Instruction) -> bool:
-    inside = (each, *self._inside(each.called))
+    inside = (each, *self.module.inside(each.called))
     return any(one.opcode in ('dot', 'convolution') for one in inside)
 
   def _role(self, each: hlo.Instruction) -> tuple[str, hlo.Instruction]:
@@ -180,8 +233,10 @@ class Reader:
     if base in KINDS:
       suffix = each.opcode[len(base) + 1 :]
       return ('none' if suffix == 'update' else suffix or 'synchronous'), each
+    if each.opcode in ('send', 'recv-done') and each.rendezvous:
+      return ('start' if each.opcode == 'send' else 'done'), each
     if each.opcode in ('async-start', 'async-done', 'fusion'):
-      inside = list(self._inside(each.called))
+      inside = list(self.module.inside(each.called))
       core = next((one for one in inside if one.opcode in KINDS), None)
       text = ' '.join(one.text for one in inside if one.opcode == 'custom-call')
       if each.opcode == 'async-done' and not each.called:
@@ -203,68 +258,51 @@ class Reader:
       return False
     if each.called[0].startswith('all-reduce-scatter'):
       return True
-    inside = list(self._inside(each.called))
+    inside = list(self.module.inside(each.called))
     summed = {one.name for one in inside if one.opcode == 'all-reduce'}
-    return any(
-      one.opcode == 'dynamic-slice' and one.operands[0] in summed for one in inside
-    )
+    cut = (one.operands[0] for one in inside if one.opcode == 'dynamic-slice')
+    return not summed.isdisjoint(cut)
 
-  def _key(self, each: hlo.Instruction, core: hlo.Instruction) -> str:
+  def _key(self, each: hlo.Instruction, core: hlo.Instruction, walk: _Walk) -> str:
     """What an asynchronous collective's start and end have in common."""
+    if each.opcode in ('send', 'recv-done'):
+      first = each if each.opcode == 'send' else walk.named[each.operands[0]]
+      return f'rendezvous {first.rendezvous}'
     if each.opcode == 'fusion':
-      channel = _CHANNEL.search(core.text)
-      return f'channel {channel[1]}' if channel else core.name
+      return f'channel {core.channel}' if core.channel else core.name
     return each.name if each.opcode.endswith('-start') else each.operands[0]
-
-  def _inside(self, names: Iterable[str]) -> Iterable[hlo.Instruction]:
-    for name in names:
-      for each in self.module.computations[name].instructions:
-        yield each
-        if each.opcode in ('fusion', 'call', 'async-start'):
-          yield from self._inside(each.called)
-
-  def rounds(self, loop: hlo.Instruction) -> int:
-    """Rounds of a loop: as told, or the one constant that its condition compares."""
-    if loop.trips is not None:
-      return loop.trips
-    condition = re.search(r'condition=%?([\w.\-]+)', loop.text)
-    found = {
-      int(each.literal)
-      for each in self._inside([condition[1]] if condition else [])
-      if each.opcode == 'constant' and each.literal.isdigit()
-    }
-    return found.pop() if len(found) == 1 else self.trips
 
   def collective(
     self, core: hlo.Instruction, *, overlaps: bool, scattered: bool = False
   ) -> Collective:
     """Kind, bytes, mesh axes and seconds of a collective instruction."""
-    kind = re.sub(r'-start$', '', core.opcode)
-    groups = core.groups
-    moves = hlo.pairs(core.text)
-    if groups is None and moves is None:
-      groups = np.arange(self.mesh.devices.size)[None]
-    members = moves if moves is not None else groups
-    axes = self._axes(members)
-    whole = self._bytes(kind, core, members.shape[1])
+    kind = _kind(core)
+    members = self._members(core)
     count = members.shape[1]
+    whole = self._bytes(kind, core, count)
     share = 1.0 if kind == 'collective-permute' else (count - 1) / count
     moved = whole * share * (2 if kind == 'all-reduce' and not scattered else 1)
     kind = 'reduce-scatter' if scattered else kind
-    traced = re.search(r'op_name="([^"]*)"', core.text)
-    return Collective(
-      kind,
-      whole,
-      axes,
-      overlaps,
-      moved / self._rate(kind, core, members),
-      traced[1] if traced else core.name,
-    )
+    seconds = moved / self._rate(kind, core, members)
+    operation = core.rendezvous or core.operation
+    return Collective(kind, whole, self._axes(members), overlaps, seconds, operation)
+
+  def _members(self, core: hlo.Instruction) -> np.ndarray:
+    """Numbers of the devices that take part together, [groups, members]."""
+    if core.opcode == 'send':
+      slices = [getattr(one, 'slice_index', 0) for one in self.mesh.devices.flat]
+      return np.argsort(slices, kind='stable').reshape(len(set(slices)), -1).T
+    for found in (hlo.pairs(core.text), core.groups):
+      if found is not None:
+        return found
+    return np.arange(self.mesh.devices.size)[None]
 
   def _bytes(self, kind: str, core: hlo.Instruction, count: int) -> int:
     found = hlo.sizes(core.shape)
     if kind == 'collective-permute':
       return found[0] if found else 0
+    if core.opcode == 'send':
+      return found[0] * (count if kind == 'all-gather' else 1)
     if core.opcode.endswith('-start'):
       return max(found, default=0)
     return sum(found) * (count if kind == 'reduce-scatter' else 1)
@@ -274,7 +312,7 @@ class Reader:
     devices = self.mesh.devices.reshape(-1)
     slices = {getattr(devices[i], 'slice_index', 0) for i in members[0]}
     if len(slices) > 1:
-      return topologies.SLICE_RATE
+      return topologies.SLICE_RATE / self.chip.devices
     if kind == 'collective-permute':
       return self.chip.link_rate
     ways = max((int(each) for each in _COLORS.findall(core.text)), default=2)
@@ -287,23 +325,23 @@ class Reader:
     return tuple(n for n, v in zip(self.mesh.axis_names, varies, strict=True) if v)
 
 
+def _kind(core: hlo.Instruction) -> str:
+  if core.opcode != 'send':
+    return re.sub(r'-start$', '', core.opcode)
+  told = core.attribute('_xla_megascale_transfer_type').lower().replace('_', '-')
+  reduces = core.attribute('_xla_megascale_reduce_operation')
+  return told if told in KINDS else 'all-reduce' if reduces else 'collective-permute'
+
+
 def totals(estimate: Estimate) -> list[dict[str, Any]]:
   """Collectives of one kind, size, axes and synchrony together, slowest first."""
   merged: dict[tuple, dict[str, Any]] = {}
-  for each, count in estimate.collectives.items():
+  for each, runs in estimate.collectives.items():
     key = (each.kind, each.bytes, each.axes, each.overlaps)
-    entry = merged.setdefault(
-      key,
-      {
-        'kind': each.kind,
-        'bytes': each.bytes,
-        'axes': list(each.axes),
-        'count': 0,
-        'overlaps': each.overlaps,
-        'seconds': 0.0,
-        'operation': each.operation,
-      },
-    )
-    entry['count'] += count
-    entry['seconds'] += count * each.seconds
+    blank = {'count': 0, 'seconds': 0.0, 'waited_seconds': 0.0}
+    fields = dataclasses.asdict(each) | {'axes': list(each.axes)}
+    entry = merged.setdefault(key, fields | blank)
+    entry['count'] += runs.count
+    entry['seconds'] += runs.count * each.seconds
+    entry['waited_seconds'] += runs.waited
   return sorted(merged.values(), key=lambda entry: -entry['seconds'])

@@ -26,7 +26,7 @@ class Chip:
   Attributes:
     name: as topologies are written.
     sides: of the torus, 2 or 3.
-    most: chips in the largest slice.
+    most: chips in the largest slice, but for `more`.
     clock: that the compiler's cycles are counted in, in Hz.
     peak: bfloat16 FLOP/s.
     hbm_bytes: memory.
@@ -35,6 +35,7 @@ class Chip:
       4,096 at head dim 128, where the compiler counts no cycles: from counting bundles
       by hand on v5e and v6e, taken over for the others.
     devices: JAX devices per chip.
+    more: sides of slices beyond `most` that exist as well.
   """
 
   name: str
@@ -46,16 +47,23 @@ class Chip:
   link_rate: float
   kernel_share: float
   devices: int = 1
+  more: tuple[tuple[int, ...], ...] = ()
 
+
+_LARGE = ((12, 24, 24), (16, 20, 28))
 
 CHIPS = {
   chip.name: chip
   for chip in (
     Chip('v4', 3, 4096, 1.05e9, 275e12, 32 * GIB, 45e9, 0.8),
     Chip('v5e', 2, 256, 1.5e9, 197e12, 16 * GIB, 45e9, 0.85),
-    Chip('v5p', 3, 6144, 1.75e9, 459e12, 95 * GIB, 90e9, 0.8),
+    Chip('v5p', 3, 6144, 1.75e9, 459e12, 95 * GIB, 90e9, 0.8, more=_LARGE),
     Chip('v6e', 2, 256, 1.75e9, 918e12, 32 * GIB, 90e9, 0.28),
-    Chip('tpu7x', 3, 9216, 1.9e9, 1153e12, 96 * GIB, 90e9, 0.28, 2),
+    Chip(
+      *('tpu7x', 3, 6144, 1.9e9, 1153e12, 96 * GIB, 90e9, 0.28),
+      devices=2,
+      more=(*_LARGE, (16, 16, 32), (16, 24, 24)),
+    ),
   )
 }
 
@@ -64,6 +72,7 @@ SLICE_RATE = 6.25e9
 
 _FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _SMALL_CUBES = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+_LONGEST = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +95,23 @@ class Topology:
 
 
 def shapes(chip: Chip) -> Iterator[tuple[int, ...]]:
-  """Sides of every slice of a chip: flat ones as sold, cubes in multiples of four."""
+  """Sides of every slice of a chip, as they are sold.
+
+  Beyond 32 chips a torus of three sides is made of cubes of 4 x 4 x 4, and of the ways
+  to arrange as many of them the most compact one is sold.
+  """
   if chip.sides == 2:
     yield from _FLAT
     return
   yield from _SMALL_CUBES
-  longest = 4 * round((chip.most / 16) ** (1 / 2))
-  for sides in itertools.combinations_with_replacement(range(4, longest + 1, 4), 3):
-    if math.prod(sides) <= chip.most and sides[2] <= 2 * sides[1]:
-      yield sides
+  compact: dict[int, tuple[int, ...]] = {}
+  for a in range(4, _LONGEST + 1, 4):
+    for b in range(a, _LONGEST + 1, 4):
+      for c in range(b, min(_LONGEST, chip.most // (a * b)) + 1, 4):
+        known = compact.setdefault(a * b * c, (a, b, c))
+        compact[a * b * c] = min(known, (a, b, c), key=_surface)
+  yield from (compact[chips] for chips in sorted(compact))
+  yield from chip.more
 
 
 def find(name: str, slices: int = 1) -> Topology:
@@ -163,9 +180,14 @@ def devices(topology: Topology) -> list[Any]:
   return found
 
 
-def _distance(wanted: tuple[int, ...], other: tuple[int, ...]) -> tuple[float, int]:
-  """How far two shapes are: in chips first, then in their sides."""
+def _surface(sides: tuple[int, ...]) -> int:
+  return sum(math.prod(pair) for pair in itertools.combinations(sides, 2))
+
+
+def _distance(wanted: tuple[int, ...], other: tuple[int, ...]) -> float:
+  """How far two shapes are: mostly in chips, and in their sides."""
   chips = abs(math.log(max(math.prod(wanted), 1) / math.prod(other)))
   longest = max(len(wanted), len(other))
   a, b = (sorted((*s, *(1,) * (longest - len(s)))) for s in (wanted, other))
-  return round(chips, 9), sum(abs(x - y) for x, y in zip(a, b, strict=True))
+  pairs = zip(a, b, strict=True)
+  return 6 * chips + sum(abs(math.log(max(x, 1) / y)) for x, y in pairs)
