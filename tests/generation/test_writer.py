@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from transfusion_jax.core import axes
 from transfusion_jax.generation import engine, mixed, programs, requests
 from transfusion_jax.generation import logits as logits_lib
+from transfusion_jax.training import mesh
 
 SAMPLING = tiny.image_sampling()
 FREE = logits_lib.TextSampling(1.5, 0, 1.0, 0.0, limit=2**20)
@@ -137,8 +139,9 @@ def told(rows):
   return [[p.text for p in row] for row in rows]
 
 
-def free(seed, pictures, prompts=((),) * 6):
-  return tiny.writer().tell(prompts, keys(6, seed), SAMPLING, FREE, pictures=pictures)
+def free(seed, pictures, prompts=((),) * 6, writer=None):
+  writer = writer or tiny.writer()
+  return writer.tell(prompts, keys(6, seed), SAMPLING, FREE, pictures=pictures)
 
 
 def test_free_continuations_switch_modes_within_the_context():
@@ -189,6 +192,23 @@ def test_looking_for_stop_strings_changes_nothing_else(monkeypatch):
   found = tiny.writer().write(asked, SAMPLING, stop=('zebra',))
   assert told(found) == told(whole)
   assert any(p.picture is not None for row in found for p in row)
+
+
+def test_a_mesh_that_divides_positions_writes_the_same():
+  """Training leaves its mesh to the evaluators: one query decodes, four denoise."""
+  sizes = mesh.MeshConfig(data=1, fsdp=1, sequence=2, tensor=1)
+  devices = mesh.make(sizes, jax.devices()[:2])
+  whole = axes.replicated(devices)
+  model, codec = jax.device_put((tiny.model(), tiny.writer().codec), whole)
+  divided = tiny.replaced(tiny.writer(), model=model, codec=codec)
+  assert divided.mesh == devices
+  beginnings = [(), (tiny.text('a b'),), (tiny.image(1),)] * 2
+  rows, expected = (free(1, 2, beginnings, one) for one in (divided, tiny.writer()))
+  assert told(rows) == told(expected)
+  assert any(None in row for row in told(rows))
+  for piece, other in zip(sum(rows, []), sum(expected, []), strict=True):
+    if piece.picture is not None:
+      assert np.abs(piece.picture.astype(int) - other.picture).max() <= 1
 
 
 def test_what_stands_behind_a_picture_is_what_follows_it_clean():

@@ -63,6 +63,32 @@ def test_equals_one_device_in_values_and_gradients(sizes):
     np.testing.assert_allclose(x, y, atol=3e-6)
 
 
+@pytest.mark.parametrize(
+  ('sizes', 'queries', 'keys'),
+  [
+    ((2, 2, 2, 1), 1, 96),
+    ((1, 1, 4, 2), 1, 96),
+    ((1, 1, 4, 2), 12, 96),
+    ((1, 1, 4, 2), 8, 97),
+    ((1, 1, 4, 2), 16, 96),
+    ((1, 2, 2, 2), 262, 512),
+  ],
+)
+def test_any_number_of_queries_reads_a_cache(sizes, queries, keys):
+  """One of decoding, others that do not divide, keys that do not, and some that do.
+
+  The last case skips blocks: its schedules are whole on every device.
+  """
+  (q, k, v, do), spans = random_case(length=keys)
+  some = slice(keys // 3, keys // 3 + queries)
+  spans = jax.tree.map(lambda x: x[:, some], spans)
+  case = (q[:, :, some], k, v, do[:, :, some], spans)
+  expected = values_and_gradients(*case)
+  found, _ = on(sizes, values_and_gradients, *case)
+  for x, y in zip(found, expected, strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-5)
+
+
 def test_keys_are_gathered_and_their_gradients_come_back():
   arrays, spans = random_case()
   _, text = on((1, 2, 4, 1), values_and_gradients, *arrays, spans)

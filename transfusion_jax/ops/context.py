@@ -12,6 +12,9 @@ out the same.
 Later queries of a causal row see more keys. Of 2 S chunks of a row, device s of S
 therefore attends for the chunks s and 2 S - 1 - s, which together see as many as any
 other two. Queries go there and outputs come back, a chunk in each of two permutations.
+
+Queries that do not make 2 S chunks, as the one of decoding, and keys that do not divide
+are whole on every device of the axis, all of which then attend for the same.
 """
 
 import functools
@@ -43,7 +46,8 @@ def prepare(
   mesh = _mesh(span.start.shape[0])
   if mesh is None:
     return make(span)
-  parts = mesh.shape[_AXIS]
+  axis = _axis(mesh, span.start.shape[1], keys)
+  parts = sharding.ways(mesh, axis)
 
   def own(span):
     return make(jax.tree.map(lambda x: _deal(x, parts), span))
@@ -53,8 +57,8 @@ def prepare(
   return jax.shard_map(
     own,
     mesh=mesh,
-    in_specs=PartitionSpec(axes.ROWS, _AXIS),
-    out_specs=_by_query(jax.eval_shape(make, few)),
+    in_specs=PartitionSpec(axes.ROWS, axis),
+    out_specs=_by_query(jax.eval_shape(make, few), axis),
     check_vma=False,
   )(span)
 
@@ -69,16 +73,17 @@ def attend(
 ) -> Float[Array, 'b h q d']:
   """`attention.attend`, (1), with what `prepare` made of the spans.
 
-  Rows that do not divide are left to the compiler; heads that do not are whole on every
-  device.
+  Rows that do not divide are left to the compiler; heads and positions that do not are
+  whole on every device.
   """
   one = functools.partial(attention.attend, backend=backend)
   mesh = _mesh(q.shape[0])
   if mesh is None:
     return one(q, k, v, span)
-  parts = mesh.shape[_AXIS]
+  axis = _axis(mesh, q.shape[2], k.shape[2])
+  parts = sharding.ways(mesh, axis)
   whole = any(each.shape[1] % mesh.shape['tensor'] for each in (q, k))
-  by_head = PartitionSpec(axes.ROWS, None if whole else 'tensor', _AXIS)
+  by_head = PartitionSpec(axes.ROWS, None if whole else 'tensor', axis)
 
   def own(q, k, v, span):
     dealt = _deal(q, parts, axis=2)
@@ -88,7 +93,7 @@ def attend(
   return jax.shard_map(
     own,
     mesh=mesh,
-    in_specs=(by_head, by_head, by_head, _by_query(span)),
+    in_specs=(by_head, by_head, by_head, _by_query(span, axis)),
     out_specs=by_head,
     check_vma=False,
   )(q, k, v, span)
@@ -101,10 +106,17 @@ def _mesh(rows: int) -> jax.sharding.AbstractMesh | None:
   return mesh if divides else None
 
 
-def _by_query(tree: Any) -> Any:
+def _axis(mesh: jax.sharding.AbstractMesh, queries: int, keys: int) -> str | None:
+  """The axis that divides positions; None if a device would not get whole chunks."""
+  parts = mesh.shape[_AXIS]
+  divides = parts == 1 or not (queries % (2 * parts) or keys % parts)
+  return _AXIS if divides else None
+
+
+def _by_query(tree: Any, axis: str | None) -> Any:
   """Specs of arrays [b, ..., q]: rows and, last, what goes by query."""
   return jax.tree.map(
-    lambda x: PartitionSpec(axes.ROWS, *[None] * (x.ndim - 2), _AXIS), tree
+    lambda x: PartitionSpec(axes.ROWS, *[None] * (x.ndim - 2), axis), tree
   )
 
 
