@@ -6,8 +6,8 @@
 compiles the steps of all five sizes with both adapters for v5e:16x16, v5p:8x8x8 and
 v6e:16x16 at the paper's batch (512 rows of 4,096 positions) through
 `transfusion_jax.compile_check`, one after the other, and prints the README's table.
-What stands in the file already is not compiled again. It takes an hour on two cores;
-`--sizes=7b --chips=v5e` does a part.
+What stands in the file already is not compiled again. The linear ones take an hour on
+two cores, those with the U-Net four more; `--sizes=7b --chips=v5e` does a part.
 """
 
 import argparse
