@@ -75,25 +75,17 @@ class Pod:
 
   @property
   def accelerator_type(self) -> str:
-    """What gcloud calls a slice, `v5litepod-256`: its size, but not its shape.
+    """What gcloud calls a slice, `v5litepod-256`: its size, which decides its shape.
 
     Raises:
-      ValueError: another shape of the same size is what gcloud would give, or its
-        hosts are only to be had through GKE.
+      ValueError: its hosts are only to be had through GKE.
     """
     if not self.family.runtime:
       raise ValueError(
         f'expected a topology of TPU VMs, found {self.topology.name}, which is only to '
         'be had through GKE; use launch.xpk or launch.gke'
       )
-    chip, chips = self.topology.chip, math.prod(self.topology.sides)
-    alike = [s for s in topologies.shapes(chip) if math.prod(s) == chips]
-    usual = dataclasses.replace(self.topology, sides=min(alike, key=max))
-    if usual != self.topology:
-      raise ValueError(
-        f'expected the usual shape of {chips} chips, found {self.topology.name}; use '
-        f'--topology={usual.name}, or launch.xpk or launch.gke'
-      )
+    chips = math.prod(self.topology.sides)
     return f'{self.family.prefix}-{chips * self.family.cores}'
 
 
