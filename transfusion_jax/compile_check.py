@@ -59,7 +59,9 @@ def main() -> None:
     if _BATCH.value:  # nothing is packed: no shards that rows would have to divide into
       data = dataclasses.replace(run.data, rows=_BATCH.value, shards=1)
       run = dataclasses.replace(run, data=data)
-    _check_places()
+    for flag in (_JSON, _HLO):
+      if flag.value:
+        command.check_folder(flag.name, flag.value)
     devices = topologies.devices(topology)
     if _SEARCH.value:
       _write(_searched(run, topology, devices))
@@ -116,14 +118,6 @@ def _too_large(topology: topologies.Topology, found: str) -> ValueError:
     f'expected a step that fits on {topology.name}, found one that {found}; raise '
     f'--config.mesh.fsdp or --config.train.microbatches, lower --batch, or {way}'
   )
-
-
-def _check_places() -> None:
-  for name, place in (('json', _JSON.value), ('hlo', _HLO.value)):
-    if place and not pathlib.Path(place).resolve().parent.is_dir():
-      raise ValueError(
-        f'expected a folder for --{name}={place}, found none; make it, or change it'
-      )
 
 
 def _write(found: Any) -> None:

@@ -27,11 +27,8 @@ def main() -> None:
       raise ValueError('expected --workdir=DIR, found none; name one run or several')
     places = [workdir.Workdir(pathlib.Path(each)) for each in _WORKDIRS.value]
     runs = [results.reported(place) for place in places]
+    command.check_folder('output', _OUTPUT.value)
     output = pathlib.Path(_OUTPUT.value)
-    if not output.resolve().parent.is_dir():
-      raise ValueError(
-        f'expected a folder for {output}, found none; make it, or change --output'
-      )
     report.write_page(output, told_apart(runs, _WORKDIRS.value))
   print(f'report: {output}')
 

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -65,6 +66,18 @@ def tell(error: BaseException) -> int:
   if error.message:
     print(error.message, file=sys.stderr, flush=True)
   return error.code
+
+
+def check_folder(flag: str, file: str) -> None:
+  """Checks that a file which a flag names can be put where it says.
+
+  Raises:
+    ValueError: there is no such folder.
+  """
+  if not pathlib.Path(file).resolve().parent.is_dir():
+    raise ValueError(
+      f'expected a folder for --{flag}={file}, found none; make it, or change the flag'
+    )
 
 
 def _parse(argv: list[str], config: Callable[[], ConfigDict] | None) -> None:
