@@ -95,10 +95,11 @@ def test_pairs_of_a_permute():
 def test_the_cost_estimate_of_a_kernel():
   call = (
     '  ROOT %k = f32[8] custom-call(%a), custom_call_target="tpu_custom_call", '
-    'backend_config={"custom_call_config":{"cost_estimate":{"flops":"512"}}}'
+    'backend_config={"custom_call_config":{"cost_estimate":'
+    '{"flops":"512","transcendentals":"0","bytes_accessed":"64"}}}'
   )
   module = hlo.parse(f'ENTRY %m (a: f32[8]) -> f32[8] {{\n{call}\n}}\n')
-  assert module.computations['m'].instructions[0].kernel_flops == 512
+  assert module.computations['m'].instructions[0].kernel_cost == (512, 64)
 
 
 def test_rounds_of_a_loop():

@@ -1,4 +1,4 @@
-"""The attention kernel compiles for every TPU generation, ahead of time, without a TPU.
+"""Kernels compile for every TPU generation, ahead of time, without a TPU.
 
 Mosaic runs in full: kernels that do not fit fast memory or that use what a generation
 lacks fail here. It needs libtpu, which `pip install -e '.[tpu,test]'` brings.
@@ -14,7 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transfusion_jax.compiling import environment
-from transfusion_jax.ops import attention, span
+from transfusion_jax.ops import attention, rope, span
 
 pytestmark = pytest.mark.slow
 
@@ -52,25 +52,48 @@ def values_and_gradients(q, k, v, do, start, end):
   return o, *pull(do)
 
 
-@pytest.mark.parametrize('name', CASES)
-@pytest.mark.parametrize('generation', GENERATIONS)
-def test_compiles(libtpu, generation, name):
-  dtype, h, g, d, n, m = CASES[name]
+def rotated(x, dy, position):
+  by = rope.rotation(position, head_dim=x.shape[-1], base=1e4)
+  y, pull = jax.vjp(lambda x: rope.rotate(x, by, backend='tpu'), x)
+  return y, *pull(dy)
+
+
+def lowered(generation, function, *shapes):
+  """A function of arrays, given by shape and type, for one chip of a generation."""
   topology = topologies.get_topology_desc(
     platform='tpu', topology_name=GENERATIONS[generation]
   )
   mesh = Mesh(np.array(topology.devices[:1]), ('device',))
   sharding = NamedSharding(mesh, PartitionSpec())
 
-  def array(shape, dtype):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-  q, k = array((1, h, n, d), dtype), array((1, g, m, d), dtype)
-  bound = array((1, n), jnp.int32)
+  arrays = [jax.ShapeDtypeStruct(*each, sharding=sharding) for each in shapes]
   with jax.set_mesh(mesh):
-    lowered = jax.jit(values_and_gradients).lower(q, k, k, q, bound, bound)
-  compiled = lowered.compile()
+    made = jax.jit(function).lower(*arrays)
+  assert 'tpu_custom_call' in made.as_text()
+  return made
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('generation', GENERATIONS)
+def test_attention_compiles(libtpu, generation, name):
+  dtype, h, g, d, n, m = CASES[name]
+  q, k, bound = ((1, h, n, d), dtype), ((1, g, m, d), dtype), ((1, n), jnp.int32)
+  made = lowered(generation, values_and_gradients, q, k, k, q, bound, bound)
+  compiled = made.compile()
   # Memory for a few arrays like the queries, in float32, and none for scores.
-  assert 'tpu_custom_call' in lowered.as_text()
   most = 16 * 2**20 + 8 * 4 * h * n * max(d, 128)
+  assert compiled.memory_analysis().temp_size_in_bytes < most
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'heads', 'head_dim'),
+  [(jnp.bfloat16, 16, 128), (jnp.bfloat16, 12, 64), (jnp.float32, 2, 256)],
+)
+@pytest.mark.parametrize('generation', GENERATIONS)
+def test_rotation_compiles(libtpu, generation, dtype, heads, head_dim):
+  x, position = ((2, heads, 4096, head_dim), dtype), ((2, 4096), jnp.int32)
+  compiled = lowered(generation, rotated, x, x, position).compile()
+  # Memory for angles, and at most for `x` in another layout and back; none in float32.
+  padded = 2 * 4096 * max(head_dim, 128)
+  most = 2**20 + 4 * 4 * padded + 2 * heads * padded * jnp.dtype(dtype).itemsize
   assert compiled.memory_analysis().temp_size_in_bytes < most

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from transfusion_jax.compiling import hlo, program, summary, timeline, topologies
+from transfusion_jax.compiling import collectives, hlo, program, summary, topologies
 from transfusion_jax.core import tree
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import state
@@ -55,7 +55,7 @@ def test_the_summary_names_what_the_issue_of_a_pod_is():
   assert result['parameter_bytes'] == 16 * 64 * 4
   assert result['average_bytes'] == 0
   assert result['step_seconds'] >= result['synchronous_seconds'] > 0
-  assert {each['kind'] for each in result['collectives']} <= set(timeline.KINDS)
+  assert {each['kind'] for each in result['collectives']} <= set(collectives.KINDS)
   told = '\n'.join(summary.lines(result))
   assert 'fits' in told
   assert 'data 2 x fsdp 4 x sequence 1 x tensor 1' in told

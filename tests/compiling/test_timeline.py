@@ -240,12 +240,21 @@ def test_a_loop_that_does_not_say_how_long_it_is():
   assert read(told).computing == pytest.approx((7000 + 5070) * 1e-9)
 
 
-def test_a_kernel_with_an_estimate_takes_time():
+@pytest.mark.parametrize(
+  ('flops', 'moved', 'expected'),
+  [
+    (10**9, 10**3, 1e9 / (CHIP.peak * CHIP.kernel_share)),
+    (10**3, 10**6, 1e6 / CHIP.hbm_rate),
+  ],
+)
+def test_a_kernel_takes_as_long_as_it_computes_or_moves(flops, moved, expected):
   call = 'custom_call_target="tpu_custom_call"'
-  cost = f'{call}, backend_config={{"cost_estimate":{{"flops":"1000000"}}}}'
+  cost = (
+    f'{call}, backend_config={{"cost_estimate":{{"flops":"{flops}",'
+    f'"bytes_accessed":"{moved}"}}}}'
+  )
   found = read(TEXT.replace(call, cost))
   assert found.unknown == 0
-  expected = 1e6 / (CHIP.peak * CHIP.kernel_share)
   assert found.kernels == pytest.approx(expected)
   assert found.computing - read(TEXT).computing == pytest.approx(expected)
 

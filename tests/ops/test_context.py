@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from tests.ops import test_attention_backends as layouts
 from transfusion_jax.core import axes, sharding
-from transfusion_jax.ops import attention, context, schedule, span
+from transfusion_jax.ops import attention, context, rope, rope_tpu, schedule, span
 from transfusion_jax.training import mesh as mesh_lib
 
 ROWS, LENGTH, HEADS, KEY_HEADS, HEAD_DIM = 4, 96, 4, 2, 8
@@ -116,6 +116,26 @@ def test_the_kernel_takes_the_queries_of_a_device():
     found, _ = on((4, 1, 2, 1), attend, *arrays, spans)
   for x, y in zip(found, expected, strict=True):
     np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+@pytest.mark.parametrize('sizes', [(4, 1, 2, 1), (1, 2, 2, 2), (1, 1, 2, 4)])
+def test_every_device_rotates_its_own(sizes, monkeypatch):
+  """Rows, positions and heads; the last mesh has more devices than heads."""
+  x = jax.random.normal(jax.random.key(0), (ROWS, 2, 512, 64))
+  position = jnp.arange(512)[None] + 100 * jnp.arange(ROWS)[:, None]
+
+  def rotated(x, position, *, backend):
+    by = rope.rotation(position, head_dim=64, base=1e4)
+    y, pull = jax.vjp(lambda x: context.rotate(x, by, backend=backend), x)
+    return y, *pull(y)
+
+  expected = rotated(x, position, backend='xla')
+  interpreted = functools.partial(rope_tpu.rotate, interpret=True)
+  monkeypatch.setattr(rope_tpu, 'rotate', interpreted)
+  found, text = on(sizes, functools.partial(rotated, backend='tpu'), x, position)
+  assert 'all-gather' not in text
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_a_schedule_of_every_device():

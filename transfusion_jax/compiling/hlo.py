@@ -26,6 +26,7 @@ _CONDITION = re.compile(r'condition=%?([\w.\-]+)')
 _OPERATION = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _COST_FLOPS = re.compile(r'"flops":\s*"?(\d+)')
+_COST_BYTES = re.compile(r'"bytes_accessed":\s*"?(\d+)')
 _HEADER = re.compile(r'^(ENTRY\s+)?%?([\w.\-]+)\s*\(.*\{\s*$')
 _LINE = re.compile(r'^\s+(ROOT\s+)?%?([\w.\-]+) = (.*)$')
 _MESH = re.compile(r'mesh\[([^\]]*)\](.*?)\{([^}]*)\}')
@@ -67,12 +68,16 @@ class Instruction:
     return int(found[1]) if found else None
 
   @property
-  def kernel_flops(self) -> int | None:
-    """FLOPs in the cost estimate of a custom call; None where there is none."""
+  def kernel_cost(self) -> tuple[int, int] | None:
+    """FLOPs and bytes of a custom call's cost estimate; None where there is none."""
     if self.opcode != 'custom-call' or 'cost_estimate' not in self.text:
       return None
-    found = _COST_FLOPS.search(self.text.split('cost_estimate', 1)[1])
-    return int(found[1]) if found else None
+    told = self.text.split('cost_estimate', 1)[1]
+    found = [pattern.search(told) for pattern in (_COST_FLOPS, _COST_BYTES)]
+    if not all(found):
+      return None
+    flops, moved = (int(each[1]) for each in found)
+    return flops, moved
 
   @property
   def channel(self) -> str | None:

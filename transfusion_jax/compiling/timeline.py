@@ -17,42 +17,10 @@ import dataclasses
 import re
 from typing import Any
 
-import numpy as np
-
+from transfusion_jax.compiling import collectives as collectives_lib
 from transfusion_jax.compiling import hlo, topologies
 
-KINDS = (
-  'all-gather',
-  'all-reduce',
-  'reduce-scatter',
-  'all-to-all',
-  'ragged-all-to-all',
-  'collective-broadcast',
-  'collective-permute',
-)
-_COLORS = re.compile(r'colors:(\d+)')
 _LARGE = 2**20  # bytes of output, from which on an instruction has to have cycles
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-  """One collective of the program.
-
-  Attributes:
-    kind: one of `KINDS`.
-    bytes: of the whole array, of which a device has or ends with one part.
-    axes: of the mesh, whose devices take part.
-    overlaps: whether it is asynchronous; `Runs` says what of it is waited for.
-    seconds: that its bytes take.
-    operation: what it belongs to, as traced.
-  """
-
-  kind: str
-  bytes: int
-  axes: tuple[str, ...]
-  overlaps: bool
-  seconds: float
-  operation: str
 
 
 @dataclasses.dataclass
@@ -69,7 +37,7 @@ class Estimate:
 
   Attributes:
     products: in matrix products and convolutions, and what is fused with them.
-    kernels: in kernels, by the operations that they say they take.
+    kernels: in kernels, by the operations or the bytes that they say they take.
     others: in all other instructions whose cycles are known.
     synchronous: in collectives that nothing overlaps with.
     waiting: for the rest of asynchronous ones.
@@ -85,7 +53,9 @@ class Estimate:
   others: float = 0.0
   synchronous: float = 0.0
   waiting: float = 0.0
-  collectives: dict[Collective, Runs] = dataclasses.field(default_factory=dict)
+  collectives: dict[collectives_lib.Collective, Runs] = dataclasses.field(
+    default_factory=dict
+  )
   unknown: int = 0
   unknown_loops: int = 0
   untimed: int = 0
@@ -110,7 +80,9 @@ class Estimate:
     for collective, runs in other.collectives.items():
       self.count(collective, times * runs.count, times * runs.waited)
 
-  def count(self, collective: Collective, count: int, waited: float) -> None:
+  def count(
+    self, collective: collectives_lib.Collective, count: int, waited: float
+  ) -> None:
     """Adds runs of a collective, and the seconds waited for it to its entry only."""
     runs = self.collectives.setdefault(collective, Runs())
     runs.count += count
@@ -123,7 +95,7 @@ class _Walk:
 
   total: Estimate
   named: dict[str, hlo.Instruction]
-  started: dict[str, tuple[Collective, float]]
+  started: dict[str, tuple[collectives_lib.Collective, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +161,9 @@ class Reader:
         total.count(made, 0, waited)
       return
     scattered = core.opcode == 'all-reduce' and self._scatters(each)
-    made = self.collective(core, overlaps=role == 'start', scattered=scattered)
+    made = collectives_lib.describe(
+      core, self.mesh, self.chip, overlaps=role == 'start', scattered=scattered
+    )
     if role == 'start':
       total.count(made, 1, 0.0)
       walk.started[self._key(each, core, walk)] = made, total.seconds + made.seconds
@@ -206,10 +180,20 @@ class Reader:
       else:
         total.others += seconds
     elif each.target == 'tpu_custom_call':
-      if each.kernel_flops is None:
+      seconds = self._kernel(each)
+      if seconds is None:
         total.unknown += 1
       else:
-        total.kernels += each.kernel_flops / (self.chip.peak * self.chip.kernel_share)
+        total.kernels += seconds
+
+  def _kernel(self, each: hlo.Instruction) -> float | None:
+    """Seconds of a kernel by the work that it says it does; None if it is silent."""
+    cost = each.kernel_cost
+    if cost is None:
+      return None
+    flops, moved = cost
+    computing = flops / (self.chip.peak * self.chip.kernel_share)
+    return max(computing, moved / self.chip.hbm_rate)
 
   def _note_untimed(self, each: hlo.Instruction, walk: _Walk) -> None:
     """Counts a large instruction that works but has no cycles and is no kernel."""
@@ -230,14 +214,14 @@ class Reader:
   def _role(self, each: hlo.Instruction) -> tuple[str, hlo.Instruction]:
     """`start`, `done`, `synchronous` or `none`, and the collective behind it."""
     base = re.sub(r'-(start|done|update)$', '', each.opcode)
-    if base in KINDS:
+    if base in collectives_lib.KINDS:
       suffix = each.opcode[len(base) + 1 :]
       return ('none' if suffix == 'update' else suffix or 'synchronous'), each
     if each.opcode in ('send', 'recv-done') and each.rendezvous:
       return ('start' if each.opcode == 'send' else 'done'), each
     if each.opcode in ('async-start', 'async-done', 'fusion'):
       inside = list(self.module.inside(each.called))
-      core = next((one for one in inside if one.opcode in KINDS), None)
+      core = next((one for one in inside if one.opcode in collectives_lib.KINDS), None)
       text = ' '.join(one.text for one in inside if one.opcode == 'custom-call')
       if each.opcode == 'async-done' and not each.called:
         return 'done', each
@@ -271,66 +255,6 @@ class Reader:
     if each.opcode == 'fusion':
       return f'channel {core.channel}' if core.channel else core.name
     return each.name if each.opcode.endswith('-start') else each.operands[0]
-
-  def collective(
-    self, core: hlo.Instruction, *, overlaps: bool, scattered: bool = False
-  ) -> Collective:
-    """Kind, bytes, mesh axes and seconds of a collective instruction."""
-    kind = _kind(core)
-    members = self._members(core)
-    count = members.shape[1]
-    whole = self._bytes(kind, core, count)
-    share = 1.0 if kind == 'collective-permute' else (count - 1) / count
-    moved = whole * share * (2 if kind == 'all-reduce' and not scattered else 1)
-    kind = 'reduce-scatter' if scattered else kind
-    seconds = moved / self._rate(kind, core, members)
-    operation = core.rendezvous or core.operation
-    return Collective(kind, whole, self._axes(members), overlaps, seconds, operation)
-
-  def _members(self, core: hlo.Instruction) -> np.ndarray:
-    """Numbers of the devices that take part together, [groups, members]."""
-    if core.opcode == 'send':
-      slices = [getattr(one, 'slice_index', 0) for one in self.mesh.devices.flat]
-      return np.argsort(slices, kind='stable').reshape(len(set(slices)), -1).T
-    for found in (hlo.pairs(core.text), core.groups):
-      if found is not None:
-        return found
-    return np.arange(self.mesh.devices.size)[None]
-
-  def _bytes(self, kind: str, core: hlo.Instruction, count: int) -> int:
-    found = hlo.sizes(core.shape)
-    if kind == 'collective-permute':
-      return found[0] if found else 0
-    if core.opcode == 'send':
-      return found[0] * (count if kind == 'all-gather' else 1)
-    if core.opcode.endswith('-start'):
-      return max(found, default=0)
-    return sum(found) * (count if kind == 'reduce-scatter' else 1)
-
-  def _rate(self, kind: str, core: hlo.Instruction, members: np.ndarray) -> float:
-    """Bytes/s: one ring in both directions, or as many ways as the compiler says."""
-    devices = self.mesh.devices.reshape(-1)
-    slices = {getattr(devices[i], 'slice_index', 0) for i in members[0]}
-    if len(slices) > 1:
-      return topologies.SLICE_RATE / self.chip.devices
-    if kind == 'collective-permute':
-      return self.chip.link_rate
-    ways = max((int(each) for each in _COLORS.findall(core.text)), default=2)
-    return self.chip.link_rate * max(2, ways)
-
-  def _axes(self, members: np.ndarray) -> tuple[str, ...]:
-    """Axes of the mesh along which the members of a group differ."""
-    places = np.stack(np.unravel_index(members, self.mesh.devices.shape))
-    varies = (places != places[:, :, :1]).any(axis=(1, 2))
-    return tuple(n for n, v in zip(self.mesh.axis_names, varies, strict=True) if v)
-
-
-def _kind(core: hlo.Instruction) -> str:
-  if core.opcode != 'send':
-    return re.sub(r'-start$', '', core.opcode)
-  told = core.attribute('_xla_megascale_transfer_type').lower().replace('_', '-')
-  reduces = core.attribute('_xla_megascale_reduce_operation')
-  return told if told in KINDS else 'all-reduce' if reduces else 'collective-permute'
 
 
 def totals(estimate: Estimate) -> list[dict[str, Any]]:

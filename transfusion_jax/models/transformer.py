@@ -92,14 +92,16 @@ class Attention(module.Module):
     self.key_norm = norm() if config.qk_norm else None
 
   def __call__(self, x, rotation, span, cache, at):
+    backend = self.config.attention
     q, k, v = (_heads(x, each) for each in (self.query, self.key, self.value))
     if self.query_norm is not None:
       q, k = self.query_norm(q), self.key_norm(k)
-    q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
+    rotate = functools.partial(context.rotate, by=rotation, backend=backend)
+    q, k = rotate(q), rotate(k)
     if cache is not None:
       cache = cache_lib.write(cache, k, v, at)
       k, v = cache.k.astype(x.dtype), cache.v.astype(x.dtype)
-    o = context.attend(q, k, v, span, backend=self.config.attention)
+    o = context.attend(q, k, v, span, backend=backend)
     return _joined(o, self.out), cache
 
 

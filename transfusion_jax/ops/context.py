@@ -1,6 +1,7 @@
 """Attention on a mesh: every device for its own rows, heads and positions.
 
-Kernels cannot be divided by the compiler, so that attention runs under `shard_map`.
+Kernels cannot be divided by the compiler, so that attention, and the rotation of what
+it is given, run under `shard_map`.
 Where the mesh divides positions (context parallelism), a device has some queries and
 the keys and values that stand there; those of the other positions are gathered for it,
 and their gradients are summed where they came from. A query's span is a stretch of keys
@@ -26,7 +27,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from transfusion_jax.core import axes, sharding
-from transfusion_jax.ops import attention, schedule
+from transfusion_jax.ops import attention, rope, schedule
 from transfusion_jax.ops import span as span_lib
 
 _AXIS = 'sequence'
@@ -82,8 +83,7 @@ def attend(
     return one(q, k, v, span)
   axis = _axis(mesh, q.shape[2], k.shape[2])
   parts = sharding.ways(mesh, axis)
-  whole = any(each.shape[1] % mesh.shape['tensor'] for each in (q, k))
-  by_head = PartitionSpec(axes.ROWS, None if whole else 'tensor', axis)
+  by_head = _by_head(mesh, axis, q, k)
 
   def own(q, k, v, span):
     dealt = _deal(q, parts, axis=2)
@@ -99,6 +99,25 @@ def attend(
   )(q, k, v, span)
 
 
+def rotate(
+  x: Float[Array, 'b h t d'], by: rope.Rotation, *, backend: attention.Backend
+) -> Float[Array, 'b h t d']:
+  """`rope.rotate` of queries or keys of the whole row, which stay where they are."""
+  one = functools.partial(rope.rotate, backend=backend)
+  mesh = _mesh(x.shape[0])
+  if mesh is None or backend != 'tpu':
+    return one(x, by)
+  axis = _axis(mesh, x.shape[2], x.shape[2])
+  by_head = _by_head(mesh, axis, x)
+  return jax.shard_map(
+    one,
+    mesh=mesh,
+    in_specs=(by_head, PartitionSpec(axes.ROWS, None, axis)),
+    out_specs=by_head,
+    check_vma=False,
+  )(x, by)
+
+
 def _mesh(rows: int) -> jax.sharding.AbstractMesh | None:
   """The mesh, if there is one and every device gets whole rows."""
   mesh = sharding.current()
@@ -111,6 +130,14 @@ def _axis(mesh: jax.sharding.AbstractMesh, queries: int, keys: int) -> str | Non
   parts = mesh.shape[_AXIS]
   divides = parts == 1 or not (queries % (2 * parts) or keys % parts)
   return _AXIS if divides else None
+
+
+def _by_head(
+  mesh: jax.sharding.AbstractMesh, axis: str | None, *arrays: Array
+) -> PartitionSpec:
+  """Spec of arrays [b, h, n, d], whose heads are divided where those of all divide."""
+  whole = any(each.shape[1] % mesh.shape['tensor'] for each in arrays)
+  return PartitionSpec(axes.ROWS, None if whole else 'tensor', axis)
 
 
 def _by_query(tree: Any, axis: str | None) -> Any:

@@ -1,17 +1,31 @@
-"""Rotary position embedding (Su et al., 2021, eq. 34), half-rotation layout."""
+"""Rotary position embedding (Su et al., 2021, eq. 34), half-rotation layout.
+
+Of a head of d numbers, x_j and x_{j + d/2} are a pair, which is turned by an angle that
+grows with the position:
+
+    y = x cos + swap(x) sin,   swap(x) = (x_{d/2} .. x_{d-1}, x_0 .. x_{d/2-1})     (1)
+
+with the sines of the first half negated.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from transfusion_jax.core import tree
+from transfusion_jax.ops import rope_tpu
 
 
 @tree.struct
 class Rotation:
-  """Cosine and sine of every position and frequency, shared by all layers."""
+  """Cosine and sine of (1) at every position, shared by all layers.
 
-  cos: Float[Array, 'b 1 t f']
-  sin: Float[Array, 'b 1 t f']
+  Attributes:
+    cos: the cosines, of both halves alike.
+    sin: the sines, those of the first half negated.
+  """
+
+  cos: Float[Array, 'b 1 t d']
+  sin: Float[Array, 'b 1 t d']
 
 
 def rotation(position: Int[Array, 'b t'], *, head_dim: int, base: float) -> Rotation:
@@ -19,11 +33,25 @@ def rotation(position: Int[Array, 'b t'], *, head_dim: int, base: float) -> Rota
   exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
   frequency = (base**-exponent)[None, None, None]
   angle = position[:, None, :, None].astype(jnp.float32) * frequency
-  return Rotation(jnp.cos(angle), jnp.sin(angle))
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  cos = jnp.concatenate([cos, cos], axis=-1)
+  return Rotation(cos, jnp.concatenate([-sin, sin], axis=-1))
 
 
-def rotate(x: Float[Array, 'b h t d'], by: Rotation) -> Float[Array, 'b h t d']:
-  """Rotates the pairs (x_j, x_{j + d/2}) of every head, in float32."""
+def rotate(
+  x: Float[Array, 'b h t d'], by: Rotation, *, backend: str
+) -> Float[Array, 'b h t d']:
+  """Rotates the pairs of every head, (1), in float32.
+
+  Args:
+    x: queries or keys.
+    by: what `rotation` made for their positions.
+    backend: that attention is given; for `tpu` a kernel does it, where it takes `x`.
+  """
+  if backend == 'tpu' and rope_tpu.takes(x):
+    return rope_tpu.rotate(x, by.cos, by.sin)
+  half = x.shape[-1] // 2
+  cos, sin = by.cos[..., :half], by.sin[..., half:]
   left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = [left * by.cos - right * by.sin, right * by.cos + left * by.sin]
+  rotated = [left * cos - right * sin, right * cos + left * sin]
   return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
