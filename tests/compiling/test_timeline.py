@@ -244,7 +244,7 @@ def test_a_loop_that_does_not_say_how_long_it_is():
   ('flops', 'moved', 'expected'),
   [
     (10**9, 10**3, 1e9 / (CHIP.peak * CHIP.kernel_share)),
-    (10**3, 10**6, 1e6 / CHIP.hbm_rate),
+    (10**3, 10**6, 1e6 / CHIP.loop_rate),
   ],
 )
 def test_a_kernel_takes_as_long_as_it_computes_or_moves(flops, moved, expected):

@@ -193,7 +193,7 @@ class Reader:
       return None
     flops, moved = cost
     computing = flops / (self.chip.peak * self.chip.kernel_share)
-    return max(computing, moved / self.chip.hbm_rate)
+    return max(computing, moved / self.chip.loop_rate)
 
   def _note_untimed(self, each: hlo.Instruction, walk: _Walk) -> None:
     """Counts a large instruction that works but has no cycles and is no kernel."""

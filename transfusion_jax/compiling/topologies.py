@@ -30,11 +30,14 @@ class Chip:
     clock: that the compiler's cycles are counted in, in Hz.
     peak: bfloat16 FLOP/s.
     hbm_bytes: memory.
-    hbm_rate: of reading and writing it, bytes/s.
     link_rate: of one link in one direction, bytes/s; a ring uses both directions.
     kernel_share: of the peak that a Pallas attention kernel reaches on a causal row of
       4,096 at head dim 128, where the compiler counts no cycles: from counting bundles
       by hand on v5e and v6e, taken over for the others.
+    loop_rate: bytes/s that the compiler gives a bfloat16 loop of its own, one that
+      multiplies and adds: 0.2 (v4) to 0.4 of the memory's rate. Kernels that move more
+      than they compute, and for which it counts no cycles either, are taken to be no
+      faster.
     devices: JAX devices per chip.
     more: sides of slices beyond `most` that exist as well.
   """
@@ -45,9 +48,9 @@ class Chip:
   clock: float
   peak: float
   hbm_bytes: int
-  hbm_rate: float
   link_rate: float
   kernel_share: float
+  loop_rate: float
   devices: int = 1
   more: tuple[tuple[int, ...], ...] = ()
 
@@ -57,12 +60,12 @@ _LARGE = ((12, 24, 24), (16, 20, 28))
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip('v4', 3, 4096, 1.05e9, 275e12, 32 * GIB, 1228e9, 45e9, 0.8),
-    Chip('v5e', 2, 256, 1.5e9, 197e12, 16 * GIB, 819e9, 45e9, 0.85),
-    Chip('v5p', 3, 6144, 1.75e9, 459e12, 95 * GIB, 2765e9, 90e9, 0.8, more=_LARGE),
-    Chip('v6e', 2, 256, 1.75e9, 918e12, 32 * GIB, 1640e9, 90e9, 0.28),
+    Chip('v4', 3, 4096, 1.05e9, 275e12, 32 * GIB, 45e9, 0.8, 235e9),
+    Chip('v5e', 2, 256, 1.5e9, 197e12, 16 * GIB, 45e9, 0.85, 332e9),
+    Chip('v5p', 3, 6144, 1.75e9, 459e12, 95 * GIB, 90e9, 0.8, 995e9, more=_LARGE),
+    Chip('v6e', 2, 256, 1.75e9, 918e12, 32 * GIB, 90e9, 0.28, 658e9),
     Chip(
-      *('tpu7x', 3, 6144, 1.9e9, 1153e12, 96 * GIB, 3690e9, 90e9, 0.28),
+      *('tpu7x', 3, 6144, 1.9e9, 1153e12, 96 * GIB, 90e9, 0.28, 1190e9),
       devices=2,
       more=(*_LARGE, (16, 16, 32), (16, 24, 24)),
     ),
