@@ -60,8 +60,8 @@ def spanned(q, k, v, start, end, *, backend):
   return attention.attend(q, k, v, span.Span(start, end), backend=backend)
 
 
-def splash(q, k, v, start, end, *, fused):
-  """Causal attention within documents: what splash attention can express of a span."""
+def splash(q, k, v, start, end, *, fused, documents):
+  """Causal attention, by choice within documents: what it can express of a span."""
   import jax
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as kernel,
@@ -77,9 +77,11 @@ def splash(q, k, v, start, end, *, fused):
   )
   mask = masks.MultiHeadMask([masks.CausalMask((LENGTH, LENGTH))] * HEADS)
   call = kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes)
-  segments = kernel.SegmentIds(start, start)
+  segments = kernel.SegmentIds(start, start) if documents else None
   scaled = (q * HEAD_DIM**-0.5).astype(q.dtype)
-  return jax.vmap(call)(scaled, k, v, segments)
+  return jax.vmap(call, in_axes=(0, 0, 0, 0 if documents else None))(
+    scaled, k, v, segments
+  )
 
 
 def step_counts():
@@ -152,8 +154,14 @@ def report(generation, directory):
   clock = topologies.CHIPS[generation].clock
   variants = {
     'xla_dense': (functools.partial(spanned, backend='xla_dense'), None),
-    'splash': (functools.partial(splash, fused=False), splash_cycles),
-    'splash, fused': (functools.partial(splash, fused=True), splash_cycles),
+    **{
+      f'splash, {mask}{way}': (
+        functools.partial(splash, fused=bool(way), documents=mask == 'documents'),
+        splash_cycles,
+      )
+      for mask in ('documents', 'causal')
+      for way in ('', ', fused')
+    },
     'tpu': (functools.partial(spanned, backend='tpu'), own_cycles),
   }
   times = {}

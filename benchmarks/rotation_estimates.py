@@ -1,6 +1,7 @@
 """Compares the rotation of queries and keys by XLA and by the kernel, as compiled.
 
 One row of 4,096 positions, 32 heads of 128, bfloat16: queries, forward and backward.
+The angles, which all layers share, are given.
 
   python -m benchmarks.rotation_estimates [--generations v5e v6e]
 
@@ -27,13 +28,13 @@ SHAPE = (1, 32, 4096, 128)
 BLOCKS, CHUNKS = 32, 16  # of the kernel at this shape, and chunks of positions in each
 
 
-def rotated(x, dy, position, *, backend):
-  """Values and gradients, angles included."""
+def rotated(x, dy, cos, sin, *, backend):
+  """Values and gradients."""
   import jax
 
   from transfusion_jax.ops import rope
 
-  by = rope.rotation(position, head_dim=x.shape[-1], base=1e4)
+  by = rope.Rotation(cos, sin)
   y, pull = jax.vjp(lambda x: rope.rotate(x, by, backend=backend), x)
   return y, *pull(dy)
 
@@ -45,7 +46,8 @@ def report(generation: str, directory: str) -> dict[str, object]:
   from transfusion_jax.compiling import topologies
 
   chip = topologies.CHIPS[generation]
-  x, position = (SHAPE, jnp.bfloat16), ((1, SHAPE[2]), jnp.int32)
+  x, angles = (SHAPE, jnp.bfloat16), ((1, 1, *SHAPE[2:]), jnp.float32)
+  arrays = (x, x, angles, angles)
   size = 2 * math.prod(SHAPE)
 
   def cycles(function, *shapes):
@@ -54,11 +56,9 @@ def report(generation: str, directory: str) -> dict[str, object]:
     )
 
   own = cycles(lambda x: (2 * x.astype(jnp.float32) + 1).astype(x.dtype), x)
-  xla = cycles(functools.partial(rotated, backend='xla'), x, x, position)
+  xla = cycles(functools.partial(rotated, backend='xla'), *arrays)
   as_compiled.kernels(directory)
-  as_compiled.compiled(
-    generation, functools.partial(rotated, backend='tpu'), x, x, position
-  )
+  as_compiled.compiled(generation, functools.partial(rotated, backend='tpu'), *arrays)
   found = as_compiled.kernels(directory).values()  # forward and backward
   assert len(found) == 2
   bundles = sum(BLOCKS * (sum(each) + (CHUNKS - 1) * max(each)) for each in found)

@@ -197,11 +197,11 @@ def batch(
   return batch_lib.Batch(images=images, **{k: jnp.asarray(v) for k, v in rows.items()})
 
 
-def mixed_batch(rows: int = 8) -> batch_lib.Batch:
+def mixed_batch(rows: int = 8, length: int = LENGTH) -> batch_lib.Batch:
   """Rows that differ in their counts of documents, tokens and pictures."""
   a, b, c, d, e, f = varied()
   bins = [[a, b, c], [d], [e, f, a], [c, c], [a], [f, b], [b, e, e, a], [a, a, a]]
-  return batch(bins[:rows])
+  return batch(bins[:rows], length=length)
 
 
 def alone(sequences: Sequence[layout.Sequence]) -> batch_lib.Batch:

@@ -144,7 +144,7 @@ def _searched(run, topology, devices) -> list[dict[str, Any]]:
     rows=run.data.rows,
     heads=sizes.kv_heads,
     width=sizes.width,
-    sequence=run.mesh.sequence,
+    sequence=mesh_lib.shape(run.mesh, topology.devices, topology.slices)[3],
   )
   found = search.run(
     [each for each in shapes if _holds_state(run, each, topology, devices)],
@@ -220,7 +220,9 @@ def _model_flops(run: config.Run, parts: build.Parts, batch: Any) -> float:
     step = jax.ShapeDtypeStruct((), jnp.int32)
     return flops.count(jax.grad(loss), shapes, parts.frozen.shapes, batch, keys, step)
   rows, length = batch.tokens.shape
-  slots, patches = run.data.image_slots, build.patch_count(run)
+  patches = build.patch_count(run)
+  # As many as there is room for, with BOI and EOI around each.
+  images = min(run.data.image_slots, length // (patches + 2))
   decoder = run.model.transformer
 
   def adapter(params, images, t, hidden):
@@ -228,14 +230,18 @@ def _model_flops(run: config.Run, parts: build.Parts, batch: Any) -> float:
     inward, skip = model.encode(images.astype(decoder.dtype), t)
     return inward, model.decode(hidden, t, skip)
 
-  hidden = jax.ShapeDtypeStruct((rows, slots, patches, decoder.width), decoder.dtype)
-  shown = flops.visible_pairs(length=length, images=slots, patches=patches)
+  pictures, t = (
+    jax.ShapeDtypeStruct((rows, images, *each.shape[2:]), each.dtype)
+    for each in (batch.images, batch.noise_cap)
+  )
+  hidden = jax.ShapeDtypeStruct((rows, images, patches, decoder.width), decoder.dtype)
+  shown = flops.visible_pairs(length=length, images=images, patches=patches)
   return flops.model(
     shapes,
     decoder,
     tokens=rows * length,
     pairs=rows * shown,
-    adapter=flops.count(adapter, shapes, batch.images, batch.noise_cap, hidden),
+    adapter=flops.count(adapter, shapes, pictures, t, hidden),
   )
 
 

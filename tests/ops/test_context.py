@@ -89,6 +89,32 @@ def test_any_number_of_queries_reads_a_cache(sizes, queries, keys):
     np.testing.assert_allclose(x, y, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  ('sizes', 'rows', 'local'), [((8, 1, 1, 1), 3, 3), ((2, 2, 1, 2), 6, 3)]
+)
+def test_rows_that_do_not_divide_are_whole_where_they_do_not(
+  sizes, rows, local, monkeypatch
+):
+  """A kernel cannot be left to the compiler, which cannot divide it."""
+  arrays, spans = random_case()
+  arrays, spans = jax.tree.map(
+    lambda x: jnp.tile(x, (2,) + (1,) * (x.ndim - 1))[:rows], (arrays, spans)
+  )
+  expected = values_and_gradients(*arrays, spans)
+  seen = []
+  attend = attention.attend
+
+  def watched(q, *rest, **options):
+    seen.append(len(q))
+    return attend(q, *rest, **options)
+
+  monkeypatch.setattr(attention, 'attend', watched)
+  found, _ = on(sizes, values_and_gradients, *arrays, spans)
+  assert set(seen) == {local}
+  for x, y in zip(found, expected, strict=True):
+    np.testing.assert_allclose(x, y, atol=3e-6)
+
+
 def test_keys_are_gathered_and_their_gradients_come_back():
   arrays, spans = random_case()
   _, text = on((1, 2, 4, 1), values_and_gradients, *arrays, spans)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transfusion_jax.compiling import hlo, timeline
+from transfusion_jax.compiling import collectives, hlo
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.ops import cross_entropy
 from transfusion_jax.training import mesh as mesh_lib
@@ -136,7 +136,7 @@ def collectives_in_loops(text):
     each.opcode
     for name in sum(bodies, ())
     for each in module.computations[name].instructions
-    if each.opcode.removesuffix('-start') in timeline.KINDS
+    if each.opcode.removesuffix('-start') in collectives.KINDS
   ]
 
 

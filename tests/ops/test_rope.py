@@ -90,7 +90,9 @@ def test_the_kernel_equals_it_in_values_and_gradients(name):
     )
 
 
-@pytest.mark.parametrize('shape', [(1, 2, 1, 128), (1, 2, 200, 128), (1, 2, 256, 24)])
+@pytest.mark.parametrize(
+  'shape', [(1, 2, 1, 128), (1, 2, 200, 128), (1, 2, 256, 24), (1, 2, 128, 192)]
+)
 def test_what_the_kernel_does_not_take_goes_to_xla(shape):
   x = jax.random.normal(jax.random.key(0), shape)
   by = rope.rotation(jnp.arange(shape[2])[None], head_dim=shape[3], base=1e4)

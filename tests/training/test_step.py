@@ -7,6 +7,7 @@ of the gradient, which would blow rounding up to the learning rate.
 import functools
 import json
 import pathlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import pytest
 
 from tests import tiny
 from transfusion_jax.core import axes, sharding
+from transfusion_jax.ops import attention_tpu, rope_tpu
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import optimizer, state, step
 
@@ -23,9 +25,9 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_losses.json'
 SGD = optax.sgd(0.05)
 
 
-def initial(tx, seed=0):
+def initial(tx, seed=0, **changes):
   """A state around copies of the tiny parameters."""
-  params = jax.tree.map(jnp.copy, tiny.params())
+  params = jax.tree.map(jnp.copy, tiny.params(**changes))
   return state.TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -57,13 +59,13 @@ def expected():
   return plain_step()(initial(SGD), tiny.mixed_batch())
 
 
-def assert_close(found, *, rtol=1e-4, atol=1e-5):
-  (after, metrics), (wanted, wanted_metrics) = found, expected()
+def assert_close(found, other=None, *, rtol=1e-4, atol=1e-5, **model):
+  (after, metrics), (wanted, wanted_metrics) = found, other or expected()
   assert metrics.keys() == wanted_metrics.keys()
   for name, value in wanted_metrics.items():
     np.testing.assert_allclose(metrics[name], value, rtol=rtol, err_msg=name)
   moved = 0.0
-  before = jax.tree.leaves(tiny.params())
+  before = jax.tree.leaves(tiny.params(**model))
   for a, b, c in zip(
     jax.tree.leaves(after.params), jax.tree.leaves(wanted.params), before, strict=True
   ):
@@ -88,6 +90,20 @@ def test_remat_and_unrolling_change_nothing(changes):
   assert_close(jax.jit(make(**changes))(initial(SGD), tiny.mixed_batch()))
 
 
+def on_mesh(sizes, begin, batch, **changes):
+  """A step on eight devices, and the shardings of its state."""
+  mesh = mesh_lib.make(mesh_lib.MeshConfig(*sizes))
+  model = {k: v for k, v in changes.items() if k != 'microbatches'}
+  places = state.shardings(begin, tiny.blueprint(**model).axes, SGD, mesh)
+  rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
+  run = jax.jit(
+    sharding.on(mesh, make(**changes)),
+    in_shardings=(places, rows),
+    out_shardings=(places, axes.replicated(mesh)),
+  )
+  return run(jax.device_put(begin, places), jax.device_put(batch, rows)), places
+
+
 @pytest.mark.parametrize(
   ('sizes', 'microbatches'),
   [
@@ -100,18 +116,8 @@ def test_remat_and_unrolling_change_nothing(changes):
   ],
 )
 def test_eight_devices_change_nothing(sizes, microbatches):
-  mesh = mesh_lib.make(mesh_lib.MeshConfig(*sizes))
-  plan = tiny.blueprint()
-  begin = initial(SGD)
-  places = state.shardings(begin, plan.axes, SGD, mesh)
-  rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
-  run = jax.jit(
-    sharding.on(mesh, make(microbatches=microbatches)),
-    in_shardings=(places, rows),
-    out_shardings=(places, axes.replicated(mesh)),
-  )
-  after, metrics = run(
-    jax.device_put(begin, places), jax.device_put(tiny.mixed_batch(), rows)
+  (after, metrics), places = on_mesh(
+    sizes, initial(SGD), tiny.mixed_batch(), microbatches=microbatches
   )
   assert_close((after, metrics))
   for leaf, place in zip(
@@ -121,6 +127,24 @@ def test_eight_devices_change_nothing(sizes, microbatches):
   if sizes[3] == 2:
     gate = after.params['transformer']['blocks']['mlp']['gate']
     assert gate.addressable_shards[0].data.shape == (2, 16 // sizes[1], 12)
+
+
+@pytest.mark.slow
+def test_kernels_for_tpus_change_nothing(monkeypatch):
+  """Interpreted: in a scan, computed again, in micro-batches, on a mesh of all axes."""
+  kernels = {}
+  for home, name in ((attention_tpu, 'attend'), (rope_tpu, 'rotate')):
+    kernels[name] = mock.Mock(
+      wraps=functools.partial(getattr(home, name), interpret=True)
+    )
+    monkeypatch.setattr(home, name, kernels[name])
+  model = {'heads': 4, 'kv_heads': 2, 'head_dim': 64}
+  batch, begin = tiny.mixed_batch(length=256), initial(SGD, **model)
+  wanted = jax.jit(make(**model))(begin, batch)
+  changes = {'attention': 'tpu', 'remat': 'minimal', 'microbatches': 2}
+  found, _ = on_mesh((1, 2, 2, 2), begin, batch, **model, **changes)
+  assert all(kernel.called for kernel in kernels.values())
+  assert_close(found, wanted, **model)
 
 
 def test_bfloat16_compute_stays_close_and_parameters_stay_float32():

@@ -98,8 +98,9 @@ def _bytes(kind: str, core: hlo.Instruction, count: int) -> int:
     return found[0] if found else 0
   if core.opcode == 'send':
     return found[0] * (count if kind == 'all-gather' else 1)
-  if core.opcode.endswith('-start'):
-    return max(found, default=0)
+  if core.opcode.endswith('-start') and kind != 'all-reduce':
+    half = len(found) // 2  # what is taken, then what is made
+    return max(sum(found[:half]), sum(found[half:]))
   return sum(found) * (count if kind == 'reduce-scatter' else 1)
 
 

@@ -43,7 +43,7 @@ def model(
 
 
 def visible_pairs(*, length: int, images: int, patches: int) -> int:
-  """Query-key pairs of a row that is one document and whose image slots are all full.
+  """Query-key pairs of a row that is one document with so many images.
 
   Causal, and within an image the keys after the query too. Rows packed from several
   documents see fewer.
@@ -56,7 +56,7 @@ def count(
 ) -> float:
   """FLOPs of the matrix products and convolutions of a function, loops included.
 
-  A Pallas kernel counts by its cost estimate.
+  A Pallas kernel counts by its cost estimate, whatever its operations are.
 
   Args:
     function: to be traced.

@@ -1,12 +1,14 @@
 """From scheduled HLO to seconds: the compiler's cycles, and collectives over links.
 
 Instructions run one after the other. Each takes the cycles that the compiler estimates;
-a collective takes its bytes over the rate of its links. An asynchronous one runs beside
-what stands between its start and its end, and what is left of it then is waited for
-(as if it had the links to itself). Between slices, the runtime's `send` is such a start
-and the `recv-done` of the same rendezvous its end.
+a kernel, of which it estimates none, the time for the operations or the bytes that it
+says it takes, whichever is longer (`topologies.Chip` has the rates); a collective its
+bytes over the rate of its links. An asynchronous one runs beside what stands between
+its start and its end, and what is left of it then is waited for (as if it had the links
+to itself). Between slices, the runtime's `send` is such a start and the `recv-done` of
+the same rendezvous its end.
 
-    seconds = cycles / clock + synchronous bytes / link rate + waits           (1)
+    seconds = cycles / clock + kernels + synchronous bytes / link rate + waits    (1)
 
 The estimates have never been held against hardware. Alone, a bfloat16 product of
 8192 x 8192 matrices comes out at 88 % of the peak on v5e, 90 % on v5p and 70 % on v6e

@@ -15,10 +15,12 @@ therefore attends for the chunks s and 2 S - 1 - s, which together see as many a
 other two. Queries go there and outputs come back, a chunk in each of two permutations.
 
 Queries that do not make 2 S chunks, as the one of decoding, and keys that do not divide
-are whole on every device of the axis, all of which then attend for the same.
+are whole on every device of the axis, all of which then attend for the same. So are
+heads that do not divide, and rows, along the axes by which they do not.
 """
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -44,9 +46,10 @@ def prepare(
     backend: that `attend` will be given.
   """
   make = functools.partial(attention.prepare, keys=keys, backend=backend)
-  mesh = _mesh(span.start.shape[0])
+  mesh = sharding.current()
   if mesh is None:
     return make(span)
+  rows = _rows(mesh, span.start.shape[0])
   axis = _axis(mesh, span.start.shape[1], keys)
   parts = sharding.ways(mesh, axis)
 
@@ -58,8 +61,8 @@ def prepare(
   return jax.shard_map(
     own,
     mesh=mesh,
-    in_specs=PartitionSpec(axes.ROWS, axis),
-    out_specs=_by_query(jax.eval_shape(make, few), axis),
+    in_specs=PartitionSpec(rows, axis),
+    out_specs=_by_query(jax.eval_shape(make, few), rows, axis),
     check_vma=False,
   )(span)
 
@@ -72,13 +75,9 @@ def attend(
   *,
   backend: attention.Backend,
 ) -> Float[Array, 'b h q d']:
-  """`attention.attend`, (1), with what `prepare` made of the spans.
-
-  Rows that do not divide are left to the compiler; heads and positions that do not are
-  whole on every device.
-  """
+  """`attention.attend`, (1), with what `prepare` made of the spans."""
   one = functools.partial(attention.attend, backend=backend)
-  mesh = _mesh(q.shape[0])
+  mesh = sharding.current()
   if mesh is None:
     return one(q, k, v, span)
   axis = _axis(mesh, q.shape[2], k.shape[2])
@@ -93,7 +92,7 @@ def attend(
   return jax.shard_map(
     own,
     mesh=mesh,
-    in_specs=(by_head, by_head, by_head, _by_query(span, axis)),
+    in_specs=(by_head, by_head, by_head, _by_query(span, by_head[0], axis)),
     out_specs=by_head,
     check_vma=False,
   )(q, k, v, span)
@@ -104,25 +103,29 @@ def rotate(
 ) -> Float[Array, 'b h t d']:
   """`rope.rotate` of queries or keys of the whole row, which stay where they are."""
   one = functools.partial(rope.rotate, backend=backend)
-  mesh = _mesh(x.shape[0])
-  if mesh is None or backend != 'tpu':
+  mesh = sharding.current()
+  if mesh is None:
     return one(x, by)
   axis = _axis(mesh, x.shape[2], x.shape[2])
   by_head = _by_head(mesh, axis, x)
   return jax.shard_map(
     one,
     mesh=mesh,
-    in_specs=(by_head, PartitionSpec(axes.ROWS, None, axis)),
+    in_specs=(by_head, PartitionSpec(by_head[0], None, axis)),
     out_specs=by_head,
     check_vma=False,
   )(x, by)
 
 
-def _mesh(rows: int) -> jax.sharding.AbstractMesh | None:
-  """The mesh, if there is one and every device gets whole rows."""
-  mesh = sharding.current()
-  divides = mesh is not None and rows % sharding.ways(mesh, axes.ROWS) == 0
-  return mesh if divides else None
+def _rows(mesh: jax.sharding.AbstractMesh, count: int) -> tuple[str, ...]:
+  """Of the axes that divide rows those that divide so many, into the most parts."""
+  some = (
+    chosen
+    for number in range(len(axes.ROWS) + 1)
+    for chosen in itertools.combinations(axes.ROWS, number)
+    if count % sharding.ways(mesh, chosen) == 0
+  )
+  return max(some, key=lambda chosen: (sharding.ways(mesh, chosen), len(chosen)))
 
 
 def _axis(mesh: jax.sharding.AbstractMesh, queries: int, keys: int) -> str | None:
@@ -137,14 +140,13 @@ def _by_head(
 ) -> PartitionSpec:
   """Spec of arrays [b, h, n, d], whose heads are divided where those of all divide."""
   whole = any(each.shape[1] % mesh.shape['tensor'] for each in arrays)
-  return PartitionSpec(axes.ROWS, None if whole else 'tensor', axis)
+  rows = _rows(mesh, arrays[0].shape[0])
+  return PartitionSpec(rows, None if whole else 'tensor', axis)
 
 
-def _by_query(tree: Any, axis: str | None) -> Any:
+def _by_query(tree: Any, rows: tuple[str, ...], axis: str | None) -> Any:
   """Specs of arrays [b, ..., q]: rows and, last, what goes by query."""
-  return jax.tree.map(
-    lambda x: PartitionSpec(axes.ROWS, *[None] * (x.ndim - 2), axis), tree
-  )
+  return jax.tree.map(lambda x: PartitionSpec(rows, *[None] * (x.ndim - 2), axis), tree)
 
 
 def _gather(x: Array, parts: int) -> Array:

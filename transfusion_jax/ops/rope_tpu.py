@@ -30,8 +30,9 @@ _BLOCK = 2**20
 
 
 def takes(x: Float[Array, 'b h t d']) -> bool:
-  """Whether positions come in whole blocks, and half a head in whole parts of lanes."""
-  return x.shape[2] % _LANES == 0 and x.shape[3] % (_LANES // 2) == 0
+  """Whether positions come in whole blocks, and heads fill lanes, or half of them."""
+  whole = x.shape[3] % _LANES == 0 or x.shape[3] == _LANES // 2
+  return whole and x.shape[2] % _LANES == 0
 
 
 def rotate(
