@@ -38,6 +38,10 @@ from typing import NamedTuple
 
 from benchmarks import on_cpu
 
+ROWS, TEXT, DEPTH, WIDTH, HEADS, PROMPT = 8, 64, 6, 384, 6, 32
+TOKENS = ROWS * (2 * TEXT + on_cpu.PATCHES)
+"""What both sides have: the batch, the model, and tokens before what is sampled."""
+
 MEASURES = ('train', 'image', 'text', 'text_8', 'caption', 'mixed_8')
 OPERATIONS = 'operations of '
 PEAK = 'peak'

@@ -7,9 +7,7 @@ from unittest import mock
 
 from benchmarks import on_cpu, versus_peer
 
-ROWS, TEXT, DEPTH, WIDTH, HEADS = 8, 64, 6, 384, 6
-PROMPT, CONTEXT = 32, 1024
-TOKENS = ROWS * (2 * TEXT + on_cpu.PATCHES)
+CONTEXT = 1024
 
 
 def training():
@@ -18,8 +16,10 @@ def training():
 
   from transfusion_jax.compiling import flops
 
-  step, state, run = on_cpu.make_step(width=WIDTH, depth=DEPTH, heads=HEADS)
-  batch = on_cpu.make_batch(rows=ROWS, documents=1, text=TEXT)
+  step, state, run = on_cpu.make_step(
+    width=versus_peer.WIDTH, depth=versus_peer.DEPTH, heads=versus_peer.HEADS
+  )
+  batch = on_cpu.make_batch(rows=versus_peer.ROWS, documents=1, text=versus_peer.TEXT)
   shapes = jax.eval_shape(lambda: (state, batch))
   params = jax.tree.map(lambda leaf: leaf.copy(), state.params)
   held = []
@@ -31,7 +31,8 @@ def training():
       held[0]()
 
   measure = versus_peer.Measure(
-    on_cpu.rate(steps, 2 * TOKENS), lambda: flops.count(step, *shapes) / TOKENS
+    on_cpu.rate(steps, 2 * versus_peer.TOKENS),
+    lambda: flops.count(step, *shapes) / versus_peer.TOKENS,
   )
   return measure, params, run
 
@@ -82,7 +83,7 @@ def sampling(engine):
 
   chosen = {'solver': 'ddim', 'steps': 30, 'guidance': 3.0}
   drawing = image.ImageSampling(**{**base.transfusion().sampling, **chosen})
-  words = ' '.join(f'w{k}' for k in range(PROMPT))
+  words = ' '.join(f'w{k}' for k in range(versus_peer.PROMPT))
   drawn = engine.layout.picture_prompt(words)
   written = engine.layout.prompt((documents.Text(words, False),), open_image=False)
   side = engine.latents[:2]

@@ -9,13 +9,15 @@ from transfusion_pytorch import Transfusion
 
 from benchmarks import on_cpu, versus_peer
 
-ROWS, TEXT, DEPTH, WIDTH, HEADS, PROMPT = 8, 64, 6, 384, 6, 32
-TOKENS = ROWS * (2 * TEXT + on_cpu.PATCHES)
-
 
 def make_model() -> Transfusion:
   """The model of both sides."""
-  sizes = {'dim': WIDTH, 'depth': DEPTH, 'dim_head': on_cpu.HEAD_DIM, 'heads': HEADS}
+  sizes = {
+    'dim': versus_peer.WIDTH,
+    'depth': versus_peer.DEPTH,
+    'dim_head': on_cpu.HEAD_DIM,
+    'heads': versus_peer.HEADS,
+  }
   return Transfusion(
     num_text_tokens=on_cpu.VOCABULARY,
     dim_latent=on_cpu.CHANNELS,
@@ -37,11 +39,11 @@ def training(model: Transfusion) -> versus_peer.Measure:
   optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
   rows = [
     [
-      torch.randint(0, on_cpu.VOCABULARY, (TEXT,)),
+      torch.randint(0, on_cpu.VOCABULARY, (versus_peer.TEXT,)),
       (0, torch.randn(on_cpu.PATCHES, on_cpu.CHANNELS)),
-      torch.randint(0, on_cpu.VOCABULARY, (TEXT,)),
+      torch.randint(0, on_cpu.VOCABULARY, (versus_peer.TEXT,)),
     ]
-    for _ in range(ROWS)
+    for _ in range(versus_peer.ROWS)
   ]
 
   def step():
@@ -56,7 +58,8 @@ def training(model: Transfusion) -> versus_peer.Measure:
       step()
 
   return versus_peer.Measure(
-    on_cpu.rate(steps, 2 * TOKENS), lambda: counted(step) / TOKENS
+    on_cpu.rate(steps, 2 * versus_peer.TOKENS),
+    lambda: counted(step) / versus_peer.TOKENS,
   )
 
 
@@ -66,7 +69,7 @@ def sampling(model: Transfusion):
   16 times, the default, are 15 steps of the midpoint rule and 60 evaluations with
   guidance. A picture is opened by its [som] behind the prompt, as a model would.
   """
-  words = torch.randint(0, on_cpu.VOCABULARY, (PROMPT,))
+  words = torch.randint(0, on_cpu.VOCABULARY, (versus_peer.PROMPT,))
   opened = torch.cat([words, torch.tensor([model.get_modality_info(0).som_id])])
   shown = [(0, torch.randn(on_cpu.PATCHES, on_cpu.CHANNELS))]
   options = {
@@ -85,7 +88,9 @@ def sampling(model: Transfusion):
 
   def text(rows: int):
     prompt = words[None].repeat(rows, 1)
-    return lambda: model.generate_text_only(prompt, PROMPT + 256, temperature=0.0)
+    return lambda: model.generate_text_only(
+      prompt, versus_peer.PROMPT + 256, temperature=0.0
+    )
 
   def one(prompt, length: int, **more):
     return lambda: model.sample_one(prompt, length, **options, **more)

@@ -8,23 +8,14 @@ import os
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks import as_compiled
 from transfusion_jax.compiling import environment
 from transfusion_jax.ops import attention, rope, span
 
 pytestmark = pytest.mark.slow
 
-GENERATIONS = {
-  'v4': 'v4:2x2x1',
-  'v5e': 'v5e:2x2',
-  'v5p': 'v5p:2x2x1',
-  'v6e': 'v6e:2x2',
-  'tpu7x': 'tpu7x:2x2x1',
-}
 CASES = {
   # dtype, heads, key heads, head dim, queries, keys
   'usual': (jnp.bfloat16, 16, 16, 128, 4096, 4096),
@@ -58,42 +49,32 @@ def rotated(x, dy, position):
   return y, *pull(dy)
 
 
-def lowered(generation, function, *shapes):
-  """A function of arrays, given by shape and type, for one chip of a generation."""
-  topology = topologies.get_topology_desc(
-    platform='tpu', topology_name=GENERATIONS[generation]
-  )
-  mesh = Mesh(np.array(topology.devices[:1]), ('device',))
-  sharding = NamedSharding(mesh, PartitionSpec())
-
-  arrays = [jax.ShapeDtypeStruct(*each, sharding=sharding) for each in shapes]
-  with jax.set_mesh(mesh):
-    made = jax.jit(function).lower(*arrays)
+def compiled(generation, function, *shapes):
+  made = as_compiled.compiled(generation, function, *shapes)
   assert 'tpu_custom_call' in made.as_text()
   return made
 
 
 @pytest.mark.parametrize('name', CASES)
-@pytest.mark.parametrize('generation', GENERATIONS)
+@pytest.mark.parametrize('generation', as_compiled.TOPOLOGY)
 def test_attention_compiles(libtpu, generation, name):
   dtype, h, g, d, n, m = CASES[name]
   q, k, bound = ((1, h, n, d), dtype), ((1, g, m, d), dtype), ((1, n), jnp.int32)
-  made = lowered(generation, values_and_gradients, q, k, k, q, bound, bound)
-  compiled = made.compile()
+  made = compiled(generation, values_and_gradients, q, k, k, q, bound, bound)
   # Memory for a few arrays like the queries, in float32, and none for scores.
   most = 16 * 2**20 + 8 * 4 * h * n * max(d, 128)
-  assert compiled.memory_analysis().temp_size_in_bytes < most
+  assert made.memory_analysis().temp_size_in_bytes < most
 
 
 @pytest.mark.parametrize(
   ('dtype', 'heads', 'head_dim'),
   [(jnp.bfloat16, 16, 128), (jnp.bfloat16, 12, 64), (jnp.float32, 2, 256)],
 )
-@pytest.mark.parametrize('generation', GENERATIONS)
+@pytest.mark.parametrize('generation', as_compiled.TOPOLOGY)
 def test_rotation_compiles(libtpu, generation, dtype, heads, head_dim):
   x, position = ((2, heads, 4096, head_dim), dtype), ((2, 4096), jnp.int32)
-  compiled = lowered(generation, rotated, x, x, position).compile()
+  made = compiled(generation, rotated, x, x, position)
   # Memory for angles, and at most for `x` in another layout and back; none in float32.
   padded = 2 * 4096 * max(head_dim, 128)
   most = 2**20 + 4 * 4 * padded + 2 * heads * padded * jnp.dtype(dtype).itemsize
-  assert compiled.memory_analysis().temp_size_in_bytes < most
+  assert made.memory_analysis().temp_size_in_bytes < most
