@@ -138,13 +138,15 @@ def _searched(run, topology, devices) -> list[dict[str, Any]]:
     log.info(f'{_told(candidate)}: {_short(result)}')
     return result if result['fits'] else None
 
-  sizes = run.model.transformer
+  sizes, sequence = run.model.transformer, run.mesh.sequence
+  if sequence == -1:  # of the mesh that is searched for only this is as the run says
+    sequence = mesh_lib.shape(run.mesh, topology.devices, topology.slices)[3]
   shapes = search.meshes(
     topology,
     rows=run.data.rows,
     heads=sizes.kv_heads,
     width=sizes.width,
-    sequence=mesh_lib.shape(run.mesh, topology.devices, topology.slices)[3],
+    sequence=sequence,
   )
   found = search.run(
     [each for each in shapes if _holds_state(run, each, topology, devices)],
