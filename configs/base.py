@@ -57,7 +57,7 @@ def transfusion() -> ConfigDict:
   run.model.adapter.kind = 'linear'
   run.model.adapter.linear.update(patch=2, time_features=256, positions=0)
   run.model.adapter.unet.update(
-    widths=(576, 1152), blocks=2, groups=32, head_dim=64, time_features=256
+    widths=(512, 1152), blocks=2, groups=32, head_dim=128, time_features=256
   )
   run.objective.update(image_weight=5.0, target='epsilon')
   run.objective.path.update(kind='cosine', steps=1000)

@@ -180,13 +180,17 @@ def _holds_state(run, sizes: mesh_lib.MeshConfig, topology, devices) -> bool:
 
 
 def _with(run: config.TransfusionRun, candidate: search.Candidate):
-  transformer = dataclasses.replace(run.model.transformer, remat=candidate.remat)
   return dataclasses.replace(
-    run,
+    _with_decoder(run, remat=candidate.remat),
     mesh=candidate.mesh,
-    model=dataclasses.replace(run.model, transformer=transformer),
     train=dataclasses.replace(run.train, microbatches=candidate.microbatches),
   )
+
+
+def _with_decoder(run: config.TransfusionRun, **changes: Any) -> config.TransfusionRun:
+  decoder = dataclasses.replace(run.model.transformer, **changes)
+  model = dataclasses.replace(run.model, transformer=decoder)
+  return dataclasses.replace(run, model=model)
 
 
 def _told(candidate: search.Candidate) -> str:
@@ -226,9 +230,11 @@ def _model_flops(run: config.Run, parts: build.Parts, batch: Any) -> float:
   # As many as there is room for, with BOI and EOI around each.
   images = min(run.data.image_slots, length // (patches + 2))
   decoder = run.model.transformer
+  # A kernel may say more than the model needs (`ops/attention_tpu.py`).
+  plain = build.parts(_with_decoder(run, attention='xla_dense')).blueprint
 
   def adapter(params, images, t, hidden):
-    model = bind(params).adapter
+    model = plain.definition.bind(params).adapter
     inward, skip = model.encode(images.astype(decoder.dtype), t)
     return inward, model.decode(hidden, t, skip)
 

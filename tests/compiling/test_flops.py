@@ -1,6 +1,7 @@
 """FLOPs against counts by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 
 from tests import tiny
 from transfusion_jax.compiling import flops
+from transfusion_jax.ops import attention, context, span
 
 
 def test_matrix_products_convolutions_and_loops():
@@ -48,6 +50,19 @@ def test_convolutions():
     )
 
   assert flops.count(convolve, x, kernel) == 2 * (2 * 4 * 4 * 5) * 27
+
+
+@pytest.mark.parametrize(('head_dim', 'priced'), [(64, 128), (128, 128), (256, 256)])
+def test_a_kernel_counts_what_it_keeps_busy(head_dim, priced):
+  """Half of all pairs in text, all of them in pictures; no head as one below 128."""
+  q = jnp.ones((2, 3, 1024, head_dim))
+  start = jnp.zeros((2, 1024), jnp.int32)
+  causal = span.Span(start, start + 1 + jnp.arange(1024)[None])
+  attend = functools.partial(attention.attend, backend='tpu')
+  all_pairs = 4 * 2 * 3 * 1024 * 1024 * priced
+  assert flops.count(attend, q, q, q, causal) == all_pairs / 2
+  within = functools.partial(context.attend_all, backend='tpu')
+  assert flops.count(within, q, q, q) == all_pairs
 
 
 def test_the_backward_pass_takes_twice_the_forward_pass():

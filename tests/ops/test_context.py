@@ -2,6 +2,7 @@
 
 import functools
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,15 @@ from jax.experimental.pallas import tpu as pltpu
 
 from tests.ops import test_attention_backends as layouts
 from transfusion_jax.core import axes, sharding
-from transfusion_jax.ops import attention, context, rope, rope_tpu, schedule, span
+from transfusion_jax.ops import (
+  attention,
+  attention_tpu,
+  context,
+  rope,
+  rope_tpu,
+  schedule,
+  span,
+)
 from transfusion_jax.training import mesh as mesh_lib
 
 ROWS, LENGTH, HEADS, KEY_HEADS, HEAD_DIM = 4, 96, 4, 2, 8
@@ -162,6 +171,37 @@ def test_every_device_rotates_its_own(sizes, monkeypatch):
   assert 'all-gather' not in text
   for one, other in zip(found, expected, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'pictures', 'part'),
+  [((1, 2, 2, 2), 4, (1, 1)), ((1, 1, 4, 2), 4, (1, 1)), ((1, 2, 4, 1), 6, (3, 2))],
+)
+def test_pictures_go_through_the_kernel(sizes, pictures, part, monkeypatch):
+  """Divided over rows and positions alike, and heads; where they do not divide, not."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  arrays = [jax.random.normal(key, (pictures, 2, 1024, 32)) for key in keys]
+
+  def attended(q, k, v, do, *, backend):
+    o, pull = jax.vjp(functools.partial(context.attend_all, backend=backend), q, k, v)
+    return o, *pull(do)
+
+  expected = attended(*arrays, backend='xla')
+  kernel = mock.Mock(wraps=functools.partial(attention_tpu.attend, interpret=True))
+  monkeypatch.setattr(attention_tpu, 'attend', kernel)
+  found, _ = on(sizes, functools.partial(attended, backend='tpu'), *arrays)
+  kernel.assert_called_once()
+  assert kernel.call_args.args[0].shape == (*part, 1024, 32)
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_small_pictures_are_left_to_the_compiler(monkeypatch):
+  monkeypatch.setattr(attention_tpu, 'attend', mock.Mock())
+  q = jax.random.normal(jax.random.key(0), (2, 1, 256, 8))
+  dense = context.attend_all(q, q, q, backend='xla')
+  np.testing.assert_array_equal(context.attend_all(q, q, q, backend='tpu'), dense)
+  attention_tpu.attend.assert_not_called()
 
 
 def test_a_schedule_of_every_device():

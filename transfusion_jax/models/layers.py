@@ -14,11 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.models import module
-from transfusion_jax.ops import attention, norm
-from transfusion_jax.ops import span as span_lib
-
-_LARGE = 1024
-"""Pixels of a picture from which attention takes them a few at a time."""
+from transfusion_jax.ops import attention, context, norm
 
 
 def look_up(
@@ -207,10 +203,19 @@ class ImageAttention(module.Module):
   """Residual self-attention of all pixels of an image (Ho et al., 2020, appendix B).
 
   The output projection starts at zero, so that the layer starts as the identity.
+  `backend` is that of the attention; see `context.attend_all`.
   """
 
-  def __init__(self, rngs: module.Rngs, channels: int, *, heads: int, groups: int):
-    self.heads = heads
+  def __init__(
+    self,
+    rngs: module.Rngs,
+    channels: int,
+    *,
+    heads: int,
+    groups: int,
+    backend: attention.Backend = 'xla',
+  ):
+    self.heads, self.backend = heads, backend
     self.norm = GroupNorm(channels, groups=groups)
     axes = ('channels_in', 'heads')
     self.query = Linear(rngs, channels, channels, axes=axes)
@@ -220,12 +225,9 @@ class ImageAttention(module.Module):
 
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     b, h, w, c = x.shape
-    start = jnp.zeros((b, h * w), jnp.int32)
-    span = span_lib.Span(start, start + h * w)
     y = self.norm(x).reshape(b, h * w, c)
     q, k, v = (self._heads(of(y)) for of in (self.query, self.key, self.value))
-    backend = 'xla_chunked' if h * w >= _LARGE else 'xla_dense'
-    y = attention.attend(q, k, v, span, backend=backend)
+    y = context.attend_all(q, k, v, backend=self.backend)
     return x + self.out(jnp.swapaxes(y, 1, 2).reshape(b, h * w, c)).reshape(x.shape)
 
   def _heads(self, y: Float[Array, 'b n c']) -> Float[Array, 'b h n d']:

@@ -77,7 +77,7 @@ class Transfusion(module.Module):
     width = config.transformer.width
     self.config, self.table, self.used = config, table, used
     self.embedding = module.weight(rngs, scale=1.0, vocab=table, embed=width)
-    self.adapter = _adapter(rngs, config.adapter, channels=channels, embed=width)
+    self.adapter = _adapter(rngs, config, channels=channels)
     self.transformer = transformer.Transformer(rngs, config.transformer)
     self.head = layers.Linear(
       rngs, width, table, axes=('embed', 'vocab'), scale=0.5, bias=False
@@ -195,10 +195,12 @@ class Transfusion(module.Module):
     )
 
 
-def _adapter(rngs, config: AdapterConfig, *, channels: int, embed: int) -> Any:
-  if config.kind == 'linear':
-    return patches.Linear(rngs, config.linear, channels=channels, embed=embed)
-  return unet.UNet(rngs, config.unet, channels=channels, embed=embed)
+def _adapter(rngs, config: TransfusionConfig, *, channels: int) -> Any:
+  adapter, decoder = config.adapter, config.transformer
+  sizes = {'channels': channels, 'embed': decoder.width}
+  if adapter.kind == 'linear':
+    return patches.Linear(rngs, adapter.linear, **sizes)
+  return unet.UNet(rngs, adapter.unet, **sizes, backend=decoder.attention)
 
 
 def place(x: Float[Array, 'b p e'], slot: Int[Array, 'b t']) -> Float[Array, 'b t e']:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from transfusion_jax.models import layers, module, patches
+from transfusion_jax.ops import attention
 
 Skip = tuple[Float[Array, 'b i _ _ _'], ...]
 
@@ -28,7 +29,7 @@ class UNetConfig:
 
   Attributes:
     widths: channels at each resolution, from that of the latents to that of the grid of
-      patches. Paper: (576, 1152) for 2 x 2 patches (ours, for its 0.27B parameters).
+      patches. Paper: none given; (512, 1152) has about its 0.27B parameters.
     blocks: residual blocks per resolution on the way down; one more on the way up,
       which takes what the resolution was entered with.
     groups: groups of the norms; 1 is layer norm over the whole picture.
@@ -52,9 +53,22 @@ class UNet(module.Module):
   """Both halves (1), for any picture whose sides divide by the patch size."""
 
   def __init__(
-    self, rngs: module.Rngs, config: UNetConfig, *, channels: int, embed: int
+    self,
+    rngs: module.Rngs,
+    config: UNetConfig,
+    *,
+    channels: int,
+    embed: int,
+    backend: attention.Backend = 'xla',
   ):
-    """Args: channels: of the latents; embed: width of the transformer.
+    """A U-Net that starts with random weights.
+
+    Args:
+      rngs: for them.
+      config: sizes.
+      channels: of the latents.
+      embed: width of the transformer.
+      backend: of the attention within pictures.
 
     Raises:
       ValueError: a width does not divide into groups or heads.
@@ -65,7 +79,12 @@ class UNet(module.Module):
     self.time = layers.TimeEmbedding(rngs, features=config.time_features, width=time)
     self.entry = layers.Conv(rngs, channels, widths[0], size=3)
     self.down = module.List(
-      Down(rngs, config, inputs=inputs, width=width, resample=i + 1 < len(widths))
+      Down(
+        *(rngs, config, backend),
+        inputs=inputs,
+        width=width,
+        resample=i + 1 < len(widths),
+      )
       for i, (inputs, width) in enumerate(
         zip((widths[0], *widths[:-1]), widths, strict=True)
       )
@@ -76,8 +95,7 @@ class UNet(module.Module):
     )
     self.up = module.List(
       Up(
-        rngs,
-        config,
+        *(rngs, config, backend),
         width=widths[i],
         below=widths[min(i + 1, len(widths) - 1)],
         above=widths[max(i - 1, 0)],
@@ -128,14 +146,20 @@ class Stage(module.Module):
   """A residual block and attention within the picture."""
 
   def __init__(
-    self, rngs: module.Rngs, config: UNetConfig, *, inputs: int, outputs: int
+    self,
+    rngs: module.Rngs,
+    config: UNetConfig,
+    backend: attention.Backend,
+    *,
+    inputs: int,
+    outputs: int,
   ):
     self.block = layers.ResidualBlock(
       rngs, inputs, outputs, groups=config.groups, time=4 * config.widths[0]
     )
     heads = outputs // config.head_dim
     self.attention = layers.ImageAttention(
-      rngs, outputs, heads=heads, groups=config.groups
+      rngs, outputs, heads=heads, groups=config.groups, backend=backend
     )
 
   def __call__(
@@ -151,13 +175,14 @@ class Down(module.Module):
     self,
     rngs: module.Rngs,
     config: UNetConfig,
+    backend: attention.Backend,
     *,
     inputs: int,
     width: int,
     resample: bool,
   ):
     self.stages = module.List(
-      Stage(rngs, config, inputs=width if j else inputs, outputs=width)
+      Stage(rngs, config, backend, inputs=width if j else inputs, outputs=width)
       for j in range(config.blocks)
     )
     self.resample = (
@@ -192,6 +217,7 @@ class Up(module.Module):
     self,
     rngs: module.Rngs,
     config: UNetConfig,
+    backend: attention.Backend,
     *,
     width: int,
     below: int,
@@ -201,7 +227,7 @@ class Up(module.Module):
     skips = (width,) * config.blocks + (above,)
     inputs = (below,) + (width,) * config.blocks
     self.stages = module.List(
-      Stage(rngs, config, inputs=first + second, outputs=width)
+      Stage(rngs, config, backend, inputs=first + second, outputs=width)
       for first, second in zip(inputs, skips, strict=True)
     )
     self.resample = layers.Conv(rngs, width, width, size=3) if resample else None

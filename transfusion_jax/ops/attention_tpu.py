@@ -21,6 +21,7 @@ rows take a second walk, by queries, for `dq`.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.ad_checkpoint
@@ -42,6 +43,7 @@ def attend(
   plan: schedule.Plan,
   *,
   sizes: schedule.Blocks | None = None,
+  visible: float = 0.5,
   interpret: bool = False,
 ) -> Float[Array, 'b h q d']:
   """Attention over the spans of a plan; see `attention.attend`.
@@ -52,6 +54,8 @@ def attend(
     v: values.
     plan: schedules, made for these lengths and sizes.
     sizes: sizes of the blocks; by default those of `schedule.blocks`.
+    visible: share of all pairs that is, by which the compiler is told the cost; half
+      of them are in causal text.
     interpret: run without a TPU, slowly, to test.
 
   Raises:
@@ -62,61 +66,70 @@ def attend(
   q, k, v = (
     schedule.pad(x, size) for x, size in ((q, sizes.q), (k, sizes.k), (v, sizes.k))
   )
-  return _attend(q, k, v, plan, sizes, interpret)[:, :, :queries]
+  how = _How(sizes, visible, interpret)
+  return _attend(q, k, v, plan, how)[:, :, :queries]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(q, k, v, plan, sizes, interpret):
-  return _forward(q, k, v, plan, sizes, interpret)[0]
+class _How(NamedTuple):
+  """What all kernels of a call are built with; see `attend`."""
+
+  sizes: schedule.Blocks
+  visible: float
+  interpret: bool
 
 
-def _attend_forward(q, k, v, plan, sizes, interpret):
-  o, log_sum = _forward(q, k, v, plan, sizes, interpret)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(q, k, v, plan, how):
+  return _forward(q, k, v, plan, how)[0]
+
+
+def _attend_forward(q, k, v, plan, how):
+  o, log_sum = _forward(q, k, v, plan, how)
   # Under the name that a remat policy may save: then this kernel is not run again.
   o = jax.ad_checkpoint.checkpoint_name(o, 'attention')
   log_sum = jax.ad_checkpoint.checkpoint_name(log_sum, 'attention')
   return o, (q, k, v, plan, o, log_sum)
 
 
-def _attend_backward(sizes, interpret, saved, do):
+def _attend_backward(how, saved, do):
   q, k, v, plan, o, log_sum = saved
   both = o.astype(jnp.float32) * do.astype(jnp.float32)
   inner = jnp.sum(both, axis=-1)[:, :, None]
   inputs = (plan.bounds, q, k, v, do, log_sum, inner)
   # The sum in float32 and two buffers on the way out, of at least 128 lanes.
   if q.shape[2] * max(q.shape[3], 128) * (4 + 2 * q.dtype.itemsize) <= _WHOLE_HEAD:
-    dk, dv, dq = _backward_by_key(plan.by_key, inputs, sizes, interpret, True)
+    dk, dv, dq = _backward_by_key(plan.by_key, inputs, how, True)
   else:
-    dk, dv = _backward_by_key(plan.by_key, inputs, sizes, interpret, False)
-    dq = _backward_by_query(plan.by_query, inputs, sizes, interpret)
+    dk, dv = _backward_by_key(plan.by_key, inputs, how, False)
+    dq = _backward_by_query(plan.by_query, inputs, how)
   return dq, _sum_heads(dk, k), _sum_heads(dv, v), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _forward(q, k, v, plan, sizes, interpret):
+def _forward(q, k, v, plan, how):
   """Outputs, and of every query the logarithm (base 2) of its sum, [b, h, 1, q]."""
-  b, h, n, d = q.shape
+  (b, h, n, d), rows = q.shape, how.sizes.q
   return _call(
     functools.partial(_forward_kernel, scale=_scale(d)),
     plan.by_query,
     {'bounds': plan.bounds, 'q': q, 'k': k, 'v': v},
     {'o': (q.shape, v.dtype), 'log_sum': ((b, h, 1, n), jnp.float32)},
-    {'out': (d, sizes.q), 'total': (1, sizes.q), 'top': (1, sizes.q)},
-    sizes,
-    interpret,
+    {'out': (d, rows), 'total': (1, rows), 'top': (1, rows)},
+    how,
     products=2,
   )
 
 
-def _backward_by_key(steps, inputs, sizes, interpret, with_dq):
+def _backward_by_key(steps, inputs, how, with_dq):
   """`dk` and `dv`, one for each head of the queries, and `dq` where a head fits."""
   _, q, k, *_ = inputs
   n, d = q.shape[2:]
   repeated = q.shape[1] // k.shape[1] > 1
   shape = (*q.shape[:2], *k.shape[2:])
   made = dict.fromkeys(('dk', 'dv'), (shape, jnp.float32 if repeated else k.dtype))
+  sizes = how.sizes
   sums = {'dk_sum': (sizes.k, d), 'dv_sum': (sizes.k, d)}
   if with_dq:
     made['head'] = (q.shape, q.dtype)
@@ -127,13 +140,12 @@ def _backward_by_key(steps, inputs, sizes, interpret, with_dq):
     dict(zip(_BACKWARD, inputs, strict=True)),
     made,
     sums,
-    sizes,
-    interpret,
+    how,
     products=5 if with_dq else 4,
   )
 
 
-def _backward_by_query(steps, inputs, sizes, interpret):
+def _backward_by_query(steps, inputs, how):
   """`dq` alone, by a walk that forms one block of it after the other."""
   _, q, *_ = inputs
   d = q.shape[3]
@@ -142,9 +154,8 @@ def _backward_by_query(steps, inputs, sizes, interpret):
     steps,
     dict(zip(_BACKWARD, inputs, strict=True)),
     {'dq': (q.shape, q.dtype)},
-    {'dq_sum': (sizes.q, d)},
-    sizes,
-    interpret,
+    {'dq_sum': (how.sizes.q, d)},
+    how,
     products=3,
   )
   return dq
@@ -288,7 +299,7 @@ def _natural(scale):
   return scale * math.log(2)
 
 
-def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
+def _call(kernel, steps, inputs, made, scratch, how, products):
   """Calls a kernel for every row, head and step.
 
   Args:
@@ -297,13 +308,13 @@ def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
     inputs: arrays by name; the name says how they are cut into blocks.
     made: shape and type of the outputs by name.
     scratch: shapes of what is kept between steps, float32.
-    sizes: sizes of the blocks.
-    interpret: run without a TPU.
+    how: sizes of the blocks, and what else `attend` was asked for.
     products: matrix products of a step, for the estimate of the cost.
   """
+  sizes, visible, interpret = how
   b, h, n, d = inputs['q'].shape
   group, keys = h // inputs['k'].shape[1], inputs['k'].shape[2]
-  length = steps.shape[1]
+  length, pairs = steps.shape[1], int(visible * b * h * n * keys)
 
   def current(row, number, schedule_ref):
     return schedule_ref[row * length + number]
@@ -332,10 +343,10 @@ def _call(kernel, steps, inputs, made, scratch, sizes, interpret, products):
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'parallel', 'arbitrary'),
     ),
-    # As if half of all pairs were visible: causal text.
+    # Heads narrower than a matrix unit keep it busy for as long as those that fill it.
     cost_estimate=pl.CostEstimate(
-      flops=products * b * h * n * keys * d,
-      transcendentals=b * h * n * keys // 2,
+      flops=2 * products * pairs * max(d, 128),
+      transcendentals=pairs,
       bytes_accessed=moved,
     ),
     interpret=interpret,

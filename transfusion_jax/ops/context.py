@@ -29,10 +29,13 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from transfusion_jax.core import axes, sharding
-from transfusion_jax.ops import attention, rope, schedule
+from transfusion_jax.ops import attention, attention_tpu, rope, schedule
 from transfusion_jax.ops import span as span_lib
 
 _AXIS = 'sequence'
+
+_LARGE = 1024
+"""Pixels of a picture from which not all of its scores are held at once."""
 
 
 def prepare(
@@ -98,6 +101,42 @@ def attend(
   )(q, k, v, span)
 
 
+def attend_all(
+  q: Float[Array, 'b h n d'],
+  k: Float[Array, 'b h n d'],
+  v: Float[Array, 'b h n d'],
+  *,
+  backend: attention.Backend,
+) -> Float[Array, 'b h n d']:
+  """Attention of every query to every key, as within pictures.
+
+  Small pictures take the dense reference and large ones `xla_chunked`, both of which
+  the compiler divides; but for `tpu` large ones take its kernel. Pictures of a row
+  that is divided by positions are divided as such, and none of them within.
+  """
+  b, _, n, _ = q.shape
+  start = jnp.zeros((b, n), jnp.int32)
+  span = span_lib.Span(start, start + n)
+  if n < _LARGE or backend != 'tpu':
+    xla = 'xla_dense' if n < _LARGE else 'xla_chunked'
+    return attention.attend(q, k, v, span, backend=xla)
+
+  def own(q, k, v, span):
+    return attention_tpu.attend(q, k, v, schedule.plan(span, n), visible=1.0)
+
+  mesh = sharding.current()
+  if mesh is None:
+    return own(q, k, v, span)
+  by_head = _by_head(mesh, None, q, among=(*axes.ROWS, _AXIS))
+  return jax.shard_map(
+    own,
+    mesh=mesh,
+    in_specs=(by_head, by_head, by_head, PartitionSpec(by_head[0])),
+    out_specs=by_head,
+    check_vma=False,
+  )(q, k, v, span)
+
+
 def rotate(
   x: Float[Array, 'b h t d'], by: rope.Rotation, *, backend: attention.Backend
 ) -> Float[Array, 'b h t d']:
@@ -117,12 +156,14 @@ def rotate(
   )(x, by)
 
 
-def _rows(mesh: jax.sharding.AbstractMesh, count: int) -> tuple[str, ...]:
+def _rows(
+  mesh: jax.sharding.AbstractMesh, count: int, among: tuple[str, ...] = axes.ROWS
+) -> tuple[str, ...]:
   """Of the axes that divide rows those that divide so many, into the most parts."""
   some = (
     chosen
-    for number in range(len(axes.ROWS) + 1)
-    for chosen in itertools.combinations(axes.ROWS, number)
+    for number in range(len(among) + 1)
+    for chosen in itertools.combinations(among, number)
     if count % sharding.ways(mesh, chosen) == 0
   )
   return max(some, key=lambda chosen: (sharding.ways(mesh, chosen), len(chosen)))
@@ -136,11 +177,14 @@ def _axis(mesh: jax.sharding.AbstractMesh, queries: int, keys: int) -> str | Non
 
 
 def _by_head(
-  mesh: jax.sharding.AbstractMesh, axis: str | None, *arrays: Array
+  mesh: jax.sharding.AbstractMesh,
+  axis: str | None,
+  *arrays: Array,
+  among: tuple[str, ...] = axes.ROWS,
 ) -> PartitionSpec:
   """Spec of arrays [b, h, n, d], whose heads are divided where those of all divide."""
   whole = any(each.shape[1] % mesh.shape['tensor'] for each in arrays)
-  rows = _rows(mesh, arrays[0].shape[0])
+  rows = _rows(mesh, arrays[0].shape[0], among)
   return PartitionSpec(rows, None if whole else 'tensor', axis)
 
 
