@@ -11,7 +11,8 @@ compiles three steps for the same mesh, rows and optimizer, and compares them:
 * `llama`: a decoder that has never heard of images: token table, transformer, head.
 
 The first is compiled by `transfusion_jax.compile_check` itself, the others here, by the
-same method. Nothing runs; times are the compiler's estimates.
+same method. Nothing runs; times are the compiler's estimates. `--transfusion=FILE` reads
+what `compile_check --json` has found for the same flags, since a U-Net takes it long.
 """
 
 import dataclasses
@@ -147,11 +148,13 @@ def told(found: dict[str, Any]) -> dict[str, float]:
 
 def main(_) -> None:
   """Compiles all three and prints them with their ratios to the Llama."""
-  chosen = [each for each in sys.argv[1:] if not each.startswith('--output')]
+  ours = ('--output', '--transfusion')
+  chosen = [each for each in sys.argv[1:] if not each.startswith(ours)]
+  known = _TRANSFUSION.value and pathlib.Path(_TRANSFUSION.value).read_text()
   run, topology = config.parse(_CONFIG.value), topologies.find(_TOPOLOGY.value)
   text = text_only(run)
   found = {
-    'transfusion': compiled(chosen),
+    'transfusion': json.loads(known) if known else compiled(chosen),
     'text': compiled_text(build.parts(text), text, topology),
     'llama': compiled_text(llama(text), text, topology),
   }
@@ -170,4 +173,5 @@ if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
   _TOPOLOGY = flags.DEFINE_string('topology', None, 'For example v5e:16x16.')
   _OUTPUT = flags.DEFINE_string('output', None, 'File for the result.')
+  _TRANSFUSION = flags.DEFINE_string('transfusion', None, 'What compile_check wrote.')
   app.run(main)
