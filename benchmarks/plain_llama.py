@@ -11,8 +11,8 @@ compiles three steps for the same mesh, rows and optimizer, and compares them:
 * `llama`: a decoder that has never heard of images: token table, transformer, head.
 
 The first is compiled by `transfusion_jax.compile_check` itself, the others here, by the
-same method. Nothing runs; times are the compiler's estimates. `--transfusion=FILE` reads
-what `compile_check --json` has found for the same flags, since a U-Net takes it long.
+same method. Nothing runs; times are estimates. `--transfusion=FILE` reads what
+`compile_check --json` has found for the same flags, since a U-Net takes it long.
 """
 
 import dataclasses
