@@ -1,12 +1,12 @@
 """Training speed on a CPU against the length of rows and the width of the model.
 
-  python -m benchmarks.lengths [--text=64] --json=lengths.json
+  python -m benchmarks.lengths [--text=32] --json=lengths.json
 
 Rows of 512 to 8,192 positions hold documents of 512 (128 text tokens, 256 image
 patches of 16 channels, 128 text tokens). A query of a longer row sees no more keys: a
 step of 8,192 positions should take as long however they are cut into rows. With other
-`--text` the documents do not end where blocks of attention do, and rows are of 1 to 16
-such documents. The model has 4 layers and heads of 64, float32, AdamW. All variants
+`--text`, 32 for example, documents do not end where blocks of attention do; rows are of
+1 to 16 of them. The model has 4 layers and heads of 64, float32, AdamW. All variants
 live in one process and take turns; a ratio is the median over the rounds, so that a
 machine whose speed drifts does not favour a variant. What stands in XLA_FLAGS counts.
 

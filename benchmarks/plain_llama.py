@@ -132,6 +132,19 @@ def compiled(arguments: list[str]) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+def checked(found: dict[str, Any], run: config.TransfusionRun) -> dict[str, Any]:
+  """What was found before, if it is of this mesh and topology."""
+  topology = topologies.find(_TOPOLOGY.value)
+  wanted = mesh_lib.make(run.mesh, topologies.devices(topology)).shape
+  same = found.get('topology') == topology.name and found.get('mesh') == dict(wanted)
+  if not same or 'mfu' not in found:
+    raise ValueError(
+      f'expected a step that fits on {topology.name} with the mesh {dict(wanted)}, '
+      f'found {found.get("topology")} with {found.get("mesh")}; change --transfusion'
+    )
+  return found
+
+
 def told(found: dict[str, Any]) -> dict[str, float]:
   """What is compared."""
   collectives = found['collectives']
@@ -154,7 +167,7 @@ def main(_) -> None:
   run, topology = config.parse(_CONFIG.value), topologies.find(_TOPOLOGY.value)
   text = text_only(run)
   found = {
-    'transfusion': json.loads(known) if known else compiled(chosen),
+    'transfusion': checked(json.loads(known), run) if known else compiled(chosen),
     'text': compiled_text(build.parts(text), text, topology),
     'llama': compiled_text(llama(text), text, topology),
   }

@@ -1,5 +1,6 @@
 """The U-Net adapter: shapes, what depends on what, and its size."""
 
+import dataclasses
 import functools
 
 import jax
@@ -46,9 +47,9 @@ def fresh():
   return plan.definition.bind(tree.nest(params))
 
 
-def _plan(settings):
+def _plan(settings, **changes):
   return module.blueprint(
-    lambda rngs: unet.UNet(rngs, settings, channels=CHANNELS, embed=EMBED)
+    lambda rngs: unet.UNet(rngs, settings, channels=CHANNELS, embed=EMBED, **changes)
   )
 
 
@@ -207,6 +208,22 @@ def test_traces_at_the_papers_size():
   t = jax.ShapeDtypeStruct((1, 2), jnp.float32)
   trace = lambda params, x, t: around(plan.definition.bind(params), x, t)  # noqa: E731
   assert jax.eval_shape(trace, plan.shapes, x, t).shape == x.shape
+
+
+@pytest.mark.parametrize(('backend', 'kernels'), [('tpu', 5), ('xla', 0)])
+def test_attention_of_the_large_resolution_is_the_backends(backend, kernels):
+  settings = dataclasses.replace(config(), widths=(128, 256), head_dim=128, blocks=2)
+  plan = _plan(settings, backend=backend)
+  x = jax.ShapeDtypeStruct((1, 1, 32, 32, CHANNELS), jnp.bfloat16)
+  t = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+
+  def trace(params, x, t):
+    made = plan.definition.bind(params)
+    patches, skip = made.encode(x, t)
+    return made.decode(patches, t, skip)
+
+  text = str(jax.make_jaxpr(trace)(plan.shapes, x, t))
+  assert text.count('pallas_call[') == kernels
 
 
 def test_every_parameter_can_be_sharded():

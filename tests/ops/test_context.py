@@ -175,12 +175,16 @@ def test_every_device_rotates_its_own(sizes, monkeypatch):
 
 @pytest.mark.parametrize(
   ('sizes', 'pictures', 'part'),
-  [((1, 2, 2, 2), 4, (1, 1)), ((1, 1, 4, 2), 4, (1, 1)), ((1, 2, 4, 1), 6, (3, 2))],
+  [
+    ((1, 2, 2, 2), (4, 2), (1, 1)),
+    ((1, 1, 4, 2), (4, 3), (1, 3)),
+    ((1, 2, 4, 1), (4, 1), (2, 1)),
+  ],
 )
 def test_pictures_go_through_the_kernel(sizes, pictures, part, monkeypatch):
-  """Divided over rows and positions alike, and heads; where they do not divide, not."""
+  """Divided over rows and positions alike, and heads; what does not divide is whole."""
   keys = jax.random.split(jax.random.key(0), 4)
-  arrays = [jax.random.normal(key, (pictures, 2, 1024, 32)) for key in keys]
+  arrays = [jax.random.normal(key, (*pictures, 1024, 32)) for key in keys]
 
   def attended(q, k, v, do, *, backend):
     o, pull = jax.vjp(functools.partial(context.attend_all, backend=backend), q, k, v)
@@ -196,9 +200,11 @@ def test_pictures_go_through_the_kernel(sizes, pictures, part, monkeypatch):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_small_pictures_are_left_to_the_compiler(monkeypatch):
+@pytest.mark.parametrize(('pixels', 'head_dim'), [(256, 8), (1024, 512)])
+def test_pictures_that_are_left_to_the_compiler(pixels, head_dim, monkeypatch):
+  """Small ones, and heads too wide for the kernel's fast memory."""
   monkeypatch.setattr(attention_tpu, 'attend', mock.Mock())
-  q = jax.random.normal(jax.random.key(0), (2, 1, 256, 8))
+  q = jax.random.normal(jax.random.key(0), (2, 1, pixels, head_dim))
   dense = context.attend_all(q, q, q, backend='xla')
   np.testing.assert_array_equal(context.attend_all(q, q, q, backend='tpu'), dense)
   attention_tpu.attend.assert_not_called()

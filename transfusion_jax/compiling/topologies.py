@@ -33,7 +33,7 @@ class Chip:
     link_rate: of one link in one direction, bytes/s; a ring uses both directions.
     kernel_share: of the peak that a Pallas attention kernel reaches on a causal row of
       4,096 at head dim 128, where the compiler counts no cycles: from counting bundles
-      by hand on v5e and v6e, taken over for the others.
+      by hand on v5e and v6e, taken over for the others, and for pictures.
     loop_rate: bytes/s that the compiler gives a bfloat16 loop of its own, one that
       multiplies and adds: 0.2 (v4) to 0.4 of the memory's rate. Kernels that move more
       than they compute, and for which it counts no cycles either, are taken to be no

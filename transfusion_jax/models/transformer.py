@@ -41,7 +41,8 @@ class TransformerConfig:
     remat: what the backward pass recomputes: `none` nothing, `full` everything,
       `minimal` all but matrix products, `save_attention` all but attention outputs.
     unroll: layers per iteration of the scan; `depth` unrolls it altogether.
-    attention: backend of span attention, and of the rotation before it.
+    attention: backend of span attention, of the rotation before it, and of attention
+      within the pictures of a U-Net.
   """
 
   depth: int

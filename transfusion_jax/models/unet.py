@@ -29,7 +29,8 @@ class UNetConfig:
 
   Attributes:
     widths: channels at each resolution, from that of the latents to that of the grid of
-      patches. Paper: none given; (512, 1152) has about its 0.27B parameters.
+      patches. Paper: none given; (512, 1152) has 0.26B parameters
+      of its 0.27B.
     blocks: residual blocks per resolution on the way down; one more on the way up,
       which takes what the resolution was entered with.
     groups: groups of the norms; 1 is layer norm over the whole picture.

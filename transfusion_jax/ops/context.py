@@ -37,6 +37,9 @@ _AXIS = 'sequence'
 _LARGE = 1024
 """Pixels of a picture from which not all of its scores are held at once."""
 
+_WIDEST = 1024
+"""Bytes of a query from which the kernel's blocks outgrow the fast memory."""
+
 
 def prepare(
   span: span_lib.Span, keys: int, *, backend: attention.Backend
@@ -111,13 +114,14 @@ def attend_all(
   """Attention of every query to every key, as within pictures.
 
   Small pictures take the dense reference and large ones `xla_chunked`, both of which
-  the compiler divides; but for `tpu` large ones take its kernel. Pictures of a row
-  that is divided by positions are divided as such, and none of them within.
+  the compiler divides; but for `tpu` large ones take its kernel, unless a head is too
+  wide for fast memory. What divides positions of a row divides pictures here, and
+  none of them within.
   """
-  b, _, n, _ = q.shape
+  b, _, n, d = q.shape
   start = jnp.zeros((b, n), jnp.int32)
   span = span_lib.Span(start, start + n)
-  if n < _LARGE or backend != 'tpu':
+  if n < _LARGE or backend != 'tpu' or d * q.dtype.itemsize > _WIDEST:
     xla = 'xla_dense' if n < _LARGE else 'xla_chunked'
     return attention.attend(q, k, v, span, backend=xla)
 
@@ -127,11 +131,14 @@ def attend_all(
   mesh = sharding.current()
   if mesh is None:
     return own(q, k, v, span)
-  by_head = _by_head(mesh, None, q, among=(*axes.ROWS, _AXIS))
+  rows, heads, *_ = _by_head(mesh, None, q)
+  if b % sharding.ways(mesh, (*rows, _AXIS)) == 0:
+    rows = (*rows, _AXIS)
+  by_head = PartitionSpec(rows, heads)
   return jax.shard_map(
     own,
     mesh=mesh,
-    in_specs=(by_head, by_head, by_head, PartitionSpec(by_head[0])),
+    in_specs=(by_head, by_head, by_head, PartitionSpec(rows)),
     out_specs=by_head,
     check_vma=False,
   )(q, k, v, span)
@@ -156,14 +163,12 @@ def rotate(
   )(x, by)
 
 
-def _rows(
-  mesh: jax.sharding.AbstractMesh, count: int, among: tuple[str, ...] = axes.ROWS
-) -> tuple[str, ...]:
+def _rows(mesh: jax.sharding.AbstractMesh, count: int) -> tuple[str, ...]:
   """Of the axes that divide rows those that divide so many, into the most parts."""
   some = (
     chosen
-    for number in range(len(among) + 1)
-    for chosen in itertools.combinations(among, number)
+    for number in range(len(axes.ROWS) + 1)
+    for chosen in itertools.combinations(axes.ROWS, number)
     if count % sharding.ways(mesh, chosen) == 0
   )
   return max(some, key=lambda chosen: (sharding.ways(mesh, chosen), len(chosen)))
@@ -177,14 +182,11 @@ def _axis(mesh: jax.sharding.AbstractMesh, queries: int, keys: int) -> str | Non
 
 
 def _by_head(
-  mesh: jax.sharding.AbstractMesh,
-  axis: str | None,
-  *arrays: Array,
-  among: tuple[str, ...] = axes.ROWS,
+  mesh: jax.sharding.AbstractMesh, axis: str | None, *arrays: Array
 ) -> PartitionSpec:
   """Spec of arrays [b, h, n, d], whose heads are divided where those of all divide."""
   whole = any(each.shape[1] % mesh.shape['tensor'] for each in arrays)
-  rows = _rows(mesh, arrays[0].shape[0], among)
+  rows = _rows(mesh, arrays[0].shape[0])
   return PartitionSpec(rows, None if whole else 'tensor', axis)
 
 
