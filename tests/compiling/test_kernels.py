@@ -4,6 +4,7 @@ Mosaic runs in full: kernels that do not fit fast memory or that use what a gene
 lacks fail here. It needs libtpu, which `pip install -e '.[test]'` brings to Linux.
 """
 
+import functools
 import os
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 from benchmarks import as_compiled
 from transfusion_jax.compiling import environment
-from transfusion_jax.ops import attention, rope, span
+from transfusion_jax.ops import attention, context, rope, span
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +65,23 @@ def test_attention_compiles(libtpu, generation, name):
   # Memory for a few arrays like the queries, in float32, and none for scores.
   most = 16 * 2**20 + 8 * 4 * h * n * max(d, 128)
   assert made.memory_analysis().temp_size_in_bytes < most
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'head_dim'), [(jnp.bfloat16, 128), (jnp.bfloat16, 512), (jnp.float32, 256)]
+)
+@pytest.mark.parametrize('generation', as_compiled.TOPOLOGY)
+def test_attention_within_pictures_compiles(libtpu, generation, dtype, head_dim):
+  """Up to the widest heads that are not left to XLA."""
+
+  def attended(q, k, v, do):
+    attend = functools.partial(context.attend_all, backend='tpu')
+    o, pull = jax.vjp(attend, q, k, v)
+    return o, *pull(do)
+
+  x = ((3, 2, 1024, head_dim), dtype)
+  made = compiled(generation, attended, x, x, x, x)
+  assert made.memory_analysis().temp_size_in_bytes < 16 * 2**20
 
 
 @pytest.mark.parametrize(
