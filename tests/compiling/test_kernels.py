@@ -67,11 +67,9 @@ def test_attention_compiles(libtpu, generation, name):
   assert made.memory_analysis().temp_size_in_bytes < most
 
 
-@pytest.mark.parametrize(
-  ('dtype', 'head_dim'), [(jnp.bfloat16, 128), (jnp.bfloat16, 512), (jnp.float32, 256)]
-)
+@pytest.mark.parametrize('head_dim', [128, 512])
 @pytest.mark.parametrize('generation', as_compiled.TOPOLOGY)
-def test_attention_within_pictures_compiles(libtpu, generation, dtype, head_dim):
+def test_attention_within_pictures_compiles(libtpu, generation, head_dim):
   """Up to the widest heads that are not left to XLA."""
 
   def attended(q, k, v, do):
@@ -79,7 +77,7 @@ def test_attention_within_pictures_compiles(libtpu, generation, dtype, head_dim)
     o, pull = jax.vjp(attend, q, k, v)
     return o, *pull(do)
 
-  x = ((3, 2, 1024, head_dim), dtype)
+  x = ((3, 2, 1024, head_dim), jnp.bfloat16)
   made = compiled(generation, attended, x, x, x, x)
   assert made.memory_analysis().temp_size_in_bytes < 16 * 2**20
 

@@ -183,8 +183,9 @@ def test_every_device_rotates_its_own(sizes, monkeypatch):
 )
 def test_pictures_go_through_the_kernel(sizes, pictures, part, monkeypatch):
   """Divided over rows and positions alike, and heads; what does not divide is whole."""
+  monkeypatch.setattr(context, '_LARGE', 256)
   keys = jax.random.split(jax.random.key(0), 4)
-  arrays = [jax.random.normal(key, (*pictures, 1024, 32)) for key in keys]
+  arrays = [jax.random.normal(key, (*pictures, 256, 32)) for key in keys]
 
   def attended(q, k, v, do, *, backend):
     o, pull = jax.vjp(functools.partial(context.attend_all, backend=backend), q, k, v)
@@ -195,7 +196,7 @@ def test_pictures_go_through_the_kernel(sizes, pictures, part, monkeypatch):
   monkeypatch.setattr(attention_tpu, 'attend', kernel)
   found, _ = on(sizes, functools.partial(attended, backend='tpu'), *arrays)
   kernel.assert_called_once()
-  assert kernel.call_args.args[0].shape == (*part, 1024, 32)
+  assert kernel.call_args.args[0].shape == (*part, 256, 32)
   for one, other in zip(found, expected, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
