@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     dtype='bfloat16',
   )
   run.model.adapter.kind = 'unet'
-  run.model.adapter.unet.update(widths=(192, 384), time_features=256)
+  run.model.adapter.unet.update(widths=(192, 384), head_dim=64)
   run.objective.target = 'v'
   run.optimizer.update(
     learning_rate=5e-4,
