@@ -181,6 +181,9 @@ def _differentiate(hidden, targets, m, scale, gradient, matrix, blocks):
     before = before + _product('btv,ev->bte', slope, block.weights)
     found = _product('bte,btv->ev', hidden, slope).astype(matrix.dtype)
     found = jnp.where(block.own, found, block.weights)
+    if blocks.count > 1:
+      # Written after all that is read: else the matrix may be copied in every round.
+      before, found = jax.lax.optimization_barrier((before, found))
     return before, jax.lax.dynamic_update_slice_in_dim(
       matrix, found, block.start, axis=1
     )
