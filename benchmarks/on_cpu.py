@@ -25,7 +25,9 @@ def parser(page: str) -> argparse.ArgumentParser:
 
 
 def pin(threads: int) -> None:
-  """Keeps this process to as many cores; to be called before JAX counts them."""
+  """Keeps this process to the CPU and as many cores; to be called before JAX starts."""
+  # Where libtpu is installed, JAX would look for a TPU, at length.
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
