@@ -3,20 +3,21 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import extend
 
-from transfusion_jax.ops import attention, schedule, span
+from transfusion_jax.ops import attention, attention_xla, schedule, span
 
-DOCUMENT, IMAGE = 512, slice(128, 384)
+DOCUMENT, IMAGE = 512, 256
 
 
-def documents(length, rows=2):
-  """Rows of documents of 512 positions, half of each an image."""
+def documents(length, rows=2, document=DOCUMENT):
+  """Rows of documents of text, an image, and as much text again."""
   place = np.arange(length)
-  start = place // DOCUMENT * DOCUMENT
-  inside = place - start
-  patch = (inside >= IMAGE.start) & (inside < IMAGE.stop)
-  end = np.where(patch, start + IMAGE.stop, place + 1)
+  start = place // document * document
+  inside, text = place - start, (document - IMAGE) // 2
+  patch = (inside >= text) & (inside < text + IMAGE)
+  end = np.where(patch, start + text + IMAGE, place + 1)
   return span.Span(
     *(jnp.asarray(np.tile(x, (rows, 1)), jnp.int32) for x in (start, end))
   )
@@ -35,13 +36,32 @@ def values_and_gradients(q, k, v, do, spans):
   return o, *pull(do)
 
 
-def test_steps_grow_with_the_length_and_not_with_its_square():
-  counts = []
-  for length in (1024, 2048, 4096):
-    plan = attention.prepare(documents(length), length, backend='xla')
-    assert isinstance(plan, schedule.Plan)
-    counts.append(int(schedule.steps(plan.by_query)))
-  assert counts == [length // DOCUMENT for length in (1024, 2048, 4096)]
+def walked(length, document):
+  """Pairs of queries and keys in the blocks that are walked over in a row."""
+  plan = attention.prepare(documents(length, 1, document), length, backend='xla')
+  assert isinstance(plan, schedule.Plan)
+  sizes = attention_xla.blocks(length, length)
+  return int(schedule.steps(plan.by_query)) * sizes.q * sizes.k
+
+
+@pytest.mark.parametrize('length', [1024, 2048, 4096])
+def test_steps_grow_with_the_length_and_not_with_its_square(length):
+  assert walked(length, DOCUMENT) == length * DOCUMENT
+
+
+@pytest.mark.parametrize('count', [2, 4, 8, 16])
+def test_documents_that_do_not_end_with_blocks(count):
+  """Blocks that two documents share are walked over for both, and few others."""
+  assert walked(320 * count, 320) <= 3 * 320 * 320 * count
+
+
+@pytest.mark.parametrize(
+  ('length', 'sizes'),
+  [(9, (128, 128)), (300, (384, 384)), (512, (512, 512)), (640, (256, 384))],
+)
+def test_a_short_row_is_one_block_and_others_are_cut_evenly(length, sizes):
+  assert attention_xla.blocks(length, length) == sizes
+  assert attention_xla.blocks(length, 4096) == (sizes[0], 512)
 
 
 def test_hidden_blocks_are_not_read():

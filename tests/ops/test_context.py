@@ -183,7 +183,7 @@ def test_every_device_rotates_its_own(sizes, monkeypatch):
 )
 def test_pictures_go_through_the_kernel(sizes, pictures, part, monkeypatch):
   """Divided over rows and positions alike, and heads; what does not divide is whole."""
-  monkeypatch.setattr(context, '_LARGE', 256)
+  monkeypatch.setattr(attention, '_LARGE', 256)
   keys = jax.random.split(jax.random.key(0), 4)
   arrays = [jax.random.normal(key, (*pictures, 256, 32)) for key in keys]
 

@@ -36,6 +36,12 @@ from transfusion_jax.ops import span as span_lib
 
 Backend = Literal['xla', 'xla_dense', 'xla_chunked', 'xla_blocks', 'tpu', 'gpu']
 
+_LARGE = 1024
+"""Pixels of a picture from which not all of its scores are held at once."""
+
+_WIDEST = 1024
+"""Bytes of a query from which the kernel's blocks outgrow the fast memory."""
+
 _CHUNK = 256
 """Queries that `xla_chunked` takes at a time."""
 
@@ -60,8 +66,11 @@ def prepare(
   """
   if backend == 'gpu' and attention_gpu.kernel() is not None:
     return span
-  skips = min(span.start.shape[1], keys) >= _SKIPS_FROM.get(backend, math.inf)
-  return schedule.plan(span, keys) if skips else span
+  queries = span.start.shape[1]
+  if min(queries, keys) < _SKIPS_FROM.get(backend, math.inf):
+    return span
+  blocks = schedule.blocks if backend == 'tpu' else attention_xla.blocks
+  return schedule.plan(span, keys, blocks(queries, keys))
 
 
 def attend(
@@ -96,6 +105,42 @@ def attend(
       'change model.attention'
     )
   return _BACKENDS[backend](q, k, v, span)
+
+
+def within(q: Float[Array, 'b h n d'], *, backend: Backend) -> Backend:
+  """The backend of `attend_all` for pictures, where rows are attended for by `backend`.
+
+  Small pictures take the dense reference and large ones `xla_chunked`; but for `tpu`
+  large ones take its kernel, unless a head is too wide for fast memory.
+  """
+  _, _, n, d = q.shape
+  if n < _LARGE:
+    return 'xla_dense'
+  kernel = backend == 'tpu' and d * q.dtype.itemsize <= _WIDEST
+  return 'tpu' if kernel else 'xla_chunked'
+
+
+def attend_all(
+  q: Float[Array, 'b h n d'],
+  k: Float[Array, 'b h n d'],
+  v: Float[Array, 'b h n d'],
+  *,
+  backend: Backend,
+) -> Float[Array, 'b h n d']:
+  """Attention (1) of every query to every key, as within pictures.
+
+  Args:
+    q: queries.
+    k: keys, as many as queries.
+    v: values.
+    backend: what `within` chose.
+  """
+  b, _, n, _ = q.shape
+  start = jnp.zeros((b, n), jnp.int32)
+  span = span_lib.Span(start, start + n)
+  if backend != 'tpu':
+    return attend(q, k, v, span, backend=backend)
+  return attention_tpu.attend(q, k, v, schedule.plan(span, n), visible=1.0)
 
 
 def _attend_planned(q, k, v, span, *, backend):

@@ -29,16 +29,10 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from transfusion_jax.core import axes, sharding
-from transfusion_jax.ops import attention, attention_tpu, rope, schedule
+from transfusion_jax.ops import attention, rope, schedule
 from transfusion_jax.ops import span as span_lib
 
 _AXIS = 'sequence'
-
-_LARGE = 1024
-"""Pixels of a picture from which not all of its scores are held at once."""
-
-_WIDEST = 1024
-"""Bytes of a query from which the kernel's blocks outgrow the fast memory."""
 
 
 def prepare(
@@ -111,37 +105,29 @@ def attend_all(
   *,
   backend: attention.Backend,
 ) -> Float[Array, 'b h n d']:
-  """Attention of every query to every key, as within pictures.
+  """`attention.attend_all`: every query sees every key, as within pictures.
 
-  Small pictures take the dense reference and large ones `xla_chunked`, both of which
-  the compiler divides; but for `tpu` large ones take its kernel, unless a head is too
-  wide for fast memory. What divides positions of a row divides pictures here, and
-  none of them within.
+  What XLA does the compiler divides by itself. For the kernel, what divides positions
+  of a row divides pictures, and none of them within.
+
+  Args:
+    q: queries.
+    k: keys, as many as queries.
+    v: values.
+    backend: that rows are attended for by.
   """
-  b, _, n, d = q.shape
-  start = jnp.zeros((b, n), jnp.int32)
-  span = span_lib.Span(start, start + n)
-  if n < _LARGE or backend != 'tpu' or d * q.dtype.itemsize > _WIDEST:
-    xla = 'xla_dense' if n < _LARGE else 'xla_chunked'
-    return attention.attend(q, k, v, span, backend=xla)
-
-  def own(q, k, v, span):
-    return attention_tpu.attend(q, k, v, schedule.plan(span, n), visible=1.0)
-
+  chosen = attention.within(q, backend=backend)
+  one = functools.partial(attention.attend_all, backend=chosen)
   mesh = sharding.current()
-  if mesh is None:
-    return own(q, k, v, span)
+  if mesh is None or chosen != 'tpu':
+    return one(q, k, v)
   rows, heads, *_ = _by_head(mesh, None, q)
-  if b % sharding.ways(mesh, (*rows, _AXIS)) == 0:
+  if q.shape[0] % sharding.ways(mesh, (*rows, _AXIS)) == 0:
     rows = (*rows, _AXIS)
   by_head = PartitionSpec(rows, heads)
   return jax.shard_map(
-    own,
-    mesh=mesh,
-    in_specs=(by_head, by_head, by_head, PartitionSpec(rows)),
-    out_specs=by_head,
-    check_vma=False,
-  )(q, k, v, span)
+    one, mesh=mesh, in_specs=by_head, out_specs=by_head, check_vma=False
+  )(q, k, v)
 
 
 def rotate(
