@@ -56,7 +56,7 @@ setuptools.setup(
   ],
   extras_require={
     'tpu': ['jax[tpu]>=0.10.2'],
-    'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12'],
+    'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12; python_version >= "3.12"'],
     'data': DATA,
     'demo': ['gradio>=6.31'],
     'text': TEXT,

@@ -127,13 +127,14 @@ def _shares(rounds, peaks, result: dict[str, object]) -> dict[str, object]:
   found: dict[str, object] = {}
   for name in SIDES if peaks else ():
     work = result[f'train_{name}_operations']
+    whose = '' if name == 'ours' else f'{name}_'
     shares = [
       turn[name] * work / peak[name] for turn, peak in zip(rounds, peaks, strict=True)
     ]
     found |= {
-      f'{name}_peak_share': statistics.median(shares),
-      f'{name}_peak_share_range': [min(shares), max(shares)],
-      f'{name}_peak_flops': statistics.median(peak[name] for peak in peaks),
+      f'{whose}peak_share': statistics.median(shares),
+      f'{whose}peak_share_range': [min(shares), max(shares)],
+      f'{whose}peak_flops': statistics.median(peak[name] for peak in peaks),
     }
   return found
 

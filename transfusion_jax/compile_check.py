@@ -70,12 +70,12 @@ def main() -> None:
       result = compiled(run, topology, devices)
     except program.DoesNotFit as error:
       _write({'topology': topology.name, 'fits': False, 'reason': str(error)})
-      raise _too_large(topology, str(error)) from error
+      raise _too_large(topology, str(error), error.times) from error
     print('\n'.join(summary.lines(result)))
     _write(result)
     if not result['fits']:
-      needed = result['peak_bytes'] / 2**30
-      raise _too_large(topology, f'needs {needed:.1f} GiB')
+      needed, held = result['peak_bytes'], result['hbm_bytes']
+      raise _too_large(topology, f'needs {needed / 2**30:.1f} GiB', needed / held)
 
 
 def compiled(
@@ -111,13 +111,18 @@ def compiled(
   )
 
 
-def _too_large(topology: topologies.Topology, found: str) -> ValueError:
-  larger = topologies.larger(topology)
-  way = f'try --topology={larger.name}' if larger else 'try more --slices'
+def _too_large(topology: topologies.Topology, found: str, times: float) -> ValueError:
   return ValueError(
     f'expected a step that fits on {topology.name}, found one that {found}; raise '
-    f'--config.mesh.fsdp or --config.train.microbatches, lower --batch, or {way}'
+    '--config.mesh.fsdp or --config.train.microbatches, lower --batch, or '
+    + _larger(topology, times)
   )
+
+
+def _larger(topology: topologies.Topology, times: float = 1.0) -> str:
+  """Which topology to try; slices do not help, for parameters are in all of them."""
+  found = topologies.larger(topology, times)
+  return f'try --topology={found.name}' if found else 'take a chip with more memory'
 
 
 def _write(found: Any) -> None:
@@ -156,11 +161,9 @@ def _searched(run, topology, devices) -> list[dict[str, Any]]:
     tries=_TRIES.value,
   )
   if not found:
-    larger = topologies.larger(topology)
     raise ValueError(
       f'expected a choice that fits on {topology.name}, found none in at most '
-      f'{_TRIES.value} compilations; raise --tries, or '
-      + (f'try --topology={larger.name}' if larger else 'try more --slices')
+      f'{_TRIES.value} compilations; raise --tries, or {_larger(topology)}'
     )
   print('fastest first:')
   for candidate, result in found:

@@ -90,7 +90,7 @@ def test_attention_within_pictures_compiles(libtpu, generation, head_dim):
 def test_rotation_compiles(libtpu, generation, dtype, heads, head_dim):
   x, position = ((2, heads, 4096, head_dim), dtype), ((2, 4096), jnp.int32)
   made = compiled(generation, rotated, x, x, position)
-  # Memory for angles, and at most for `x` in another layout and back; none in float32.
+  # Memory for angles, and at most for `x` in another layout and back.
   padded = 2 * 4096 * max(head_dim, 128)
   most = 2**20 + 4 * 4 * padded + 2 * heads * padded * jnp.dtype(dtype).itemsize
   assert made.memory_analysis().temp_size_in_bytes < most

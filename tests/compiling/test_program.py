@@ -83,5 +83,20 @@ def test_a_state_that_is_too_large_is_found_before_compiling():
   weights = shaped(mesh, (1024, 512), 'fsdp')
   held = math.prod(weights.shape)
   program.check_state(weights, held)
-  with pytest.raises(program.DoesNotFit, match='for its state alone'):
-    program.check_state(weights, held - 1)
+  with pytest.raises(program.DoesNotFit, match='for its state alone') as error:
+    program.check_state(weights, held // 2)
+  assert error.value.times == 2
+
+
+@pytest.mark.parametrize(
+  ('message', 'said', 'times'),
+  [
+    ('Ran out.\nUsed 30.00G of 15.00G hbm. Exceeded', 'needs 30.00G of 15.00G HBM', 2),
+    ('Used 1.5T of 512.0G hbm.', 'needs 1.5T of 512.0G HBM', 3),
+    ('Ran out of memory.\nNo more is known.', 'Ran out of memory.', 1),
+  ],
+)
+def test_what_the_compiler_says_of_memory(message, said, times):
+  found = program.exhausted(message)
+  assert str(found) == said
+  assert found.times == times

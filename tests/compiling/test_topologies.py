@@ -56,7 +56,9 @@ def test_slices_are_positive():
 
 def test_the_next_larger():
   assert topologies.larger(topologies.find('v5e:4x4')).name == 'v5e:4x8'
+  assert topologies.larger(topologies.find('v5e:4x4'), times=2.1).name == 'v5e:8x8'
   assert topologies.larger(topologies.find('v5e:16x16')) is None
+  assert topologies.larger(topologies.find('v5e:8x8'), times=5.0) is None
 
 
 def test_every_shape_is_within_its_chip():

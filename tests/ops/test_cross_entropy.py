@@ -116,6 +116,13 @@ def test_no_array_holds_the_logits_of_all_tokens():
   assert traced(ours(128), *arguments()) == B * T * 128
 
 
+@pytest.mark.parametrize(('block', 'barriers'), [(640, 0), (128, 1)])
+def test_a_block_of_the_gradient_is_written_after_all_reads(block, barriers):
+  """Without the barrier a TPU's compiler copies the matrix in every round."""
+  text = str(jax.make_jaxpr(lambda *rest: measured(ours(block), *rest))(*arguments()))
+  assert text.count('optimization_barrier') == barriers
+
+
 @pytest.mark.parametrize(('total', 'columns'), [(8192, 8192), (8320, 1024)])
 def test_logits_that_fit_are_one_block(total, columns):
   arrays = (

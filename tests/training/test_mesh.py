@@ -1,11 +1,24 @@
 """Meshes over eight devices."""
 
+import dataclasses
+
 import jax
 import pytest
 from jax.sharding import AxisType
 
 from transfusion_jax.core import axes
 from transfusion_jax.training import mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """What a mesh asks of one."""
+
+  id: int
+  slice_index: int
+  platform: str = 'cpu'
+  device_kind: str = 'cpu'
+  process_index: int = 0
 
 
 @pytest.mark.parametrize(
@@ -49,6 +62,15 @@ def test_slices_are_an_axis_of_their_own():
   assert mesh.shape(config, 16, slices=2) == (2, 1, 4, 1, 2)
   with pytest.raises(ValueError, match='a mesh of 8 devices in all'):
     mesh.shape(mesh.MeshConfig(data=16, fsdp=1, sequence=1, tensor=1), 16, slices=2)
+
+
+def test_only_the_axis_of_slices_goes_between_them():
+  devices = [Device(number, slice_index=number // 4) for number in range(8)]
+  made = mesh.make(mesh.MeshConfig(data=2, fsdp=-1, sequence=1, tensor=1), devices)
+  assert tuple(made.shape.values()) == (2, 2, 2, 1, 1)
+  assert mesh.slices(devices) == 2
+  for number, part in enumerate(made.devices):
+    assert {device.slice_index for device in part.flat} == {number}
 
 
 def test_half_an_invitation_is_an_error(monkeypatch):

@@ -18,7 +18,15 @@ LARGE = 2**20
 
 
 class DoesNotFit(ValueError):
-  """The program needs more memory than the chip has."""
+  """The program needs more memory than the chip has.
+
+  Attributes:
+    times: how many times as much, where that is known; else 1.
+  """
+
+  def __init__(self, message: str, times: float = 1.0):
+    super().__init__(message)
+    self.times = times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +82,7 @@ def build(step: Any, arguments: tuple[Any, ...], mesh: Mesh) -> Program:
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
-      raise DoesNotFit(_exhausted(str(error))) from error
+      raise exhausted(str(error)) from error
     seconds = time.monotonic() - began
     text = _dumped(pathlib.Path(folder)) or compiled.as_text()
   memory = compiled.memory_analysis()
@@ -87,6 +95,17 @@ def build(step: Any, arguments: tuple[Any, ...], mesh: Mesh) -> Program:
     flops=flops.of_jaxpr(traced.jaxpr.jaxpr),
     text=text,
   )
+
+
+def exhausted(message: str) -> DoesNotFit:
+  """What the compiler says of memory, in short."""
+  found = re.search(r'Used ([\d.]+)(\w) of ([\d.]+)(\w) hbm', message)
+  if not found:
+    return DoesNotFit(message.splitlines()[0])
+  used, unit, most, other = found.groups()
+  units = 'KMGT'
+  times = float(used) / float(most) * 1024.0 ** (units.find(unit) - units.find(other))
+  return DoesNotFit(f'needs {used}{unit} of {most}{other} HBM', times)
 
 
 def shard_bytes(tree: Any) -> int:
@@ -106,7 +125,8 @@ def check_state(state: Any, hbm_bytes: int) -> None:
   held = shard_bytes(state)
   if held > hbm_bytes:
     raise DoesNotFit(
-      f'needs {held / 2**30:.1f} GiB for its state alone, of {hbm_bytes / 2**30:.0f}'
+      f'needs {held / 2**30:.1f} GiB for its state alone, of {hbm_bytes / 2**30:.0f}',
+      times=held / hbm_bytes,
     )
 
 
@@ -136,8 +156,3 @@ def _dumped(folder: pathlib.Path) -> str:
     folder.glob('*after_codegen.txt'), key=lambda path: path.stat().st_size
   )
   return files[-1].read_text() if files else ''
-
-
-def _exhausted(message: str) -> str:
-  used = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', message)
-  return f'needs {used[1]} of {used[2]} HBM' if used else message.splitlines()[0]

@@ -144,10 +144,20 @@ def find(name: str, slices: int = 1) -> Topology:
   return Topology(chip, sides, slices)
 
 
-def larger(topology: Topology) -> Topology | None:
-  """The next topology of the same chip with more chips; none beyond the largest."""
+def larger(topology: Topology, times: float = 1.0) -> Topology | None:
+  """The next topology of the same chip with more chips; none beyond the largest.
+
+  Args:
+    topology: that is too small.
+    times: how much more memory is needed: what a chip holds is taken to fall as chips
+      are added.
+  """
   chips = math.prod(topology.sides)
-  more = [sides for sides in shapes(topology.chip) if math.prod(sides) > chips]
+  more = [
+    sides
+    for sides in shapes(topology.chip)
+    if math.prod(sides) > chips and math.prod(sides) >= times * chips
+  ]
   if not more:
     return None
   sides = min(more, key=lambda other: (math.prod(other), max(other)))

@@ -5,8 +5,8 @@ which any query can see any key, so that it neither computes nor fetches the oth
 list is written once per batch, on the device, from the spans; every layer reuses it.
 
 A step is one int32: block of queries (13 bits), block of keys (14), flags (4). Lists
-have room for all pairs of blocks: (L / 512)^2 numbers, which is below L up to 262,144
-positions. They are made by comparisons and sums alone, since gathers and scatters are
+have room for all pairs of blocks, which are fewer than positions up to rows of 131,072
+or more. They are made by comparisons and sums alone, since gathers and scatters are
 slow on a TPU.
 """
 
