@@ -77,7 +77,11 @@ def repeated(step, state, batch) -> Callable[[], None]:
   """A compiled step that goes on from its own state whenever it is called."""
   import jax
 
-  compiled = jax.jit(step, donate_argnums=(0,)).lower(state, batch).compile()
+  from transfusion_jax.core import compiler
+
+  options = compiler.training('cpu')
+  jitted = jax.jit(step, donate_argnums=(0,), compiler_options=options)
+  compiled = jitted.lower(state, batch).compile()
   held = [state]
 
   def once():

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from transfusion_jax import config
-from transfusion_jax.core import axes, sharding
+from transfusion_jax.core import axes, compiler, sharding
 from transfusion_jax.data import layout, pipeline, tokenizers
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.evaluation import (
@@ -93,10 +93,9 @@ def parts(run: config.Run) -> Parts:
       target=run.objective.target,
       path=path(run.objective.path),
     )
-  steps = run.train.steps
   blueprint, frozen = module.divide(whole, judged.FROZEN)
-  tx = optimizer.make(run.optimizer, blueprint.axes, steps)
-  schedule = optimizer.schedule(run.optimizer, steps)
+  tx = optimizer.make(run.optimizer, blueprint.axes, run.train.steps)
+  schedule = optimizer.schedule(run.optimizer, run.train.steps)
   return Parts(blueprint, objective, tx, schedule, frozen)
 
 
@@ -208,6 +207,7 @@ def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
     in_shardings=(shardings, rows, *given),
     out_shardings=(shardings, axes.replicated(mesh)),
     donate_argnums=(0,),
+    compiler_options=compiler.training(mesh.devices.flat[0].platform),
   )
   return Trainer(
     made,

@@ -36,6 +36,12 @@ def current() -> AbstractMesh | None:
   return mesh if set(axes.MESH_AXES) <= set(mesh.axis_names) else None
 
 
+def divides() -> bool:
+  """Whether the function being traced is `on` several devices."""
+  mesh = current()
+  return mesh is not None and mesh.size > 1
+
+
 def mesh_of(tree: Any) -> Mesh | None:
   """The mesh that arrays are divided over; None where one device holds them."""
   found = jax.tree.leaves(tree)[0].sharding

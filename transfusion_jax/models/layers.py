@@ -31,6 +31,19 @@ def look_up(
   return sharding.positions(sharding.divided(x, outer, 'sequence', 'fsdp'))
 
 
+def project(
+  x: Float[Array, '*b i'], matrix: Float[Array, 'i o']
+) -> Float[Array, '*b o']:
+  """The product of the last axis of `x` with a matrix.
+
+  On one device the other axes are made one: XLA on a CPU is slower where it is left to
+  find out. A compiler that divides them between devices has to see them apart.
+  """
+  if sharding.divides():
+    return jnp.einsum('...i,io->...o', x, matrix)
+  return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
+
+
 class RMSNorm(module.Module):
   """Root-mean-square norm with a learned gain (Zhang and Sennrich, 2019)."""
 
@@ -60,7 +73,7 @@ class Linear(module.Module):
     self.bias = module.constant(0.0, **{axes[1]: outputs}) if bias else None
 
   def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
-    y = jnp.einsum('...i,io->...o', x, module.cast(self.matrix, x.dtype))
+    y = project(x, module.cast(self.matrix, x.dtype))
     return y if self.bias is None else _shift(y, self.bias)
 
 

@@ -50,8 +50,7 @@ def rotate(
   """
   if backend == 'tpu' and rope_tpu.takes(x):
     return rope_tpu.rotate(x, by.cos, by.sin)
-  half = x.shape[-1] // 2
-  cos, sin = by.cos[..., :half], by.sin[..., half:]
-  left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = [left * cos - right * sin, right * cos + left * sin]
-  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+  pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
+  cos, sin = (y.reshape(*y.shape[:-1], 2, -1) for y in (by.cos, by.sin))
+  rotated = pairs * cos + pairs[..., ::-1, :] * sin
+  return rotated.reshape(x.shape).astype(x.dtype)
