@@ -15,6 +15,16 @@ TINY = [
   '--config.model.vocabulary=1024',
 ]
 
+SMALL = [
+  *TINY,
+  '--topology=v5e:2x2',
+  '--batch=4',
+  '--config.data.row_length=512',
+  '--config.data.image_slots=2',
+  '--config.data.scenes.story=0.0',
+  '--config.data.scenes.pair=0.6',
+]
+
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None,
   reason='needs libtpu, for x86-64 Linux',
@@ -66,17 +76,7 @@ def test_a_run_that_cannot_fit_and_rows_that_do_not_divide(environment, tmp_path
 @needs_libtpu
 def test_a_small_pod(environment, tmp_path):
   file = tmp_path / 'found.json'
-  done = check(
-    environment,
-    *TINY,
-    '--topology=v5e:2x2',
-    '--batch=4',
-    '--config.data.row_length=512',
-    '--config.data.image_slots=2',
-    '--config.data.scenes.story=0.0',
-    '--config.data.scenes.pair=0.6',
-    f'--json={file}',
-  )
+  done = check(environment, *SMALL, f'--json={file}')
   assert done.returncode == 0, done.stderr
   found = json.loads(file.read_text())
   assert found['fits']
@@ -89,3 +89,26 @@ def test_a_small_pod(environment, tmp_path):
   assert found['mfu'] == found['ideal_seconds'] / found['step_seconds']
   assert {'fsdp'} == {axis for each in found['collectives'] for axis in each['axes']}
   assert f'{found["devices"]} devices' in done.stdout
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_search_ranks_what_fits(environment, tmp_path):
+  file = tmp_path / 'found.json'
+  done = check(environment, *SMALL, '--search', '--tries=2', f'--json={file}')
+  assert done.returncode == 0, done.stderr
+  first, second = json.loads(file.read_text())
+  assert {first['remat'], second['remat']} == {'full', 'save_attention'}
+  assert first['fits']
+  assert second['fits']
+  assert first['step_seconds'] <= second['step_seconds']
+  told = done.stdout.split('fastest first:')[1].strip().splitlines()
+  for line, found in zip(told, (first, second), strict=True):
+    assert f'remat {found["remat"]}: {1e3 * found["step_seconds"]:.0f} ms' in line
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_search_that_finds_nothing_says_what_to_try(environment):
+  large = ['--config=configs/transfusion_7b.py', '--topology=v5e:2x2', '--search']
+  refused(check(environment, *large), 'found none', 'try --topology=v5e:2x4')
