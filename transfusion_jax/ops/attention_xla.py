@@ -36,8 +36,8 @@ from transfusion_jax.ops import schedule
 def blocks(queries: int, keys: int) -> schedule.Blocks:
   """Blocks for these lengths: up to 384 queries are one; more are cut evenly.
 
-  Blocks of 256 queries and keys walk past fewer keys than larger ones where documents do
-  not end with blocks, and cost no more where they do; smaller ones do not keep a CPU
+  Blocks of 256 queries and keys walk past fewer keys than larger ones where documents
+  do not end with blocks, and cost no more where they do; smaller ones do not keep a CPU
   busy.
   """
   most = schedule.Blocks(384, 512) if queries <= 384 else schedule.Blocks(256, 256)
