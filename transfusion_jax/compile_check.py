@@ -61,7 +61,7 @@ def main() -> None:
       run = dataclasses.replace(run, data=data)
     for flag in (_JSON, _HLO):
       if flag.value:
-        command.check_folder(flag.name, flag.value)
+        command.output_file(flag.name, flag.value)
     devices = topologies.devices(topology)
     if _SEARCH.value:
       _write(_searched(run, topology, devices))

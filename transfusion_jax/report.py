@@ -27,8 +27,7 @@ def main() -> None:
       raise ValueError('expected --workdir=DIR, found none; name one run or several')
     places = [workdir.Workdir(pathlib.Path(each)) for each in _WORKDIRS.value]
     runs = [results.reported(place) for place in places]
-    command.check_folder('output', _OUTPUT.value)
-    output = pathlib.Path(_OUTPUT.value)
+    output = command.output_file('output', _OUTPUT.value)
     report.write_page(output, told_apart(runs, _WORKDIRS.value))
   print(f'report: {output}')
 

@@ -1,10 +1,13 @@
 """What all commands share: flags, user errors on one line, exit codes.
 
-0: done. 1: a bug, with its traceback. 2: something the user can mend, said in one line.
-42 and 130: stopped by SIGTERM or Ctrl-C after a save (`training/preemption.py`).
+0: done. 1: a bug, with its traceback. 2: something the user can mend, said in one line:
+a `ValueError` before any device works, an `OSError` whenever it comes. 42, 129 and 130:
+stopped by SIGTERM, SIGHUP or Ctrl-C after a save (`training/preemption.py`).
 """
 
 import contextlib
+import math
+import os
 import pathlib
 import sys
 import traceback
@@ -13,10 +16,10 @@ from collections.abc import Callable, Iterator
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from transfusion_jax.core import log
+from transfusion_jax.core import log, paths
 
-FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
-"""What absl and ml_collections raise of flags and config files that are wrong."""
+SEEDS = (0, 2**32 - 1)
+"""Lowest and highest seed that a flag takes."""
 
 
 class Exit(Exception):
@@ -54,12 +57,14 @@ def run(
   try:
     _parse(sys.argv, config)
     main()
-  except Exit as error:
+  except (Exit, OSError) as error:
     sys.exit(tell(error))
 
 
 def tell(error: BaseException) -> int:
   """Says on standard error how a command ended, and returns its exit code."""
+  if isinstance(error, OSError):
+    error = Exit(2, f'error: {line(error)}')
   if not isinstance(error, Exit):
     traceback.print_exception(error)
     return 130 if isinstance(error, KeyboardInterrupt) else 1
@@ -68,16 +73,71 @@ def tell(error: BaseException) -> int:
   return error.code
 
 
-def check_folder(flag: str, file: str) -> None:
-  """Checks that a file which a flag names can be put where it says.
+def define_number(
+  name: str,
+  default: float | None,
+  description: str,
+  low: float | None = None,
+  high: float | None = None,
+) -> flags.FlagHolder:
+  """Defines a flag that takes a finite number; `DEFINE_float` takes NaN as well.
+
+  Args:
+    name: of the flag.
+    default: where it is not given.
+    description: for --help.
+    low: the least that it takes.
+    high: the most that it takes.
+  """
+  holder = flags.DEFINE_float(name, default, description, low, high)
+  flags.register_validator(
+    holder,
+    lambda value: value is None or math.isfinite(value),
+    message=f'expected a number for --{name}, found NaN or infinity',
+  )
+  return holder
+
+
+def output_file(flag: str, file: str) -> pathlib.Path:
+  """The file that a flag names, checked to be one that can be written.
 
   Raises:
-    ValueError: there is no such folder.
+    ValueError: there is no such folder, it is a folder itself, or may not be written.
   """
-  if not pathlib.Path(file).resolve().parent.is_dir():
+  path = paths.local(file, f'--{flag}')
+  reason = ''
+  if not path.parent.is_dir():
+    reason = 'no such folder'
+  elif path.is_dir():
+    reason = 'a folder of that name'
+  elif not os.access(path if path.exists() else path.parent, os.W_OK):
+    reason = 'that it may not be written'
+  if reason:
     raise ValueError(
-      f'expected a folder for --{flag}={file}, found none; make it, or change the flag'
+      f'expected a file that can be written for --{flag}={file}, found {reason}; make '
+      'the folder, or change the flag'
     )
+  return path
+
+
+def output_folder(flag: str, folder: str) -> pathlib.Path:
+  """The folder that a flag names, made if it is absent, checked to be writable.
+
+  Raises:
+    ValueError: it cannot be made, is a file, or may not be written.
+  """
+  path = paths.local(folder, f'--{flag}')
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    reason = '' if os.access(path, os.W_OK) else 'that it may not be written'
+  except OSError as error:
+    reason = error.strerror
+  if reason:
+    raise ValueError(
+      f'expected a folder that can be written for --{flag}={folder}, found {reason}; '
+      'change the flag'
+    )
+  return path
 
 
 def _parse(argv: list[str], config: Callable[[], ConfigDict] | None) -> None:
@@ -89,15 +149,37 @@ def _parse(argv: list[str], config: Callable[[], ConfigDict] | None) -> None:
       flags.FLAGS(argv, known_only=True)
       config_flags.DEFINE_config_dict('config', config(), lock_config=True)
     rest = flags.FLAGS(argv)
-  except FLAG_ERRORS as error:
-    raise Exit(2, f'error: {line(error)}') from error
+  except Exception as error:  # a config file is a program: anything may be raised
+    raise Exit(2, f'error: {_place(error)}{line(error)}') from error
   if rest[1:]:
     raise Exit(2, f'error: expected flags only, found {rest[1]!r}; flags begin with --')
 
 
-def line(error: Exception) -> str:
-  """What an error says, on one line."""
+def line(error: BaseException) -> str:
+  """What an error says, on one line; its type where it says nothing."""
   text = (
     str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
   )
-  return ' '.join(text.split())
+  return ' '.join(text.split()) or type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+  """File and line of the config file that raised an error; empty if none did."""
+  if isinstance(error, SyntaxError) and error.filename:
+    return f'{error.filename}:{error.lineno}: {type(error).__name__}: '
+  frames = traceback.extract_tb(error.__traceback__)
+  ours = [frame for frame in frames if _of_user(frame.filename)]
+  if not ours or isinstance(error, flags.Error):
+    return ''
+  return f'{ours[-1].filename}:{ours[-1].lineno}: {type(error).__name__}: '
+
+
+def _of_user(file: str) -> bool:
+  """Whether a file is neither of an installed package nor of this one."""
+  if not os.path.isfile(file):  # <frozen importlib._bootstrap>
+    return False
+  here = pathlib.Path(__file__).resolve().parents[1]
+  path = pathlib.Path(file).resolve()
+  library = any(part in ('site-packages', 'dist-packages') for part in path.parts)
+  standard = path.is_relative_to(pathlib.Path(os.__file__).resolve().parent)
+  return not (library or standard or path.is_relative_to(here))
