@@ -39,7 +39,7 @@ SMALL = {
   'autoencoder.run.train.steps': 2,
   'autoencoder.run.measured': 64,
 }
-TIMES = ('tokens_per_second', 'seconds', 'data_wait')
+TIMES = ('tokens_per_second', 'seconds', 'data_wait', 'crc')
 """What differs between two runs that are the same."""
 
 

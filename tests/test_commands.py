@@ -55,7 +55,7 @@ def run(arguments: list[str], environment: dict[str, str]):
 
 def losses(workdir: pathlib.Path) -> list[dict]:
   """All that two runs must share: everything but how long it took."""
-  timing = ('tokens_per_second', 'pictures_per_second', 'seconds', 'data_wait')
+  timing = ('tokens_per_second', 'pictures_per_second', 'seconds', 'data_wait', 'crc')
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
   return [{k: v for k, v in record.items() if k not in timing} for record in records]

@@ -16,6 +16,7 @@ import pytest
 
 from configs import base, emoji_scenes
 from transfusion_jax import build, config, feeds, preflight, trained
+from transfusion_jax.core import sealed_json
 from transfusion_jax.data import corpus, encoded, encoding, images
 from transfusion_jax.data.sources import array_record
 from transfusion_jax.training import checkpoint, mesh, state, workdir
@@ -70,7 +71,7 @@ def untrained(directory: pathlib.Path, seed: int) -> pathlib.Path:
   with checkpoint.Checkpoints(place.checkpoints, checkpoint.ONE) as checkpoints:
     checkpoints.save(state.TrainState(step, {}, params, {}, key, jnp.zeros(())), {})
   constants = {'shift': [SHIFT] * 16, 'scale': [SCALE] * 16, 'psnr': 0.0}
-  workdir.write_json(place.latents, constants)
+  sealed_json.write(place.latents, constants)
   return directory
 
 

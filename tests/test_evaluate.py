@@ -16,6 +16,7 @@ from configs import base, emoji_scenes
 from tests import tiny
 from tests.training import test_tensorboard
 from transfusion_jax import build, config, results, trained
+from transfusion_jax.core import sealed_json
 from transfusion_jax.evaluation import evaluator, galleries, report
 from transfusion_jax.training import checkpoint, mesh, metrics, workdir
 
@@ -39,7 +40,7 @@ def filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 def save(run: config.Run, place: workdir.Workdir, steps: tuple[int, ...]) -> None:
   """A run as it looks after training, but for its numbers, saved by eight devices."""
   place.root.mkdir(parents=True, exist_ok=True)
-  workdir.write_json(place.config, config.to_dict(run))
+  sealed_json.write(place.config, config.to_dict(run))
   abstract = build.trainer(run, mesh.make(run.mesh)).abstract
   state = jax.tree.map(filled, abstract)
   with checkpoint.Checkpoints(
@@ -87,7 +88,7 @@ def place(tmp_path_factory, prose) -> workdir.Workdir:
   save(run.autoencoder.run, nested, (3,))
   channels = run.autoencoder.run.model.latent_channels
   ones = {'shift': [0.0] * channels, 'scale': [1.0] * channels, 'psnr': 20.0}
-  workdir.write_json(nested.latents, ones)
+  sealed_json.write(nested.latents, ones)
   return made
 
 

@@ -9,6 +9,7 @@ from transfusion_jax import build, config, preflight, stages, trained
 from transfusion_jax.models import perceptual
 from transfusion_jax.training import (
   checkpoint_reader,
+  lock,
   mesh,
   metrics,
   preemption,
@@ -33,8 +34,8 @@ def test_judges_train_it_and_stay_behind(tmp_path, monkeypatch):
   preflight.check_files(run)
   place = workdir.Workdir(tmp_path / 'run')
   place.claim(config.to_dict(run), {})
-  with preemption.Stop() as stop:
-    stages.train_autoencoder(run, place, stop)
+  with preemption.Stop() as stop, lock.Lock(place.lock) as held:
+    stages.train_autoencoder(run, place, stop, held)
   devices = mesh.make(run.mesh)
   codec = trained.codec_from(place.root, devices, deviation=1.0)
   trainer = build.trainer(run, devices)

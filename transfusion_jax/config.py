@@ -8,6 +8,7 @@ nobody sees it again.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import ml_collections
 from ml_collections import config_dict
 
+from transfusion_jax.core import paths
 from transfusion_jax.data import pipeline
 from transfusion_jax.evaluation import (
   caption_metrics,
@@ -81,6 +83,11 @@ class AutoencoderStage:
   deviation: float
   sample: bool
   run: AutoencoderRun
+
+  def __post_init__(self):
+    if self.checkpoint:
+      place = paths.local(self.checkpoint, 'autoencoder.checkpoint')
+      object.__setattr__(self, 'checkpoint', str(place))
 
 
 Evaluator = (
@@ -281,17 +288,26 @@ def _value(value: Any, hint: Any, path: str, problems: list[str]) -> Any:
       )
     return value
   plain = _plain(hint)
-  if plain is float and type(value) is int:
-    return float(value)
+  if plain is float and type(value) in (int, float):
+    return _number(float(value), path, problems)
   if plain is tuple and isinstance(value, (tuple, list)):
     element = typing.get_args(hint)[0]
     if element is float:
-      value = [float(item) if type(item) is int else item for item in value]
+      value = [
+        _number(float(item), path, problems) if type(item) in (int, float) else item
+        for item in value
+      ]
     if any(type(item) is not element for item in value):
       problems.append(f'expected {path} to hold {element.__name__}s, found {value!r}')
     return tuple(value)
   if type(value) is not plain:
     problems.append(f'expected {path} to be of type {plain.__name__}, found {value!r}')
+  return value
+
+
+def _number(value: float, path: str, problems: list[str]) -> float:
+  if not math.isfinite(value):
+    problems.append(f'expected a number for {path}, found {value}; change it')
   return value
 
 

@@ -8,8 +8,6 @@ time. The page is for this machine alone unless `--host` says otherwise: whoever
 the port may use it. Needs Gradio: `pip install 'transfusion-jax[demo]'`.
 """
 
-import pathlib
-
 from absl import flags
 
 from transfusion_jax import orders, page, studio, trained
@@ -27,7 +25,7 @@ def main() -> None:
     if not _WORKDIR.value:
       raise ValueError('expected --workdir=DIR, found none; name a trained run')
     page.gradio()
-    place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
+    place = workdir.at(_WORKDIR.value)
     run = trained.for_this_device(trained.run_in(place))
     page.check_free(_HOST.value, _PORT.value)
     limits = orders.limits(run)

@@ -17,7 +17,6 @@ TensorBoard to `DIR/tensorboard`; `DIR/report.html` shows all of it.
 """
 
 import difflib
-import pathlib
 import time
 from collections.abc import Iterable, Iterator
 
@@ -51,7 +50,7 @@ OPEN = ('evaluation.', 'sampling.', 'mesh.')
 def main() -> None:
   """Checks everything a user can get wrong, then evaluates."""
   with command.user_errors():
-    place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
+    place = workdir.at(_WORKDIR.value)
     run = _run(place)
     field = _PARAMS.value or trained.own_field(run)
     trained.check_field(run, field)
@@ -75,7 +74,7 @@ def page() -> ConfigDict:
   """The run's config, which flags may change; its mesh is that of the devices here."""
   if not _WORKDIR.value:
     raise ValueError('expected --workdir=DIR, found none; name a trained run')
-  place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
+  place = workdir.at(_WORKDIR.value)
   found = config.page(trained.read_config(place))
   if found.kind == 'transfusion':
     found.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)

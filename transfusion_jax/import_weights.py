@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from safetensors import numpy as safetensors_numpy
 
 from transfusion_jax import build, config
-from transfusion_jax.core import command, tree
+from transfusion_jax.core import command, sealed_json, tree
 from transfusion_jax.models import module, stable_diffusion
 from transfusion_jax.training import checkpoint, state, workdir
 
@@ -49,7 +49,7 @@ def main() -> None:
     sizes = _sizes(weights.parent / SIZES)
     run = _run(config.parse(_CONFIG.value), sizes)
     params = _params(weights, run)
-    place = workdir.Workdir(pathlib.Path(_WORKDIR.value).expanduser())
+    place = workdir.at(_WORKDIR.value)
     if place.checkpoints.exists():
       raise ValueError(
         f'expected a new --workdir, found checkpoints in {place.root}; name another'
@@ -58,7 +58,7 @@ def main() -> None:
   _write(place, params)
   shift, scale = stable_diffusion.scale(sizes)
   constants = {'shift': shift.tolist(), 'scale': scale.tolist()}
-  workdir.write_json(place.latents, constants)
+  sealed_json.write(place.latents, constants)
   print(
     f'{place.root}: {tree.size(params):,} parameters, {run.model.latent_channels} '
     f'channels for every {run.model.factor} x {run.model.factor} pixels; train with '

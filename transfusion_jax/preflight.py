@@ -91,6 +91,27 @@ def check_devices(run: config.Run, devices: Sequence[jax.Device]) -> None:
     check_step(run.autoencoder.run, devices)
 
 
+def trace(run: config.Run) -> None:
+  """Traces the step of every stage without a number, so that a model's own checks speak
+  before the first stage has trained for hours.
+
+  Raises:
+    ValueError: a stage cannot compute what it is given.
+  """
+  stages = [run]
+  if isinstance(run, config.TransfusionRun) and build.trains_autoencoder(run):
+    stages.append(run.autoencoder.run)
+  for each in stages:
+    devices = mesh.make(each.mesh)
+    trainer = build.trainer(each, devices)
+    placed = jax.sharding.NamedSharding(devices, axes.BATCH_SPEC)
+    batch = build.batch_shapes(each, each.data.rows, placed)
+    try:
+      trainer.step.eval_shape(trainer.abstract, batch, *trainer.frozen)
+    except ValueError as error:
+      raise ValueError(f'the step of kind {each.kind!r}: {error}') from error
+
+
 def check_step(run: config.Run, devices: Sequence[jax.Device]) -> None:
   """Checks that the step of a run suits the devices, which need not be there.
 

@@ -93,7 +93,7 @@ def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSamp
       raise ValueError(
         f'expected --{flag.name} of at least 1, found {flag.value}; raise it'
       )
-  place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
+  place = workdir.at(_WORKDIR.value)
   run = trained.for_this_device(trained.run_in(place))
   chosen = {'guidance': _GUIDANCE.value, 'steps': _STEPS.value, 'solver': _SOLVER.value}
   chosen = {name: value for name, value in chosen.items() if value is not None}

@@ -10,11 +10,12 @@ from jax.sharding import Mesh
 
 import transfusion_jax
 from transfusion_jax import build, config, feeds, results, trained
-from transfusion_jax.core import command, log, tree
+from transfusion_jax.core import command, log, sealed_json, tree
 from transfusion_jax.data import pipeline
 from transfusion_jax.training import (
   checkpoint_reader,
   goodput,
+  lock,
   loop,
   mesh,
   preemption,
@@ -26,15 +27,50 @@ from transfusion_jax.training import (
 from transfusion_jax.training import state as state_lib
 
 
+def check(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) -> None:
+  """Checks that a folder can be this run's, in all of its stages; writes nothing.
+
+  Raises:
+    ValueError: as `Workdir.check`; or the steps in it are of another model.
+  """
+  for each, stage_run in _stages(place, run):
+    each.check(config.to_dict(stage_run), pipeline.contents(stage_run.data), allowed)
+    if checkpoint_reader.steps(each.checkpoints):
+      abstract = build.trainer(stage_run, mesh.make(stage_run.mesh)).abstract
+      checkpoint_reader.check_state(each.checkpoints, abstract)
+  for nested, _ in _stages(place, run)[1:]:
+    _check_autoencoder(place, nested)
+
+
 def claim(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) -> None:
-  """Makes a folder this run's, or checks that it is; see `Workdir.claim`."""
-  place.claim(config.to_dict(run), pipeline.contents(run.data), allowed)
+  """Makes a folder this run's in all of its stages, which `check` has passed."""
+  for each, stage_run in _stages(place, run):
+    each.claim(config.to_dict(stage_run), pipeline.contents(stage_run.data), allowed)
+
+
+def _stages(
+  place: workdir.Workdir, run: config.Run
+) -> list[tuple[workdir.Workdir, config.Run]]:
+  """The stages of a run in their work directories; the autoencoder's comes last."""
+  stages: list[tuple[workdir.Workdir, config.Run]] = [(place, run)]
+  if isinstance(run, config.TransfusionRun) and build.trains_autoencoder(run):
+    stages.append((workdir.Workdir(place.autoencoder), run.autoencoder.run))
+  return stages
 
 
 def train_autoencoder(
-  run: config.AutoencoderRun, place: workdir.Workdir, stop: preemption.Stop
+  run: config.AutoencoderRun,
+  place: workdir.Workdir,
+  stop: preemption.Stop,
+  held: lock.Lock,
 ) -> float:
   """Trains an autoencoder and measures its latents; the seconds it took in all.
+
+  Args:
+    run: what is trained.
+    place: its work directory.
+    stop: asked after every step.
+    held: the lock of the work directory, or of one around it.
 
   Raises:
     command.Exit: the run was asked to stop, and did.
@@ -52,6 +88,7 @@ def train_autoencoder(
     place,
     stop,
     before={},
+    held=held,
   )
   _leave_if_stopped(stop)
   params = processes.own(outcome.state.averaged, devices)
@@ -66,7 +103,7 @@ def _measure(run: config.AutoencoderRun, params, place: workdir.Workdir) -> None
   bind = build.autoencoder_blueprint(run).definition.bind
   with command.user_errors():
     measured = feeds.measure(run, bind(params))
-  workdir.write_json(place.latents, measured)
+  sealed_json.write(place.latents, measured)
   log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
 
 
@@ -74,9 +111,9 @@ def train_transfusion(
   run: config.TransfusionRun,
   place: workdir.Workdir,
   stop: preemption.Stop,
+  held: lock.Lock,
   *,
   started: float,
-  allowed: Sequence[str],
   command_line: str,
 ) -> None:
   """Trains the autoencoder if need be, then the transformer; ends with a report.
@@ -85,8 +122,8 @@ def train_transfusion(
     run: what is trained.
     place: its work directory.
     stop: asked after every step.
+    held: the lock of the work directory.
     started: when the process began, on `time.monotonic`'s clock.
-    allowed: what may differ from what the run was begun with; see `claim`.
     command_line: for the report.
 
   Raises:
@@ -96,10 +133,7 @@ def train_transfusion(
   directory = trained.autoencoder_of(run, place)
   if build.trains_autoencoder(run):
     nested = workdir.Workdir(directory)
-    with command.user_errors():
-      _check_autoencoder(place, nested)
-      claim(nested, run.autoencoder.run, allowed)
-    before = train_autoencoder(run.autoencoder.run, nested, stop)
+    before = train_autoencoder(run.autoencoder.run, nested, stop, held)
   devices = mesh.make(run.mesh)
   frozen = None  # where there are no pictures
   if run.data.image_slots:
@@ -117,6 +151,7 @@ def train_transfusion(
     place,
     stop,
     before={'before': max(before, time.monotonic() - started)},
+    held=held,
   )
   _leave_if_stopped(stop)
   if not run.evaluation.in_training:
@@ -138,7 +173,7 @@ def _report(
   facts = facts | {'time': goodput.shares(seconds)}
   whole = sum(seconds.values()) + results.seconds_at(place, run.train.steps)
   kept = {'command': command_line, 'seconds': whole, 'facts': facts}
-  workdir.write_json(place.facts, kept)
+  sealed_json.write(place.facts, kept)
   print(f'report: {results.write_report(place)}')
 
 

@@ -16,6 +16,7 @@ that all of them see. On a slice of a TPU pod:
 flag. A run may go on with another number of processes than it was stopped with.
 """
 
+import contextlib
 import pathlib
 import shlex
 import signal
@@ -28,7 +29,7 @@ from ml_collections import config_flags
 
 from transfusion_jax import config, feeds, preflight, stages
 from transfusion_jax.core import command, log
-from transfusion_jax.training import mesh, preemption, processes, workdir
+from transfusion_jax.training import lock, mesh, preemption, processes, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, for example configs/emoji_scenes.py.', lock_config=True
@@ -52,29 +53,32 @@ def main() -> None:
         'expected --config=FILE and --workdir=DIR, found only one or none; for example '
         '--config=configs/emoji_scenes.py --workdir=runs/emoji_scenes'
       )
+    place = workdir.at(_WORKDIR.value)
     run = config.parse(_CONFIG.value)
     preflight.check(run)
     preflight.check_files(run)
     mesh.join(_DISTRIBUTED.value)
   if not processes.leads():
     log.quiet()
-  with preemption.Stop() as stop:
+  with preemption.Stop() as stop, contextlib.ExitStack() as ends:
     with command.user_errors():
       preflight.check_devices(run, jax.devices())
       feeds.check_latents(run)
-      place = workdir.Workdir(pathlib.Path(_WORKDIR.value))
-      _keep_programs(run.train.compile_cache, place)
       preflight.check_start(run, place)
+      preflight.trace(run)
+      stages.check(place, run, _ALLOW.value)
+      held = ends.enter_context(lock.Lock(place.lock))
       stages.claim(place, run, _ALLOW.value)
+    _keep_programs(run.train.compile_cache, place)
     if isinstance(run, config.AutoencoderRun):
-      stages.train_autoencoder(run, place, stop)
+      stages.train_autoencoder(run, place, stop, held)
     else:
       stages.train_transfusion(
         run,
         place,
         stop,
+        held,
         started=started,
-        allowed=_ALLOW.value,
         command_line=f'python -m transfusion_jax.train {shlex.join(sys.argv[1:])}',
       )
 

@@ -1,7 +1,6 @@
 """Trained runs in their work directories, and their parameters on whatever devices."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from transfusion_jax import build, config
-from transfusion_jax.core import axes, log
+from transfusion_jax.core import axes, log, sealed_json
 from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import codec
 from transfusion_jax.training import checkpoint_reader, workdir
@@ -46,7 +45,7 @@ def read_config(place: workdir.Workdir) -> dict[str, Any]:
       f'expected a run in {place.root}, found no config.json; train one with '
       'python -m transfusion_jax.train'
     )
-  return json.loads(place.config.read_text())
+  return sealed_json.read(place.config)
 
 
 def for_this_device(run: config.TransfusionRun) -> config.TransfusionRun:
@@ -158,10 +157,10 @@ def autoencoder_in(
       'latents.json; train one with --config=configs/emoji_autoencoder.py, or leave '
       'autoencoder.checkpoint empty'
     )
-  run = config.from_dict(json.loads(place.config.read_text()))
+  run = config.from_dict(sealed_json.read(place.config))
   if not isinstance(run, config.AutoencoderRun):
     raise ValueError(
       f'expected an autoencoder in {directory}, found a run of kind {run.kind!r}; name '
       'the work directory of an autoencoder'
     )
-  return run, json.loads(place.latents.read_text())
+  return run, sealed_json.read(place.latents)

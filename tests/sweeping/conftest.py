@@ -7,6 +7,7 @@ import warnings
 import pytest
 
 from transfusion_jax import config, results, trained
+from transfusion_jax.core import sealed_json
 from transfusion_jax.sweeping import trials as trials_lib
 from transfusion_jax.training import workdir
 
@@ -39,7 +40,7 @@ def leave(ablations, places):
       folder.mkdir(parents=True)
     (place.checkpoints / '100' / 'state').write_text(f'parameters of {number}')
     (place.root / 'report.html').write_text('a page')
-    workdir.write_json(place.config, config.to_dict(run))
+    sealed_json.write(place.config, config.to_dict(run))
     logged = [{'step': step, 'loss': loss + 100 - step} for step in range(1, 101)]
     place.metrics.write_text(''.join(json.dumps(each) + '\n' for each in logged))
     evaluated = {
@@ -54,6 +55,6 @@ def leave(ablations, places):
     if number == 0:
       place.autoencoder.mkdir()
       place_of_latents = workdir.Workdir(place.autoencoder).latents
-      workdir.write_json(place_of_latents, {'mean': [0.0], 'psnr': 30.0})
+      sealed_json.write(place_of_latents, {'mean': [0.0], 'psnr': 30.0})
 
   return leave

@@ -1,6 +1,7 @@
 """metrics.jsonl: exact, without repeats, and whole again after a kill."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_a_resumed_run_drops_what_lies_beyond_its_step_and_repeats_nothing(path)
 
 def test_a_last_line_that_was_cut_short_is_dropped(path):
   whole = written(path, [1, 2, 3])
-  for cut in range(1, len(b'{"step": 3, "loss": 0.3333333333333333}\n') + 1):
+  for cut in range(1, len(whole.splitlines(keepends=True)[-1]) + 1):
     path.write_bytes(whole[:-cut])
     log = metrics.MetricsLog(path, step=3, board=path.parent / 'board')
     kept = [record['step'] for record in metrics.read(path)]
@@ -59,7 +60,9 @@ def test_a_last_line_that_was_cut_short_is_dropped(path):
 def test_every_line_is_on_disk_when_written(path):
   log = metrics.MetricsLog(path, step=0, board=path.parent / 'board')
   log.write({'step': 1, 'loss': 2.5})
-  assert json.loads(path.read_text()) == {'step': 1, 'loss': 2.5}
+  record = json.loads(path.read_text())
+  assert len(record.pop('crc')) == 8
+  assert record == {'step': 1, 'loss': 2.5}
 
 
 def test_no_file_is_no_records(path):
@@ -67,13 +70,44 @@ def test_no_file_is_no_records(path):
 
 
 def test_a_last_line_cut_inside_a_character_is_left_out(path):
-  path.write_bytes('{"step": 1}\n{"stage": "é'.encode()[:-1])
-  assert metrics.read(path) == [{'step': 1}]
+  written(path, [1])
+  path.write_bytes(path.read_bytes() + '{"stage": "é'.encode()[:-1])
+  assert [record['step'] for record in metrics.read(path)] == [1]
 
 
-def test_a_broken_line_inside_is_an_error(path):
-  path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-  with pytest.raises(ValueError, match='line 2'):
+def damaged(path, number, seed):
+  """Flips a bit of a line."""
+  lines, rng = path.read_bytes().splitlines(keepends=True), random.Random(seed)
+  at = rng.randrange(len(lines[number]) - 1)
+  changed = lines[number][at] ^ (1 << rng.randrange(8))
+  lines[number] = lines[number][:at] + bytes([changed]) + lines[number][at + 1 :]
+  path.write_bytes(b''.join(lines))
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_a_flipped_bit_costs_its_line_and_is_told(path, seed, monkeypatch):
+  told = []
+  monkeypatch.setattr(metrics.log, 'once_warning', told.append)
+  monkeypatch.setattr(metrics.log, 'warning', told.append)
+  written(path, [1, 2, 3, 4])
+  damaged(path, 1, seed)
+  assert [record['step'] for record in metrics.read(path)] == [1, 3, 4]
+  assert 'line 2' in told[-1]
+  metrics.keep(path, until=3)
+  assert [record['step'] for record in metrics.read(path)] == [1, 3]
+  assert 'set aside' in told[-1]
+  assert (path.parent / 'damaged' / path.name).read_bytes()
+  assert path.read_bytes().count(b'\n') == 2
+
+
+def test_what_was_never_written_here_is_left_out(path):
+  path.write_text('{"step": 1}\n5\n[]\n\n' + '[' * 9999 + '\n')
+  assert metrics.read(path) == []
+
+
+def test_a_file_that_cannot_be_read_is_one_line(path):
+  path.mkdir()
+  with pytest.raises(ValueError, match=r'metrics\.jsonl to be readable'):
     metrics.read(path)
 
 

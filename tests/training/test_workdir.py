@@ -1,9 +1,10 @@
 """The work directory: whose it is."""
 
-import json
+import shutil
 
 import pytest
 
+from transfusion_jax.core import sealed_json
 from transfusion_jax.training import workdir
 
 CONFIG = {
@@ -27,7 +28,7 @@ def place(tmp_path):
 
 def test_a_new_folder_is_claimed_and_may_be_claimed_again(place):
   place.claim(CONFIG, CONTENTS)
-  assert json.loads(place.config.read_text()) == CONFIG
+  assert sealed_json.read(place.config) == CONFIG
   place.claim(CONFIG, CONTENTS)
 
 
@@ -62,7 +63,7 @@ def test_how_long_and_what_is_measured_may_change(place):
   place.claim(CONFIG, CONTENTS)
   longer = changed(train={'steps': 20}, sampling={'steps': 50})
   place.claim(longer, CONTENTS)
-  assert json.loads(place.config.read_text()) == longer
+  assert sealed_json.read(place.config) == longer
 
 
 @pytest.mark.parametrize('name', ['metrics.jsonl', 'checkpoints'])
@@ -73,17 +74,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, name):
   assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_json_is_written_in_one_go(tmp_path):
-  path = tmp_path / 'x.json'
-  workdir.write_json(path, {'a': [1, 2.5]})
-  workdir.write_json(path, {'a': [3]})
-  assert json.loads(path.read_text()) == {'a': [3]}
-  assert [p.name for p in tmp_path.iterdir()] == ['x.json']
-
-
 def test_data_that_changed_under_its_name_is_noticed(place):
   place.claim(CONFIG, CONTENTS)
-  with pytest.raises(ValueError, match=r'sources.photos.path: .* found .ef') as error:
+  with pytest.raises(ValueError, match=r'sources.photos.path: .* has changed') as error:
     place.claim(CONFIG, {**CONTENTS, 'data.sources.photos.path': 'ef'})
   assert '--allow=data.sources.photos.path' in str(error.value)
 
@@ -101,3 +94,51 @@ def test_a_change_may_be_allowed(place, allowed):
     place.claim(*other, ['see', 'mod', 'train'])
   place.claim(*other, [allowed])
   place.claim(*other)
+
+
+def test_checking_writes_nothing(place):
+  place.check(CONFIG, CONTENTS)
+  assert not place.root.exists()
+  place.claim(CONFIG, CONTENTS)
+  before = place.config.read_bytes()
+  place.check(changed(model={'depth': 3}), CONTENTS, ['model'])
+  assert place.config.read_bytes() == before
+
+
+@pytest.mark.parametrize('sign', ['saved', 'facts', 'latents'])
+def test_steps_that_were_saved_and_have_gone_are_not_begun_anew(place, sign):
+  place.claim(CONFIG, CONTENTS)
+  sealed_json.write(getattr(place, sign), {'step': 5})
+  with pytest.raises(ValueError, match='expected the steps that were saved under'):
+    place.claim(CONFIG, CONTENTS)
+  (place.checkpoints / '5').mkdir(parents=True)
+  place.claim(CONFIG, CONTENTS)
+  shutil.rmtree(place.checkpoints)
+  place.checkpoints.write_text('not a folder')
+  with pytest.raises(ValueError, match='expected a folder at .*checkpoints'):
+    place.claim(CONFIG, CONTENTS)
+
+
+def test_a_folder_in_a_bucket_or_a_file_is_refused_before_anything_is_made(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match='found gs://bucket/run'):
+    workdir.at('gs://bucket/run')
+  assert not list(tmp_path.iterdir())
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ValueError, match='found a file; name another --workdir'):
+    workdir.at('file').check(CONFIG, CONTENTS)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert workdir.at('~/run').root == tmp_path / 'run'
+
+
+@pytest.mark.parametrize('name', ['config', 'contents'])
+@pytest.mark.parametrize('text', ['', '[]', '5', '{}', '{"a": ' * 9999])
+def test_a_damaged_file_is_one_line_and_stays(place, name, text):
+  place.claim(CONFIG, CONTENTS)
+  path = getattr(place, name)
+  path.write_text(text)
+  with pytest.raises(ValueError, match=f'{path.name} as it was written'):
+    place.claim(CONFIG, CONTENTS)
+  assert path.read_text() == text

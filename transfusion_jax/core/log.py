@@ -6,6 +6,8 @@ import sys
 
 from absl import logging as absl_logging
 
+from transfusion_jax.core import streams
+
 logger = logging.getLogger('transfusion_jax')
 
 
@@ -13,6 +15,7 @@ def setup() -> None:
   """Sends the project's messages to standard error, one plain line each."""
   if logger.handlers:
     return
+  sys.stdout, sys.stderr = streams.Lasting(sys.stdout), streams.Lasting(sys.stderr)
   handler = logging.StreamHandler(sys.stderr)
   handler.setFormatter(logging.Formatter('%(message)s'))
   logger.addHandler(handler)
@@ -41,3 +44,9 @@ def warning(message: str) -> None:
 def once(message: str) -> None:
   """Says something only the first time, for example that a fallback is in use."""
   logger.info(message)
+
+
+@functools.cache
+def once_warning(message: str) -> None:
+  """Warns only the first time, for example of a damaged file that is read again."""
+  logger.warning(message)

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from transfusion_jax import config
-from transfusion_jax.core import tree
+from transfusion_jax.core import sealed_json, tree
 from transfusion_jax.sweeping import trials as trials_lib
-from transfusion_jax.training import metrics, workdir
+from transfusion_jax.training import metrics
 
 Status = Literal['running', 'done', 'stopped', 'failed', 'skipped']
 """`stopped`: saved, to be gone on with; `failed`: to be tried again, or what ended the
@@ -107,19 +107,18 @@ class Ledger:
     """
     plan = _plan(trials)
     if self._plan.exists():
-      lines = tree.differences(json.loads(self._plan.read_text()), plan)
+      lines = tree.differences(sealed_json.read(self._plan), plan)
       if lines:
         more = f' (and {len(lines) - 3} more)' if len(lines) > 3 else ''
         raise ValueError(
           f'expected the sweep that {self._plan.parent} was begun with; '
           f'{"; ".join(lines[:3])}{more}; name another --workdir or take it back'
         )
-    workdir.write_json(self._plan, plan)
+    sealed_json.write(self._plan, plan)
 
   def add(self, record: Record) -> None:
     """Writes a record, which is on disk when this returns."""
-    line = json.dumps(dataclasses.asdict(record)) + '\n'
-    os.write(self._file, line.encode())
+    os.write(self._file, sealed_json.line(dataclasses.asdict(record)))
     os.fsync(self._file)
     self.records.append(record)
 

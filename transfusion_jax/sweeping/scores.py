@@ -1,6 +1,5 @@
 """What a trial has come to, read from its work directory."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from transfusion_jax import config, results, trained
+from transfusion_jax.core import sealed_json
 from transfusion_jax.evaluation import evaluator
 from transfusion_jax.training import metrics, workdir
 
@@ -22,7 +22,7 @@ def final(run: config.Run, place: workdir.Workdir) -> dict[str, float]:
   """
   found = losses(metrics.read(place.metrics))
   if isinstance(run, config.AutoencoderRun):
-    kept = json.loads(place.latents.read_text()) if place.latents.exists() else {}
+    kept = sealed_json.read(place.latents) if place.latents.exists() else {}
     return found | {name: kept[name] for name in ('psnr',) if name in kept}
   for record in metrics.read(place.evaluation):
     if record['step'] == run.train.steps and _own(run, record):

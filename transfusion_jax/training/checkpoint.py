@@ -62,11 +62,22 @@ ONE = CheckpointConfig(every=1, newest=1, multiples=0, best=0, score='')
 class Checkpoints:
   """The checkpoints of one run, a context manager; saves overlap with training."""
 
-  def __init__(self, directory: pathlib.Path, config: CheckpointConfig):
-    """Args: directory: made if absent, freed of what killed saves left; config: what
-    stays.
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    config: CheckpointConfig,
+    *,
+    saved: Callable[[int], None] = lambda step: None,
+  ):
+    """Opens the folder of a run.
+
+    Args:
+      directory: made if absent, freed of what killed saves left.
+      config: what stays.
+      saved: is told of every step that is on disk, by the process that leads.
     """
     self._directory, self._config = directory.absolute(), config
+    self._saved = saved
     self._checkpointer = self._open()  # None where it failed, until the next save
     self._saving: _Saving | None = None
     self.trouble = ''
@@ -111,9 +122,11 @@ class Checkpoints:
       return
     fields = _fields(state)
     _check_finite(step, fields)
-    said = seal.text({'progress': progress, 'arrays': seal.arrays(fields)})
+    said = {'step': step, 'progress': progress, 'arrays': seal.arrays(fields)}
     trouble = self._room(state)
-    trouble = trouble or self._start(step, {'state': fields, 'progress': said}, score)
+    trouble = trouble or self._start(
+      step, {'state': fields, 'progress': seal.text(said)}, score
+    )
     if trouble:
       self._failed(step, trouble)
 
@@ -175,6 +188,7 @@ class Checkpoints:
     if processes.leads():
       try:
         seal.write(self._directory / str(step))
+        self._saved(step)
       except OSError as error:
         log.warning(f'step {step} is saved, its files could not be sealed: {error}')
 
@@ -241,7 +255,7 @@ class Checkpoints:
     directory, wanted = self._directory / str(step), _fields(abstract)
     _together(lambda: seal.check(directory) if processes.leads() else None)
     said = _together(lambda: self._load(step, {'progress': None})['progress'])
-    sealed = _together(lambda: seal.read_text(said))
+    sealed = _together(lambda: seal.read_progress(said, step))
     reader.check_model(sealed['arrays'], wanted, step, self._directory)
     found = _together(lambda: self._load(step, {'state': wanted})['state'])
     _together(lambda: seal.check_arrays(sealed['arrays'], found))

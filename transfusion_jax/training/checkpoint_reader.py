@@ -1,9 +1,8 @@
 """Steps of a run as anybody may read them, whole or in part, while the run goes on."""
 
-import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -52,9 +51,10 @@ def arrays(
   directory: pathlib.Path, step: int
 ) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
   """Shape and type of every array of a step, by its path; ValueError if damaged."""
-  with _told(directory, step), ocp.training.Checkpointer(directory.absolute()) as found:
-    seal.check(directory / str(step))
-    sealed = seal.read_text(loaded(found, step, {'progress': None})['progress'])
+  try:
+    sealed = _sealed(directory, step)
+  except seal.Damaged as error:
+    raise _told(directory, step, error) from error
   kinds = seal.kinds(sealed['arrays'])
   return {tuple(path.split('/')): kind for path, kind in kinds.items()}
 
@@ -80,9 +80,13 @@ def read(
   Raises:
     ValueError: there is no checkpoint, none of that step, or it is damaged.
   """
-  step = which(directory, step)
-  with _told(directory, step):
-    found, progress = _parts(directory, wanted, step, whole=whole)
+  chosen = which(directory, step)
+  try:
+    found, progress = _parts(directory, wanted, chosen, whole=whole)
+  except seal.Damaged as error:
+    if step is None and not (directory / str(chosen)).exists():
+      return read(directory, wanted, whole=whole)  # a newer one has taken its place
+    raise _told(directory, chosen, error) from error
   absent = dict.fromkeys(
     field.name for field in dataclasses.fields(state_lib.TrainState)
   )
@@ -90,16 +94,17 @@ def read(
   return Restored(state, progress)
 
 
-@contextlib.contextmanager
-def _told(directory: pathlib.Path, step: int) -> Iterator[None]:
+def _told(directory: pathlib.Path, step: int, error: seal.Damaged) -> ValueError:
   """Damage as an error that a user can mend."""
-  try:
-    yield
-  except seal.Damaged as error:
-    raise ValueError(
-      f'expected step {step} under {directory} as it was saved, found it damaged: '
-      f'{error}; name another --step'
-    ) from error
+  if not (directory / str(step)).exists():
+    return ValueError(
+      f'expected step {step} under {directory}, found it removed meanwhile; name a '
+      'newer --step, or keep more with --config.train.checkpoints.newest'
+    )
+  return ValueError(
+    f'expected step {step} under {directory} as it was saved, found it damaged: '
+    f'{error}; name another --step'
+  )
 
 
 def _parts(
@@ -112,7 +117,8 @@ def _parts(
     context,
     ocp.training.Checkpointer(directory.absolute(), context=context) as reader,
   ):
-    sealed = seal.read_text(loaded(reader, step, {'progress': None})['progress'])
+    said = loaded(reader, step, {'progress': None})['progress']
+    sealed = seal.read_progress(said, step)
     has = sealed['arrays']
     if not whole:
       has = {path: has[path] for path in seal.signature(wanted) if path in has}
@@ -137,6 +143,30 @@ def missing(directory: pathlib.Path) -> ValueError:
     f'expected a checkpoint under {directory}, found none; train first, or name '
     'another work directory'
   )
+
+
+def check_state(directory: pathlib.Path, state: state_lib.TrainState) -> None:
+  """Checks that the newest step that can be read is of a state's model; reads no array.
+
+  Raises:
+    ValueError: it is of another one.
+  """
+  wanted = {each.name: getattr(state, each.name) for each in dataclasses.fields(state)}
+  for step in reversed(steps(directory)):
+    try:
+      sealed = _sealed(directory, step)
+    except seal.Damaged:
+      continue  # whoever goes on from here sets it aside
+    check_model(sealed['arrays'], wanted, step, directory)
+    return
+
+
+def _sealed(directory: pathlib.Path, step: int) -> dict[str, Any]:
+  """The progress of a step, with the seal of its arrays; Damaged if it is."""
+  with ocp.training.Checkpointer(directory.absolute()) as found:
+    seal.check(directory / str(step))
+    said = loaded(found, step, {'progress': None})['progress']
+    return seal.read_progress(said, step)
 
 
 def check_model(

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import tqdm
 
-from transfusion_jax.core import command, log
+from transfusion_jax.core import command, log, paths
 from transfusion_jax.training import (
   checkpoint,
   feed,
@@ -46,6 +46,11 @@ class TrainConfig:
   checkpoints: checkpoint.CheckpointConfig
   guard: guard.GuardConfig
 
+  def __post_init__(self):
+    if self.compile_cache not in ('', 'workdir'):
+      folder = paths.anywhere(self.compile_cache, 'train.compile_cache')
+      object.__setattr__(self, 'compile_cache', folder)
+
 
 @runtime_checkable
 class Batches(Protocol):
@@ -78,11 +83,12 @@ class Interlude:
   act: Callable[[state_lib.TrainState], None]
 
   def __call__(self, state: state_lib.TrainState) -> None:
-    """Acts, unless storage fails it."""
+    """Acts; whatever fails it, training goes on."""
     try:
       self.act(state)
-    except OSError as error:
-      log.warning(f'step {int(state.step)} could not be evaluated: {error}')
+    except Exception as error:  # noqa: BLE001, a program of the user's may be at work
+      reason = f'{type(error).__name__}: {command.line(error)}'
+      log.warning(f'step {int(state.step)} could not be evaluated: {reason}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,16 +136,16 @@ def fit(
     interlude: between steps, but not after the last; the speed leaves its time out.
 
   Raises:
-    command.Exit: the data ended before the steps did, too many batches were broken, or
-      the last step could not be saved.
+    command.Exit: the data ended before the steps did, or failed; too many batches were
+      broken; or the last step could not be saved. What was learnt is saved first.
   """
   account, stop = around.account, around.stop
   done = int(state.step)
-  lines = _Lines(batches, config, around, schedule)
+  lines, trouble = _Lines(batches, config, around, schedule), None
   with account.on('step'), _bar(around.name, done, config.steps) as bar:
     while done < config.steps and not stop.agreed():
       with account.on('data'):
-        batch = next(batches, None)
+        batch, trouble = _next(batches)
       if batch is None:
         break
       state, measured = step(state, batch)
@@ -161,10 +167,41 @@ def fit(
     _save(state, batches, around)
     with account.on('save'):
       around.checkpoints.wait()
+  if trouble is not None:
+    _leave(trouble, done, around)
   if not stop.exit_code:
     _check_end(done, config)
   _check_saved(done, around)
   return state
+
+
+def _next(batches: Batches) -> tuple[Any, Exception | None]:
+  """The next batch; None at the end of the data, and what failed it, if anything did.
+
+  One of several processes that fails cannot save, for the others have no reason to:
+  there, the error goes on at once.
+  """
+  try:
+    return next(batches, None), None
+  except Exception as error:
+    if jax.process_count() > 1:
+      raise
+    return None, error
+
+
+def _leave(trouble: Exception, done: int, around: Surroundings) -> None:
+  """Ends a run whose data has failed, after its last step was saved.
+
+  Raises:
+    command.Exit: what the user can mend.
+    Exception: the same as came from the data, where it is a bug.
+  """
+  if not isinstance(trouble, command.Exit | OSError):
+    raise trouble
+  said = str(trouble) if isinstance(trouble, command.Exit) else f'error: {trouble}'
+  kept = f'could not be saved ({around.checkpoints.trouble})'
+  kept = kept if around.checkpoints.trouble else 'is saved, and a start goes on from it'
+  raise command.Exit(2, f'{said}; step {done} {kept}') from trouble
 
 
 class _Lines:

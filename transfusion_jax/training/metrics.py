@@ -1,12 +1,19 @@
-"""`metrics.jsonl`: one JSON object per logged step, exact, and without repeats."""
+"""`metrics.jsonl`: one JSON object per logged step, exact, and without repeats.
 
-import json
+Every line carries its checksum (`core/sealed_json.py`). One that is not as it was
+written is left out and told of; a run that goes on sets it aside. A last line without
+an end was cut short by a kill, and is nothing to tell of.
+"""
+
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transfusion_jax.core import log
+from transfusion_jax.core import log, sealed_json
 from transfusion_jax.training import processes, storage, tensorboard
+
+NAMED = 5
+"""Damaged lines of a file that are named."""
 
 
 class MetricsLog:
@@ -54,39 +61,69 @@ class MetricsLog:
 
 def append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
   """One line more, on disk when this returns."""
-  storage.append(path, (json.dumps(dict(record)) + '\n').encode())
+  storage.append(path, sealed_json.line(record))
 
 
 def keep(path: pathlib.Path, *, until: int) -> None:
-  """Drops the records beyond a step, and a line that a kill cut short."""
+  """Drops the records beyond a step, and a line that a kill cut short.
+
+  Damaged lines go to `damaged/`, beside the file.
+  """
   if not processes.leads() or not path.exists():
     return
-  kept = [record for record in read(path) if record['step'] <= until]
-  lines = ''.join(json.dumps(record) + '\n' for record in kept)
-  if path.read_text(errors='replace') != lines:
-    fresh = path.with_suffix('.tmp')
-    fresh.write_text(lines)
-    fresh.replace(path)
+  fresh, changed = path.with_suffix('.tmp'), False
+  with path.open('rb') as lines, fresh.open('wb') as kept:
+    for number, line in enumerate(lines, 1):
+      record, reason = _read(line)
+      if reason:
+        _set_aside(path, number, line)
+      whole = line.endswith(b'\n')
+      good = record is not None and record['step'] <= until
+      kept.write(line + b'\n' * (not whole) if good else b'')
+      changed |= not (good and whole)
+  fresh.replace(path) if changed else fresh.unlink()
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """All records of a file; a last line that a kill cut short is left out.
+  """All records of a file; see `records`."""
+  return list(records(path))
+
+
+def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The records of a file, one after the other; none if there is no file.
 
   Raises:
-    ValueError: another line is not a JSON object.
+    ValueError: the file cannot be read.
   """
   if not path.exists():
-    return []
-  lines = path.read_text(errors='replace').splitlines()
-  records = []
-  for number, line in enumerate(lines, start=1):
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      if number == len(lines):
-        break
-      raise ValueError(
-        f'expected one JSON object per line, found {line[:40]!r} in line {number} of '
-        f'{path}; remove the line'
-      ) from error
-  return records
+    return
+  damaged: list[int] = []
+  try:
+    with path.open('rb') as lines:
+      for number, line in enumerate(lines, 1):
+        record, reason = _read(line)
+        damaged += [number] if reason else []
+        if record is not None:
+          yield record
+  except OSError as error:
+    raise ValueError(
+      f'expected {path} to be readable, found {error.strerror}; check the folder'
+    ) from error
+  if damaged:
+    some = ', '.join(map(str, damaged[:NAMED]))
+    more = f' and {len(damaged) - NAMED} more' if len(damaged) > NAMED else ''
+    log.once_warning(f'{path}: line {some}{more} left out: not as it was written')
+
+
+def _read(line: bytes) -> tuple[dict[str, Any] | None, str]:
+  """The record of a line, or why there is none; neither for one that was cut short."""
+  try:
+    return sealed_json.read_line(line.removesuffix(b'\n')), ''
+  except sealed_json.Damaged as error:
+    return None, str(error) if line.endswith(b'\n') else ''
+
+
+def _set_aside(path: pathlib.Path, number: int, line: bytes) -> None:
+  place = path.parent / 'damaged' / path.name
+  storage.append(place, line)
+  log.warning(f'{path}: line {number} is not as it was written; set aside in {place}')

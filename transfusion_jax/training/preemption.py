@@ -17,8 +17,10 @@ import jax
 from transfusion_jax.core import command, log
 from transfusion_jax.training import processes
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 42}
-"""130: a person stopped it; 42: preempted, to be started again."""
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 42, signal.SIGHUP: 129}
+"""130: a person stopped it; 42: preempted, to be started again; 129: its terminal was
+closed.
+"""
 
 
 class Stop:
@@ -38,6 +40,8 @@ class Stop:
 
   def __enter__(self) -> 'Stop':
     for number in EXIT_CODES:
+      if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+        continue  # started with nohup
       self._before[number] = signal.signal(number, self._listen)
     return self
 

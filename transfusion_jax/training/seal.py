@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from transfusion_jax.core import axes, digest
+from transfusion_jax.core import axes, command, digest, json_text
 
 FILE = 'seal.json'
 _SMALL = 65_536  # bytes; larger files hold arrays, which have digests
@@ -104,16 +104,15 @@ def check(directory: pathlib.Path) -> None:
   A folder without a seal was complete when the process that wrote it died: its arrays
   are all that can be checked.
   """
-  if not (directory / FILE).exists():
-    return
-  try:
-    sealed = json.loads((directory / FILE).read_text())['files']
-  except (ValueError, KeyError, TypeError, OSError) as error:
-    raise Damaged(f'{FILE} cannot be read ({error})') from error
   try:
     found = _files(directory)
-  except OSError as error:
-    raise Damaged(f'{error}') from error
+    if not (directory / FILE).exists():
+      return
+    sealed = json_text.read_object(directory / FILE).get('files')
+    if not isinstance(sealed, dict):
+      raise ValueError('it lists no files')
+  except (ValueError, OSError) as error:
+    raise Damaged(f'{FILE} cannot be read ({command.line(error)})') from error
   wrong = sorted(name for name in sealed if found.get(name) != sealed[name])
   if wrong:
     what = 'not as it was written' if wrong[0] in found else 'missing'
@@ -127,12 +126,19 @@ def text(value: Any) -> dict[str, str]:
   return {'json': line, 'sha256': hashlib.sha256(line.encode()).hexdigest()}
 
 
-def read_text(sealed: Mapping[str, str]) -> Any:
-  """The value that was sealed by `text`; Damaged if it is another."""
+def read_progress(sealed: Mapping[str, str], step: int) -> dict[str, Any]:
+  """The progress of a step that `text` has sealed; its `step` is that of the folder.
+
+  Raises:
+    Damaged: it is another, or that of another step.
+  """
   line = sealed.get('json', '')
   if hashlib.sha256(str(line).encode()).hexdigest() != sealed.get('sha256'):
     raise Damaged('its progress is not what was saved')
-  return json.loads(line)
+  found = json.loads(line)
+  if found['step'] != step:
+    raise Damaged(f'the folder {step} holds step {found["step"]}')
+  return found
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -164,6 +170,8 @@ def _whole(mesh: Mesh | None) -> NamedSharding | None:
 def _files(directory: pathlib.Path) -> dict[str, list[int | str]]:
   found = {}
   for path in sorted(directory.rglob('*')):
+    if not path.is_file() and not path.is_dir():  # opening it may wait for ever
+      raise Damaged(f'{path.relative_to(directory)} is neither a file nor a folder')
     if path.is_file() and path.name not in (FILE, f'{FILE[:-5]}.tmp'):
       size = path.stat().st_size
       content = path.read_bytes() if size <= _SMALL else b''

@@ -11,6 +11,7 @@ from transfusion_jax.training import (
   checkpoint,
   feed,
   goodput,
+  lock,
   loop,
   metrics,
   preemption,
@@ -65,6 +66,7 @@ def run(
   stop: preemption.Stop,
   *,
   before: Mapping[str, float],
+  held: lock.Lock,
 ) -> Outcome:
   """Trains a stage, from its newest good checkpoint if there is one.
 
@@ -73,11 +75,14 @@ def run(
     place: its work directory.
     stop: asked after every step.
     before: seconds that went before a fresh start, by account (`goodput`).
+    held: the lock of the work directory, or of one around it.
   """
   kept, papers = stage.config.checkpoints, place.papers()
   with (
     goodput.Account() as account,
-    checkpoint.Checkpoints(place.checkpoints, kept) as checkpoints,
+    checkpoint.Checkpoints(
+      place.checkpoints, kept, saved=place.note_saved
+    ) as checkpoints,
   ):
     state, progress = _begin(stage, checkpoints)
     if not progress and stage.saved_first:
@@ -95,7 +100,7 @@ def run(
       log=lines,
       checkpoints=checkpoints,
       score=lambda step: scores.of(place.evaluation, lines.last, step, kept.score),
-      mend=lambda: place.mend(papers),
+      mend=lambda: (held.check(), place.mend(papers)),
       stop=stop,
       account=account,
     )

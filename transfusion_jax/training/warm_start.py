@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import jax
 
-from transfusion_jax.core import log, tree
+from transfusion_jax.core import log, paths, tree
 from transfusion_jax.training import checkpoint_reader, workdir
 
 Path = tuple[str, ...]
@@ -34,6 +34,11 @@ class StartConfig:
   checkpoint: str
   step: int
   parameters: Literal['own', 'ema', 'params']
+
+  def __post_init__(self):
+    if self.checkpoint:
+      place = paths.local(self.checkpoint, 'start.checkpoint')
+      object.__setattr__(self, 'checkpoint', str(place))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +124,9 @@ def _grown(made, there, names: tuple[str, ...]) -> int | None:
   differ = [axis for axis, (one, other) in enumerate(sizes) if one != other]
   if not differ:
     return -1
-  return differ[0] if [names[axis] for axis in differ] == ['vocab'] else None
+  named = len(names) == len(made.shape)
+  grows = named and [names[axis] for axis in differ] == ['vocab']
+  return differ[0] if grows else None
 
 
 def _abstract(

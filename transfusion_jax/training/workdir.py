@@ -1,13 +1,12 @@
 """The work directory of a run: what lies where, and whose it is."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from transfusion_jax.core import log, tree
-from transfusion_jax.training import processes
+from transfusion_jax.core import log, paths, sealed_json, tree
+from transfusion_jax.training import processes, storage
 
 FREE = (
   *('train.', 'sampling.', 'evaluation.', 'mesh.'),
@@ -37,6 +36,16 @@ class Workdir:
   def contents(self) -> pathlib.Path:
     """What the names of files in the config stood for when the run was begun."""
     return self.root / 'contents.json'
+
+  @property
+  def lock(self) -> pathlib.Path:
+    """Who trains here; see `training/lock.py`."""
+    return self.root / 'lock'
+
+  @property
+  def saved(self) -> pathlib.Path:
+    """The newest step that was ever saved: without it, no step at all means a start."""
+    return self.root / 'saved.json'
 
   @property
   def metrics(self) -> pathlib.Path:
@@ -79,15 +88,13 @@ class Workdir:
     """Of an autoencoder: mean and deviation of its latents, and its PSNR."""
     return self.root / 'latents.json'
 
-  def claim(
+  def check(
     self,
     config: dict[str, Any],
     contents: dict[str, str],
     allowed: Sequence[str] = (),
   ) -> None:
-    """Makes the folder this run's, or checks that it already is.
-
-    All processes of the run call this; one of them writes.
+    """Checks that the folder is new, or this run's; writes nothing.
 
     Args:
       config: of the run.
@@ -96,12 +103,14 @@ class Workdir:
 
     Raises:
       ValueError: the folder belongs to a run with another config or with other data, or
-        to something else.
+        to something else, or its files are damaged, or its checkpoints have gone.
     """
+    if self.root.exists() and not self.root.is_dir():
+      raise ValueError(
+        f'expected a folder at {self.root}, found a file; name another --workdir'
+      )
     if self.config.exists():
-      self._compare(json.loads(self.config.read_text()), config, allowed)
-      if self.contents.exists():
-        self._compare(json.loads(self.contents.read_text()), contents, allowed)
+      self._refuse(self._changes(config, contents), allowed)
     else:
       strangers = [p for p in (self.metrics, self.checkpoints) if p.exists()]
       if strangers:
@@ -109,13 +118,34 @@ class Workdir:
           f'expected {self.root} to be new or to hold config.json, found '
           f'{strangers[0].name} without it; name another --workdir'
         )
+    self._check_saved()
+
+  def claim(
+    self,
+    config: dict[str, Any],
+    contents: dict[str, str],
+    allowed: Sequence[str] = (),
+  ) -> None:
+    """Makes the folder this run's, if `check` finds nothing.
+
+    All processes of the run call this; one of them writes.
+
+    Raises:
+      ValueError: as `check`.
+    """
+    self.check(config, contents, allowed)
+    for line in self._changes(config, contents):
+      log.info(f'going on with another setting than before: {line}')
     if processes.leads():
       self.root.mkdir(parents=True, exist_ok=True)
-      write_json(self.config, config)
-      write_json(self.contents, contents)
+      sealed_json.write(self.config, config)
+      sealed_json.write(self.contents, {'contents': contents})
     processes.meet(f'claim {self.root.name}')
-    self._compare(json.loads(self.config.read_text()), config, allowed)
-    self._compare(json.loads(self.contents.read_text()), contents, allowed)
+    self.check(config, contents, allowed)
+
+  def note_saved(self, step: int) -> None:
+    """Notes that a step is on disk; see `saved`."""
+    sealed_json.write(self.saved, {'step': step})
 
   def papers(self) -> dict[str, str]:
     """The files that say what run this is, by name."""
@@ -129,16 +159,43 @@ class Workdir:
     try:
       self.root.mkdir(parents=True, exist_ok=True)
       for name in gone:
-        _write(self.root / name, papers[name])
+        sealed_json.replace(self.root / name, papers[name])
     except OSError as error:
       log.warning(f'{self.root} cannot be written to: {error}')
     else:
       log.warning(f'{self.root} had lost {", ".join(gone)}, perhaps all; put back')
 
-  def _compare(
-    self, found: dict[str, Any], wanted: dict[str, Any], allowed: Sequence[str]
-  ) -> None:
-    lines = tree.differences(found, wanted)
+  def _changes(self, config: dict[str, Any], contents: dict[str, str]) -> list[str]:
+    """What differs from before, a line each; of a new folder, nothing."""
+    if not self.config.exists():
+      return []
+    lines = tree.differences(sealed_json.read(self.config), config)
+    if self.contents.exists():
+      noted = sealed_json.read(self.contents)['contents']
+      lines += [
+        f'{line.split(": ")[0]}: expected what stood there when the run was begun, '
+        'found that it has changed (files came, went or differ)'
+        for line in tree.differences(noted, contents)
+      ]
+    return lines
+
+  def _check_saved(self) -> None:
+    """Raises ValueError if steps were saved here and none is left."""
+    if self.checkpoints.exists() and not self.checkpoints.is_dir():
+      raise ValueError(
+        f'expected a folder at {self.checkpoints}, found a file; move it away, or name '
+        'another --workdir'
+      )
+    signs = [p for p in (self.saved, self.facts, self.latents) if p.exists()]
+    if signs and not storage.numbers(self.checkpoints):
+      raise ValueError(
+        f'expected the steps that were saved under {self.checkpoints} '
+        f'({signs[0].name} tells of them), found none; bring a copy back, or begin '
+        'anew in another --workdir'
+      )
+
+  def _refuse(self, lines: list[str], allowed: Sequence[str]) -> None:
+    """Raises ValueError if some of the changes may not be."""
     fixed = [line for line in lines if not _may_differ(line.split(': ')[0], allowed)]
     if fixed:
       more = f' (and {len(fixed) - 3} more)' if len(fixed) > 3 else ''
@@ -147,21 +204,17 @@ class Workdir:
         'name another --workdir, take back the change, or allow it with '
         f'--allow={fixed[0].split(": ")[0]}'
       )
-    for line in lines:
-      log.info(f'going on with another setting than before: {line}')
+
+
+def at(path: str, flag: str = '--workdir') -> Workdir:
+  """The work directory that a flag or a field of a config names.
+
+  Raises:
+    ValueError: it lies in a bucket, or no folder can be called so.
+  """
+  return Workdir(paths.local(path, flag))
 
 
 def _may_differ(field: str, allowed: Sequence[str]) -> bool:
   named = any(field == each or field.startswith(f'{each}.') for each in allowed)
   return named or (field.startswith(FREE) and field not in FIXED)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON in one go: a reader sees the old file or the new one, never half."""
-  _write(path, json.dumps(value, indent=2) + '\n')
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  fresh = path.with_name(path.name + '.tmp')
-  fresh.write_text(text)
-  fresh.replace(path)

@@ -1,0 +1,53 @@
+"""Standard output and error that no terminal, pipe or encoding can fail.
+
+A run of days must not end because the terminal that it was started in was closed, nor a
+caption be lost because the terminal cannot show a letter of it.
+"""
+
+import contextlib
+import errno
+import os
+from typing import Any, TextIO
+
+GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
+"""A pipe without a reader, a terminal that was closed."""
+
+
+class Lasting:
+  """A text stream whose writes never fail; all else is the stream's own.
+
+  Characters that its encoding lacks are written as escapes. What cannot be written is
+  lost; once nobody reads any more, so is all that follows.
+  """
+
+  def __init__(self, stream: TextIO):
+    self._stream = stream
+    if hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='backslashreplace')
+
+  def write(self, text: str) -> int:
+    """Writes, or does nothing."""
+    try:
+      return self._stream.write(text)
+    except (OSError, ValueError) as error:  # ValueError: the stream was closed
+      self._failed(error)
+      return len(text)
+
+  def flush(self) -> None:
+    """Flushes, or does nothing."""
+    try:
+      self._stream.flush()
+    except (OSError, ValueError) as error:
+      self._failed(error)
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  def _failed(self, error: Exception) -> None:
+    """Sends what follows nowhere, if there is nobody left to read it."""
+    if getattr(error, 'errno', None) not in GONE:
+      return
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      nowhere = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(nowhere, self._stream.fileno())
+      os.close(nowhere)
