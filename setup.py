@@ -23,8 +23,11 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_packages(include=['transfusion_jax', 'transfusion_jax.*']),
+  packages=setuptools.find_packages(
+    include=['transfusion_jax', 'transfusion_jax.*', 'configs', 'launch', 'launch.*']
+  ),
   package_data={
+    'launch': ['*.yaml'],
     'transfusion_jax.evaluation': ['*.jinja'],
     'transfusion_jax.sweeping': ['*.jinja'],
   },

@@ -1,6 +1,5 @@
 """The trials of the shipped sweep, which nobody runs here, and what they leave."""
 
-import json
 import pathlib
 import warnings
 
@@ -42,7 +41,7 @@ def leave(ablations, places):
     (place.root / 'report.html').write_text('a page')
     sealed_json.write(place.config, config.to_dict(run))
     logged = [{'step': step, 'loss': loss + 100 - step} for step in range(1, 101)]
-    place.metrics.write_text(''.join(json.dumps(each) + '\n' for each in logged))
+    place.metrics.write_bytes(b''.join(map(sealed_json.line, logged)))
     evaluated = {
       'step': 100,
       'parameters': trained.own_field(run),
@@ -51,7 +50,7 @@ def leave(ablations, places):
       'seconds': 1.0,
       'config': results.settings(run, 'scenes'),
     }
-    place.evaluation.write_text(json.dumps(evaluated) + '\n')
+    place.evaluation.write_bytes(sealed_json.line(evaluated))
     if number == 0:
       place.autoencoder.mkdir()
       place_of_latents = workdir.Workdir(place.autoencoder).latents

@@ -2,12 +2,13 @@
 
 import csv
 import html.parser
-import json
 
 import pytest
 
+from transfusion_jax.core import sealed_json
 from transfusion_jax.sweeping import figures, page, scores, table
 from transfusion_jax.sweeping import ledger as ledger_lib
+from transfusion_jax.training import metrics
 
 SCORE = table.Metric.named('scenes/two_objects')
 
@@ -32,14 +33,14 @@ def test_scores_are_the_last_steps_with_the_trials_own_settings(
   ablations, places, leave
 ):
   leave(0, loss=1.0, score=0.5)
-  own = json.loads(places[0].evaluation.read_text())
+  (own,) = metrics.read(places[0].evaluation)
   others = [
     {**own, 'step': 50, 'values': {'two_objects': 0.1}},
     {**own, 'config': {}, 'values': {'two_objects': 0.2}},
     {**own, 'parameters': 'params', 'values': {'two_objects': 0.3}},
   ]
-  with places[0].evaluation.open('a') as file:
-    file.writelines(json.dumps(each) + '\n' for each in others)
+  with places[0].evaluation.open('ab') as file:
+    file.writelines(map(sealed_json.line, others))
   found = scores.final(ablations[0].run, places[0])
   assert found == {'loss': 1.0 + 4.5, 'scenes/two_objects': 0.5}
 

@@ -1,6 +1,8 @@
 """Damaged checkpoints: noticed, set aside, and the newest good one is gone on from."""
 
+import dataclasses
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -11,7 +13,8 @@ import pytest
 
 from benchmarks import survival
 from tests.training import test_checkpoint as saved
-from transfusion_jax.training import checkpoint, checkpoint_reader, seal
+from transfusion_jax.core import tree
+from transfusion_jax.training import checkpoint, checkpoint_reader, seal, state
 
 FILES = ('seal.json', 'state/manifest.ocdbt', 'state/_METADATA', 'progress/_METADATA')
 
@@ -62,6 +65,60 @@ DAMAGES = {
     f'no {name}': lambda step, name=name: (step / name).unlink() for name in FILES[1:]
   },
 }
+
+
+@pytest.mark.parametrize('name', ['2', '1'])
+def test_a_folder_that_holds_another_step_is_damaged(copy, name):
+  shutil.rmtree(copy / '3')
+  shutil.copytree(copy / name, copy / '3')
+  with pytest.raises(ValueError, match=f'the folder 3 holds step {name}'):
+    checkpoint_reader.arrays(copy, 3)
+  wanted = {'params': saved.places((1, 4, 2, 1)).params}
+  with pytest.raises(ValueError, match=f'the folder 3 holds step {name}'):
+    checkpoint_reader.read(copy, wanted, 3)
+  assert int(restored(copy).state.step) == 2
+  assert (copy.parent / 'damaged' / '3').exists()
+
+
+@pytest.mark.parametrize('name', ['seal.json', 'state/_METADATA', 'more'])
+def test_what_would_be_waited_for_is_damage(copy, name):
+  (copy / '3' / name).unlink(missing_ok=True)
+  os.mkfifo(copy / '3' / name)
+  with pytest.raises(ValueError, match='neither a file nor a folder'):
+    checkpoint_reader.arrays(copy, 3)
+  assert int(restored(copy).state.step) == 2
+
+
+def test_a_step_that_was_rotated_away_is_not_called_damaged(copy, monkeypatch):
+  """It goes between being found the newest and being read; a newer one is there."""
+  loaded, gone = checkpoint_reader.loaded, []
+
+  def rotated(reader, step, wanted):
+    if not gone:
+      gone.append(step)
+      shutil.rmtree(copy / str(step))
+    return loaded(reader, step, wanted)
+
+  monkeypatch.setattr(checkpoint_reader, 'loaded', rotated)
+  wanted = {'params': saved.places((1, 4, 2, 1)).params}
+  checkpoint_reader.read(copy, wanted)
+  assert gone == [3]
+  gone.clear()
+  with pytest.raises(ValueError, match='step 2 .* removed meanwhile; name a newer'):
+    checkpoint_reader.read(copy, wanted, 2)
+
+
+def test_another_model_is_found_before_anything_is_written(copy):
+  checkpoint_reader.check_state(copy, saved.places((1, 4, 2, 1)))
+  cut(copy / '3' / 'seal.json')
+  checkpoint_reader.check_state(copy, saved.places((1, 4, 2, 1)))
+  found = saved.places((1, 4, 2, 1))
+  fields = {each.name: getattr(found, each.name) for each in dataclasses.fields(found)}
+  shape = jax.ShapeDtypeStruct((64, 33), 'float32')
+  fields['params'] = {**found.params, 'matrix': shape}
+  other = tree.likeness(state.TrainState, **fields)
+  with pytest.raises(ValueError, match='step 2 .* params/matrix'):
+    checkpoint_reader.check_state(copy, other)
 
 
 @pytest.mark.parametrize('name', DAMAGES)
