@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training import test_checkpoint as saved
+from transfusion_jax.core import axes
 from transfusion_jax.training import (
   checkpoint,
   checkpoint_reader,
@@ -108,6 +109,31 @@ def test_differences_are_told_a_line_each(theirs, caplog):
     '- matrix float32[4,2]',
     '~ table: 6 and 8 rows',
   ]
+
+
+def test_layers_of_another_width_are_made_anew(tmp_path):
+  """Their names leave out the axis that stacks them."""
+  names = {'blocks': {'up': ('embed', 'mlp'), 'gain': ('embed',)}}
+  theirs, ours = (
+    {'blocks': {'up': (3, width, 8), 'gain': (3, width)}} for width in (4, 6)
+  )
+  lines = []
+
+  def state_of(shapes):
+    params = jax.tree.map(jnp.zeros, shapes, is_leaf=lambda x: isinstance(x, tuple))
+    now = state.initial(lambda key: params, saved.TX, jax.random.key(0), average=False)
+    return jax.device_put(now, axes.replicated(mesh.single()))
+
+  place = workdir.Workdir(tmp_path / 'theirs').checkpoints
+  with checkpoint.Checkpoints(place, checkpoint.ONE) as kept:
+    kept.save(state_of(theirs), {})
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(warm_start.log, 'info', lines.append)
+    config = warm_start.StartConfig(str(tmp_path / 'theirs'), -1, 'own')
+    assert warm_start.read(config, wanted(state_of(ours)), names) == ({}, {})
+  assert lines[0].startswith('beginning with 0 of 2 arrays')
+  assert '- blocks/up float32[3,4,8]' in lines
+  assert '+ blocks/up float32[3,6,8]' in lines
 
 
 def test_nothing_is_asked_for(theirs):

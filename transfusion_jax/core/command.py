@@ -1,8 +1,8 @@
 """What all commands share: flags, user errors on one line, exit codes.
 
-0: done. 1: a bug, with its traceback. 2: something the user can mend, said in one line:
-a `ValueError` before any device works, an `OSError` whenever it comes. 42, 129 and 130:
-stopped by SIGTERM, SIGHUP or Ctrl-C after a save (`training/preemption.py`).
+0: done. 1: a bug, with its traceback, or a disk or network that failed at work, in one
+line. 2: something the user can mend, said in one line before any device works. 42, 129
+and 130: stopped by SIGTERM, SIGHUP or Ctrl-C after a save (`training/preemption.py`).
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def run(
 def tell(error: BaseException) -> int:
   """Says on standard error how a command ended, and returns its exit code."""
   if isinstance(error, OSError):
-    error = Exit(2, f'error: {line(error)}')
+    error = Exit(1, f'error: {line(error)}')
   if not isinstance(error, Exit):
     traceback.print_exception(error)
     return 130 if isinstance(error, KeyboardInterrupt) else 1

@@ -198,10 +198,12 @@ def _leave(trouble: Exception, done: int, around: Surroundings) -> None:
   """
   if not isinstance(trouble, command.Exit | OSError):
     raise trouble
-  said = str(trouble) if isinstance(trouble, command.Exit) else f'error: {trouble}'
+  code, said = 1, f'error: {command.line(trouble)}'
+  if isinstance(trouble, command.Exit):
+    code, said = trouble.code, trouble.message
   kept = f'could not be saved ({around.checkpoints.trouble})'
   kept = kept if around.checkpoints.trouble else 'is saved, and a start goes on from it'
-  raise command.Exit(2, f'{said}; step {done} {kept}') from trouble
+  raise command.Exit(code, f'{said}; step {done} {kept}') from trouble
 
 
 class _Lines:

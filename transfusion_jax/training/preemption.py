@@ -39,9 +39,7 @@ class Stop:
     self._cuttable = False
 
   def __enter__(self) -> 'Stop':
-    for number in EXIT_CODES:
-      if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-        continue  # started with nohup
+    for number in heeded():
       self._before[number] = signal.signal(number, self._listen)
     return self
 
@@ -96,6 +94,12 @@ class Stop:
     if self._cuttable:
       self._cuttable = False
       raise _Cut
+
+
+def heeded() -> list[signal.Signals]:
+  """Signals that ask a process to stop; one begun with nohup ignores SIGHUP."""
+  nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+  return [number for number in EXIT_CODES if not (nohup and number == signal.SIGHUP)]
 
 
 class _Cut(BaseException):

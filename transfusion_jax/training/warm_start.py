@@ -106,6 +106,8 @@ def read(
   )
   for line in _differences(made, source.arrays, grown):
     log.info(line)
+  if not taken:
+    return {}, {}
   wanted = {path: _abstract(made[path], source.arrays[path]) for path in taken}
   found = tree.flatten(
     checkpoint_reader.read(
