@@ -92,7 +92,7 @@ class Sweep:
     self._given_up = {job.number for job in left} - {j.number for j in self._waiting}
 
   def run(self) -> int:
-    """Stays until all have ended; 0, 1 if any was given up, or as a stopped run ends."""
+    """Stays until all have ended; 0, 1 if any was given up, or that of a stop."""
     for number in sorted(self._given_up):
       log.info(f'trial {number:03d}: failed too often; raise --retries to try again')
     self._over = bool(self._given_up) and self._policy.stops

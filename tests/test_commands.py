@@ -170,6 +170,11 @@ BAD = {
   'heads that do not divide': ('--config.model.transformer.kv_heads=3', 'kv_heads'),
   'an unknown solver': ('--config.sampling.solver=magic', 'solver'),
   'rows too short': ('--config.data.row_length=16', 'row_length'),
+  'more patches than the model has rows for': (
+    '--config.model.adapter.linear.positions=2',
+    'raise model.adapter.linear.positions',
+  ),
+  'not a number': ('--config.sampling.guidance=nan', 'sampling.guidance'),
   'no such autoencoder': ('--config.autoencoder.checkpoint=/nowhere', 'autoencoder'),
 }
 
@@ -200,6 +205,85 @@ def test_work_directory_of_another_config(finished, variables):
   (line,) = done.stderr.strip().splitlines()
   assert 'model.transformer.mlp: expected 48, found 64' in line
   assert (finished / 'config.json').read_text() == before
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+  """Every file of a work directory but the lock."""
+  files = [path for path in folder.rglob('*') if path.is_file() and path.name != 'lock']
+  return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_refused_command_has_written_nothing(tmp_path, finished, variables):
+  """What `--allow` lets pass may still not fit the steps that are there."""
+  folder = pathlib.Path(shutil.copytree(finished, tmp_path / 'run'))
+  before = contents(folder)
+  wider = ('--config.model.transformer.mlp=64', '--allow=model')
+  deeper = ('--config.autoencoder.run.model.channels=24', '--allow=autoencoder')
+  for more, found in ((wider, 'mlp/down'), (deeper, 'autoencoder/checkpoints')):
+    done = run(command(folder, *more), variables)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert 'to hold the model of this config' in line
+    assert found in line
+    assert contents(folder) == before
+
+
+def test_steps_that_have_gone_are_not_begun_anew(tmp_path, finished, variables):
+  folder = pathlib.Path(shutil.copytree(finished, tmp_path / 'run'))
+  shutil.rmtree(folder / 'checkpoints')
+  before = contents(folder)
+  done = run(command(folder, steps=12), variables)
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert 'expected the steps that were saved' in line
+  assert contents(folder) == before
+
+
+def test_two_trainings_in_one_work_directory(tmp_path, finished, variables):
+  workdir = tmp_path / 'run'
+  more = (
+    f'--config.autoencoder.checkpoint={finished / "autoencoder"}',
+    '--config.evaluation.every=-1',
+  )
+  arguments = command(workdir, *more, steps=100_000)
+  with subprocess.Popen(
+    arguments, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True
+  ) as first:
+    deadline = time.monotonic() + 300
+    while not (workdir / 'metrics.jsonl').exists() and time.monotonic() < deadline:
+      time.sleep(0.05)
+    second = run(arguments, variables)
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+  assert second.returncode == 2
+  (line,) = second.stderr.strip().splitlines()
+  assert f'found process {first.pid} on' in line
+  assert first.returncode == 42
+  logged = [record['step'] for record in losses(workdir)]
+  assert logged == list(range(1, len(logged) + 1))
+
+
+def test_a_config_of_the_project_from_another_folder(tmp_path, variables):
+  """What configs import is installed; a file that is wrong is named with its line."""
+  config = ROOT / 'configs' / 'emoji_scenes.py'
+  program = [sys.executable, '-m', 'transfusion_jax.train', '--workdir=w']
+  for text, said in (
+    (config.read_text(), 'train.stepz'),
+    ('from configs import nothing', 'mine.py:1: ImportError'),
+  ):
+    (tmp_path / 'mine.py').write_text(text)
+    done = subprocess.run(
+      [*program, '--config=mine.py', '--config.train.stepz=3'],
+      cwd=tmp_path,
+      env=variables,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line or 'stepz' in line
+  assert not (tmp_path / 'w').exists()
 
 
 def test_an_autoencoder_that_has_gone_is_not_trained_anew(
