@@ -3,6 +3,7 @@
 A name may stand for a pipe that nobody writes to, or for a device without an end.
 """
 
+import errno
 import os
 import stat
 
@@ -29,15 +30,15 @@ def read(path: str, most: int, start: int = 0, end: int | None = None) -> bytes:
     raise ValueError(
       f'expected the path of a file, found {path!r}, which no file can have; check it'
     ) from error
-  with open(descriptor, 'rb', buffering=0) as file:  # refuses a folder
+  wanted = most + 1 if end is None else min(end - start, most + 1)
+  blocks: list[bytes] = []
+  try:
     check(path, os.fstat(descriptor))
-    if start:
-      file.seek(start)
-    wanted = most + 1 if end is None else min(end - start, most + 1)
-    blocks = []
-    while wanted > 0 and (block := file.read(min(wanted, BLOCK))):
+    while wanted > 0 and (block := os.pread(descriptor, min(wanted, BLOCK), start)):
       blocks.append(block)
-      wanted -= len(block)
+      start, wanted = start + len(block), wanted - len(block)
+  finally:
+    os.close(descriptor)
   data = b''.join(blocks)
   if len(data) > most:
     raise ValueError(
@@ -48,8 +49,10 @@ def read(path: str, most: int, start: int = 0, end: int | None = None) -> bytes:
 
 
 def check(path: str, found: os.stat_result) -> None:
-  """Raises ValueError for a pipe, a device or a socket."""
-  if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+  """Raises an error for all that is no regular file."""
+  if stat.S_ISDIR(found.st_mode):
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+  if not stat.S_ISREG(found.st_mode):
     raise ValueError(
       f'expected a regular file, found {path}, a pipe, device or socket; name a file'
     )
