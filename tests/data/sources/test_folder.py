@@ -132,10 +132,7 @@ METADATA = {
     b'{"file_name": "none.png", "text": "x"}',
     "names 1 .* 'none.p",
   ),
-  'outside': (
-    b'{"file_name": "../a.png", "text": "x"}',
-    'names 1 pictures that are no',
-  ),
+  'outside': (b'{"file_name": "../../a.png", "text": "x"}', 'names 1 pictures'),
   'no file_name': (b'{"image": "a.png", "text": "x"}', 'fields are image, text'),
   'no text': (
     b'{"file_name": "a.png", "prompt": "x"}',
