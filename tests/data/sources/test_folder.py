@@ -5,7 +5,9 @@ import re
 import shutil
 
 import pytest
+from PIL import Image, features
 
+from transfusion_jax.data import images
 from transfusion_jax.data.sources import folder, source
 
 
@@ -183,6 +185,21 @@ def test_other_kinds_of_images(tmp_path, picture):
   assert found.summary().line() == (
     '1 pair, 4 images alone; passed over: 2 .xyz, 1 .md'
   )
+
+
+@pytest.mark.skipif(not features.check('avif'), reason='this Pillow reads no AVIF')
+def test_every_captioned_image_is_a_pair(tmp_path):
+  """4 PNG and 20 AVIF with captions: none of them becomes text alone in silence."""
+  for n in range(24):
+    shown = Image.new('RGB', (8, 8), (10 * n, 0, 0))
+    shown.save(tmp_path / f'{n}.{"png" if n < 4 else "avif"}')
+    (tmp_path / f'{n}.txt').write_text(f'number {n}')
+  found = folder.Folder(str(tmp_path))
+  assert found.summary().line() == '24 pairs'
+  config = images.ImagesConfig(4, 4, 'center', smallest=1, most_pixels=100)
+  for n in range(len(found)):
+    red = images.decode(found[n]['image'], config, None)[0, 0, 0]
+    assert abs(int(red) - 10 * int(found[n]['key'])) < 6
 
 
 def test_folders_of_before_keep_their_fingerprint(corpus, picture):

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
+from tests import tiny
+from transfusion_jax.data import corpus as corpus_lib
 from transfusion_jax.data.sources import parquet
 
 ROWS = 10
@@ -111,6 +113,18 @@ def test_fields_of_columns_by_dotted_paths(tmp_path, picture):
   for wrong in ('meta.none', 'met', 'said.text.x', 'meta.', ''):
     with pytest.raises(ValueError, match=f"expected a column '{wrong}' in .*said.text"):
       parquet.Parquet(str(tmp_path), (wrong,), 1)
+
+
+def test_dotted_paths_in_a_form(tmp_path, picture):
+  """As the README promises: `form.text=meta.caption`, and pictures by their names."""
+  (tmp_path / 'a.png').write_bytes(picture)
+  rows = {'meta': [{'caption': 'a fox', 'file': 'a.png'}] * 2}
+  pq.write_table(pa.table(rows), tmp_path / 'a.parquet')
+  config = tiny.source(
+    'parquet', str(tmp_path), text='meta.caption', picture='meta.file'
+  )
+  found = corpus_lib.open_records(config)
+  assert found[1] == {'meta.caption': 'a fox', 'meta.file': picture}
 
 
 def test_pictures_by_name_in_base64_and_in_lists(tmp_path, picture, check_contract):

@@ -120,22 +120,21 @@ def lines(
 ) -> tuple[Int64[np.ndarray, ' bounds'], Int64[np.ndarray, ' kept']]:
   """Where every line begins (and the last one ends); those not of white space alone."""
   bounds, filled = [np.zeros(1, np.int64)], [np.zeros(0, bool)]
-  size, begun = (
-    0,
-    False,
-  )  # bytes so far; whether the line that they end in holds anything
+  size, begun = 0, False  # bytes so far; whether the last line holds anything
   while block := stream.read(BLOCK):
     content = np.frombuffer(block, np.uint8)
-    dark = DARK[content]
-    if not size and block.startswith(MARK):
-      dark[: len(MARK)] = False
     newlines = np.flatnonzero(content == NEWLINE)
     starts = np.concatenate([[0], newlines + 1])
-    found = np.logical_or.reduceat(dark, starts[starts < len(content)])
+    starts[0] = len(MARK) if not size and block.startswith(MARK) else 0
+    ends = np.append(newlines, len(content))
+    # As a rule the first byte tells, and reading all of them would take twice as long.
+    found = (starts < ends) & DARK[content[np.minimum(starts, len(content) - 1)]]
+    for line in np.flatnonzero(~found & (starts < ends)).tolist():
+      found[line] = bool(block[starts[line] : ends[line]].strip())
     found[0] |= begun
-    begun = len(found) > len(newlines) and bool(found[-1])
+    begun = bool(found[-1])
     bounds.append(newlines + (size + 1))
-    filled.append(found[: len(newlines)])
+    filled.append(found[:-1])
     size += len(block)
   bounds, filled = np.concatenate(bounds), np.concatenate(filled)
   if bounds[-1] != size:  # the last line has no end
