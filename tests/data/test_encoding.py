@@ -35,6 +35,9 @@ class Some:
   def fingerprint(self):
     return source.digest(len(self))
 
+  def summary(self):
+    return source.Summary(len(self))
+
 
 class Colours:
   """Encodes a picture as the colour of its first pixel; counts and remembers."""
