@@ -218,7 +218,7 @@ def test_a_refused_command_has_written_nothing(tmp_path, finished, variables):
   folder = pathlib.Path(shutil.copytree(finished, tmp_path / 'run'))
   before = contents(folder)
   wider = ('--config.model.transformer.mlp=64', '--allow=model')
-  deeper = ('--config.autoencoder.run.model.channels=24', '--allow=autoencoder')
+  deeper = ('--config.autoencoder.run.model.channels=24', '--allow=autoencoder,model')
   for more, found in ((wider, 'mlp/down'), (deeper, 'autoencoder/checkpoints')):
     done = run(command(folder, *more), variables)
     assert done.returncode == 2

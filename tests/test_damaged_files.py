@@ -145,9 +145,7 @@ def test_what_decides_is_one_line_or_the_same(whole, copy, name):
 
 
 @pytest.mark.parametrize('name', TELLS)
-def test_what_only_tells_of_a_run_is_left_out_with_a_warning(
-  copy, name, monkeypatch
-):
+def test_what_only_tells_of_a_run_is_left_out_with_a_warning(copy, name, monkeypatch):
   told: list[str] = []
   for each in ('warning', 'once_warning'):
     monkeypatch.setattr(results.log, each, told.append)
@@ -160,6 +158,8 @@ def test_what_only_tells_of_a_run_is_left_out_with_a_warning(
     told.clear()
     page = results.write_report(copy).read_text()
     assert '<html' in page
-    assert told or name == 'lock' or not data.strip(b'\n') or b'\n' not in data, data[:80]
+    assert told or name == 'lock' or not data.strip(b'\n') or b'\n' not in data, data[
+      :80
+    ]
     assert used(copy) == expected
   path.write_bytes(good)

@@ -33,13 +33,13 @@ def check(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) 
   Raises:
     ValueError: as `Workdir.check`; or the steps in it are of another model.
   """
+  for nested, _ in _stages(place, run)[1:]:
+    _check_autoencoder(place, nested)
   for each, stage_run in _stages(place, run):
     each.check(config.to_dict(stage_run), pipeline.contents(stage_run.data), allowed)
     if checkpoint_reader.steps(each.checkpoints):
       abstract = build.trainer(stage_run, mesh.make(stage_run.mesh)).abstract
       checkpoint_reader.check_state(each.checkpoints, abstract)
-  for nested, _ in _stages(place, run)[1:]:
-    _check_autoencoder(place, nested)
 
 
 def claim(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) -> None:
