@@ -11,7 +11,6 @@ size of Stable Diffusion 1.
 """
 
 import argparse
-import json
 import pathlib
 import tempfile
 
@@ -20,10 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from safetensors import numpy as safetensors_numpy
 
-from transfusion_jax import import_weights
-from transfusion_jax.models import autoencoder, module, stable_diffusion
+from transfusion_jax.models import autoencoder, module, published
 
 LAYOUTS = {
   'SD 1': {'latent_channels': 4, 'scaling_factor': 0.18215},
@@ -72,12 +69,9 @@ def theirs(layout: dict, folder: str) -> diffusers.AutoencoderKL:
 
 def ours(folder: pathlib.Path) -> autoencoder.Autoencoder:
   """The same, read from the folder."""
-  sizes = json.loads((folder / import_weights.SIZES).read_text())
-  layout = stable_diffusion.config(sizes)
-  plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, layout))
-  tensors = safetensors_numpy.load_file(folder / import_weights.WEIGHTS)
-  params = stable_diffusion.params(tensors, plan.shapes, source=folder.name)
-  return plan.definition.bind(jax.tree.map(jnp.asarray, params))
+  found = published.read(folder)
+  plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, found.layout))
+  return plan.definition.bind(jax.tree.map(jnp.asarray, found.params))
 
 
 def channels_last(x: torch.Tensor) -> np.ndarray:

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import pathlib
 
+from transfusion_jax.core import paths
+
 PREFIX = 'package:'
 
 
@@ -17,10 +19,10 @@ def read(name: str | os.PathLike[str], what: str) -> bytes:
     what: what is expected there, for messages: 'a picture file'.
 
   Raises:
-    ValueError: there is no such package or file, or nothing in it.
+    ValueError: there is no such package or file, nothing in it, or it is a URL.
   """
   try:
-    data = _path(str(name)).read_bytes()
+    data = _path(str(name), what).read_bytes()
   except OSError as error:
     raise ValueError(
       f'expected {what}, found {name}: {error.strerror}; check the path'
@@ -30,9 +32,9 @@ def read(name: str | os.PathLike[str], what: str) -> bytes:
   return data
 
 
-def _path(name: str) -> pathlib.Path:
+def _path(name: str, what: str) -> pathlib.Path:
   if not name.startswith(PREFIX):
-    return pathlib.Path(name).expanduser()
+    return paths.local(name, what)
   package, _, inside = name.removeprefix(PREFIX).partition('/')
   # Looking for a module inside a package would import the package.
   spec = importlib.util.find_spec(package) if package.isidentifier() else None
