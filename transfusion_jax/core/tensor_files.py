@@ -138,24 +138,26 @@ def _shards(index: pathlib.Path, choose: torch_file.Choose) -> dict[str, np.ndar
   wanted, found = set(choose([*places])), {}
   for file in files:
     there = {name for name, place in places.items() if place == file}
-    shard = _file(index.parent / file, _exactly(there, wanted, index.parent / file))
-    found |= shard
+    found |= _shard(index.parent / file, there, wanted)
   return found
 
 
-def _exactly(there: set[str], wanted: set[str], shard: pathlib.Path):
-  """Chooses of a shard what is wanted, and checks that the index is right about it."""
+def _shard(path: pathlib.Path, there: set[str], wanted: set[str]):
+  """What is wanted of a shard, whose names are to be those that the index has."""
+  names: list[str] = []
 
-  def choose(names: list[str]) -> list[str]:
-    for others, found in ((there - set(names), 'no'), (set(names) - there, 'also')):
-      if others:
-        raise ValueError(
-          f'expected in {shard} what its index says, found {found} '
-          f'{listed(sorted(others))}; get all shards once more'
-        )
-    return [name for name in names if name in wanted]
+  def choose(found: list[str]) -> list[str]:
+    names.extend(found)
+    return [name for name in found if name in wanted]
 
-  return choose
+  tensors = _file(path, choose)
+  for others, found in ((there - set(names), 'no'), (set(names) - there, 'also')):
+    if others:
+      raise ValueError(
+        f'expected in {path} what its index says, found {found} '
+        f'{listed(sorted(others))}; get all shards once more'
+      )
+  return tensors
 
 
 def listed(names: list[str]) -> str:

@@ -17,7 +17,7 @@ import pathlib
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -86,7 +86,7 @@ def read(path: pathlib.Path, choose: Choose = list) -> dict[str, np.ndarray]:
       ) from error
 
 
-def _zipped(file: BinaryIO, choose: Choose) -> dict[str, np.ndarray]:
+def _zipped(file: io.BufferedIOBase, choose: Choose) -> dict[str, np.ndarray]:
   with zipfile.ZipFile(file) as archive:
     described = [name for name in archive.namelist() if name.endswith('/data.pkl')]
     if len(described) != 1:
@@ -109,7 +109,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
   return archive.read(info)
 
 
-def _in_a_row(file: BinaryIO, choose: Choose) -> dict[str, np.ndarray]:
+def _in_a_row(file: io.BufferedIOBase, choose: Choose) -> dict[str, np.ndarray]:
   size = file.seek(0, io.SEEK_END)
   file.seek(0)
   magic, _, machine = (_Reader(file).load() for _ in range(3))
@@ -189,7 +189,7 @@ class _Inert:
 class _Reader(pickle._Unpickler):
   """Knows the few names that a dictionary of tensors needs."""
 
-  def __init__(self, file: BinaryIO):
+  def __init__(self, file: io.BufferedIOBase):
     super().__init__(file)
     self.storages: dict[str, _Storage] = {}
 
@@ -215,7 +215,8 @@ class _Reader(pickle._Unpickler):
 
 def _tensor(storage, offset, shape, strides, *_) -> _Tensor:
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-  small = math.prod(shape) <= storage.size
-  if not small or min((offset, *strides, *shape)) < 0 or last >= storage.size:
+  size = math.prod(shape)
+  within = size <= storage.size and (last < storage.size or not size)
+  if not within or min((offset, *strides, *shape)) < 0:
     raise pickle.UnpicklingError('a tensor reaches beyond its storage')
   return _Tensor(storage, offset, tuple(shape), tuple(strides))
