@@ -56,21 +56,21 @@ def middle(name, width):
 
 
 @functools.cache
-def tensors(channels: int = 4, convs: bool = True) -> dict[str, np.ndarray]:
-  """Two resolutions of 4 and 8 channels, written down from the documented layout."""
-  shapes = layer('encoder.conv_in', 4, 3, 3, 3)
-  shapes |= residual('encoder.down_blocks.0.resnets.0', 4, 4)
-  shapes |= layer('encoder.down_blocks.0.downsamplers.0.conv', 4, 4, 3, 3)
-  shapes |= residual('encoder.down_blocks.1.resnets.0', 4, 8)
-  shapes |= middle('encoder.mid_block', 8) | layer('encoder.conv_norm_out', 8)
-  shapes |= layer('encoder.conv_out', 2 * channels, 8, 3, 3)
-  shapes |= layer('decoder.conv_in', 8, channels, 3, 3)
-  shapes |= middle('decoder.mid_block', 8)
-  for i, (before, after) in enumerate([(8, 8), (8, 4)]):
+def tensors(channels: int = 4, convs: bool = True, w: int = 4) -> dict[str, np.ndarray]:
+  """Two resolutions of w and 2 w channels, written down from the documented layout."""
+  shapes = layer('encoder.conv_in', w, 3, 3, 3)
+  shapes |= residual('encoder.down_blocks.0.resnets.0', w, w)
+  shapes |= layer('encoder.down_blocks.0.downsamplers.0.conv', w, w, 3, 3)
+  shapes |= residual('encoder.down_blocks.1.resnets.0', w, 2 * w)
+  shapes |= middle('encoder.mid_block', 2 * w) | layer('encoder.conv_norm_out', 2 * w)
+  shapes |= layer('encoder.conv_out', 2 * channels, 2 * w, 3, 3)
+  shapes |= layer('decoder.conv_in', 2 * w, channels, 3, 3)
+  shapes |= middle('decoder.mid_block', 2 * w)
+  for i, (before, after) in enumerate([(2 * w, 2 * w), (2 * w, w)]):
     shapes |= residual(f'decoder.up_blocks.{i}.resnets.0', before, after)
     shapes |= residual(f'decoder.up_blocks.{i}.resnets.1', after, after)
-  shapes |= layer('decoder.up_blocks.0.upsamplers.0.conv', 8, 8, 3, 3)
-  shapes |= layer('decoder.conv_norm_out', 4) | layer('decoder.conv_out', 3, 4, 3, 3)
+  shapes |= layer('decoder.up_blocks.0.upsamplers.0.conv', 2 * w, 2 * w, 3, 3)
+  shapes |= layer('decoder.conv_norm_out', w) | layer('decoder.conv_out', 3, w, 3, 3)
   if convs:
     shapes |= layer('quant_conv', 2 * channels, 2 * channels, 1, 1)
     shapes |= layer('post_quant_conv', channels, channels, 1, 1)
