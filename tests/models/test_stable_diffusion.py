@@ -1,7 +1,6 @@
 """Autoencoders of others: every name has its place, and what does not fit is said."""
 
-import functools
-import json
+import pathlib
 import subprocess
 import sys
 
@@ -9,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors import numpy as safetensors_numpy
 
+from tests import published_files
 from tests.published_files import NEWER, SIZES, tensors
 from transfusion_jax import trained
 from transfusion_jax.core import tree
@@ -110,26 +109,77 @@ def test_scales_are_those_of_diffusers():
     np.testing.assert_allclose((z - shift) / scale, wanted)
 
 
-def test_the_command_writes_what_a_run_takes(tmp_path, environment):
+@pytest.fixture
+def start(environment):
+  """Runs the command with flags; `program` is run in its process before that."""
+  begin = 'from transfusion_jax import import_weights; '
+  end = 'from transfusion_jax.core import command; command.run(import_weights.main)'
+
+  def run(*flags, program=''):
+    command = [sys.executable, '-c', f'{begin}{program}{end}', *flags]
+    return subprocess.run(
+      command, env=environment(), capture_output=True, text=True, check=False
+    )
+
+  return run
+
+
+CONFIG = '--config=configs/transfusion_160m.py'
+
+
+def test_the_command_writes_what_a_run_takes(tmp_path, start):
   """Read back as `autoencoder.checkpoint` is."""
-  safetensors_numpy.save_file(
-    tensors(), tmp_path / 'diffusion_pytorch_model.safetensors'
-  )
-  (tmp_path / 'config.json').write_text(json.dumps(SIZES))
+  published_files.write(tmp_path, tensors())
   target = tmp_path / 'runs' / 'imported'
-  command = [sys.executable, '-m', 'transfusion_jax.import_weights']
-  flags = [f'--weights={tmp_path}', f'--workdir={target}']
-  config = ['--config=configs/transfusion_160m.py']
-  start = functools.partial(
-    subprocess.run, env=environment(), capture_output=True, text=True, check=False
-  )
-  refused = start([*command, *flags])
-  assert refused.returncode == 2
-  assert 'expected --weights=FOLDER' in refused.stderr
-  done = start([*command, *flags, *config])
+  flags = [f'--weights={tmp_path}', f'--workdir={target}', CONFIG]
+  done = start(*flags)
   assert done.returncode == 0, done.stderr
   assert '4 channels for every 2 x 2 pixels' in done.stdout
+  assert [each.name for each in target.parent.iterdir()] == ['imported']
   codec = trained.codec_from(target, mesh.single(), deviation=1.0)
   np.testing.assert_array_equal(codec.scale, np.full(4, 2.0))
   kernel = tensors()['decoder.conv_out.weight'].transpose(2, 3, 1, 0)
   np.testing.assert_array_equal(codec.model.decoder.exit.kernel[...], kernel)
+  before = {path: path.stat().st_mtime_ns for path in target.rglob('*')}
+  again = start(*flags)
+  assert again.returncode == 2
+  assert 'expected a new or empty folder for --workdir' in again.stderr
+  assert {path: path.stat().st_mtime_ns for path in target.rglob('*')} == before
+
+
+@pytest.mark.slow
+def test_the_command_is_refused_before_it_writes(tmp_path, start, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  published_files.write(tmp_path / 'vae', tensors() | {'extra': np.ones(3)})
+  here = sorted(tmp_path.rglob('*'))
+  target = '--workdir=~/runs/imported'
+  for flags, message in (
+    ((CONFIG, target), 'expected --weights=FOLDER'),
+    ((CONFIG, target, '--weights=~/vae'), 'found also extra'),
+    ((CONFIG, target, '--weights=gs://bucket/vae'), 'on this machine for --weights'),
+    ((CONFIG, '--workdir=gs://b/vae', '--weights=~/vae'), 'machine for --workdir'),
+    ((CONFIG, target, '--weights=~/vae', '--scaling_factor=nan'), 'found NaN'),
+  ):
+    done = start(*flags)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
+  assert sorted(tmp_path.rglob('*')) == here
+  assert not pathlib.Path('gs:').exists()
+
+
+@pytest.mark.slow
+def test_a_killed_import_leaves_nothing_that_is_believed(tmp_path, start):
+  published_files.write(tmp_path / 'vae', tensors())
+  target = tmp_path / 'imported'
+  target.mkdir()  # empty folders are taken
+  flags = [f'--weights={tmp_path / "vae"}', f'--workdir={target}', CONFIG]
+  killed = (
+    'import os; save = import_weights._save; '
+    'import_weights._save = lambda *each: (save(*each), os._exit(9)); '
+  )
+  assert start(*flags, program=killed).returncode == 9
+  assert not any(target.iterdir())
+  done = start(*flags)
+  assert done.returncode == 0, done.stderr
+  assert trained.autoencoder_in(target)[0].model.latent_channels == 4

@@ -14,7 +14,7 @@ import tokenizers as library
 from tokenizers import pre_tokenizers
 
 LENGTH = 32
-"""Letters of a text that is tried: 2^32 trials are too many, 32^4 are not."""
+"""Repetitions in a text that is tried: 2^32 trials are too many, 32^4 are not."""
 
 ALWAYS = ('a', 'A', '1', ' ', '.', '\n', 'é', '漢', 'a ')
 """What is repeated for any pattern."""
@@ -36,7 +36,7 @@ def check(stored: dict[str, Any]) -> None:
     try:
       split = pre_tokenizers.Split(library.Regex(pattern), 'isolated')
       for repeated in _repeated(pattern):
-        split.pre_tokenize_str((repeated * LENGTH)[:LENGTH] + '\0')
+        split.pre_tokenize_str(repeated * LENGTH + '\0')
     except BaseException as error:
       check_ours(error)
       raise ValueError(
