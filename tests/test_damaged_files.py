@@ -109,12 +109,14 @@ def gone_on(place: workdir.Workdir, run: config.Run) -> str:
 
 def outcome(act, *arguments) -> str | None:
   """The result; None where there is one line that a user can mend instead."""
+  said = ''
   try:
     return act(*arguments)
   except ValueError as error:
-    assert '\n' not in str(error)
-    assert 'expected' in str(error)
-    return None
+    said = str(error)
+  assert 'expected' in said
+  assert '\n' not in said
+  return None
 
 
 def flipped(data: bytes, rng: random.Random) -> bytes:

@@ -1,10 +1,12 @@
 """Writes files of tensors as PyTorch does, without PyTorch."""
 
 import collections
+import io
 import pathlib
 import pickle
 import sys
 import types
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
@@ -14,11 +16,24 @@ import numpy as np
 from transfusion_jax.core import torch_file
 
 NAMES = {'f4': 'FloatStorage', 'f8': 'DoubleStorage', 'f2': 'HalfStorage'}
-NAMES |= {'i8': 'LongStorage', 'c8': 'ComplexFloatStorage'}
+NAMES |= {'i8': 'LongStorage', 'c8': 'ComplexFloatStorage', 'V2': 'BFloat16Storage'}
 
 
-def write(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-  """Writes a dictionary of arrays; anything else in it is pickled as it is."""
+def write(
+  path: pathlib.Path,
+  arrays: Mapping[str, Any],
+  *,
+  zipped: bool = False,
+  beside: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes a dictionary of arrays; anything else in it is pickled as it is.
+
+  Args:
+    path: of the file.
+    arrays: by name.
+    zipped: as PyTorch writes since 1.6.
+    beside: what a trainer saves beside its `state_dict`; None: only the arrays.
+  """
   torch, utils = types.ModuleType('torch'), types.ModuleType('torch._utils')
   for name in NAMES.values():
     setattr(torch, name, type(name, (), {'__module__': 'torch'}))
@@ -62,13 +77,29 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     for key, each in arrays.items()
   )
   stored = {key: each for key, each in arrays.items() if isinstance(each, np.ndarray)}
+  if beside is not None:
+    tensors = {'epoch': 3, **beside, 'state_dict': tensors}
   with (
     mock.patch.dict(sys.modules, {'torch': torch, 'torch._utils': utils}),
     path.open('wb') as file,
   ):
+    if zipped:
+      _zip(file, lambda into: Writer(into, protocol=2).dump(tensors), stored)
+      return
     for head in (torch_file.MAGIC, 1001, {'little_endian': True}):
       pickle.dump(head, file, protocol=2)
     Writer(file, protocol=2).dump(tensors)
     pickle.dump(list(stored), file, protocol=2)
     for array in stored.values():
       file.write(np.int64(array.size).tobytes() + array.tobytes(order='A'))
+
+
+def _zip(file, dump, stored: Mapping[str, np.ndarray]) -> None:
+  pickled = io.BytesIO()
+  dump(pickled)
+  with zipfile.ZipFile(file, 'w') as archive:  # not compressed
+    archive.writestr('archive/data.pkl', pickled.getvalue())
+    archive.writestr('archive/byteorder', 'little')
+    for key, array in stored.items():
+      archive.writestr(f'archive/data/{key}', array.tobytes(order='A'))
+    archive.writestr('archive/version', '3\n')

@@ -3,37 +3,42 @@
   python -m transfusion_jax.import_weights --weights=FOLDER --workdir=DIR \
     --config=configs/transfusion_160m.py
 
-FOLDER is as the package diffusers saves an `AutoencoderKL`: `config.json` and
-`diffusion_pytorch_model.safetensors` (or name the `.safetensors`, beside which the
-other lies). DIR is then what `--config.autoencoder.checkpoint` takes. The config is
-that of the run which is to use it, or of an autoencoder; its autoencoder's layout is
-replaced.
+FOLDER is as the package diffusers saves an `AutoencoderKL`, `config.json` and
+`diffusion_pytorch_model.safetensors` (one file, or shards and their index), or a whole
+pipeline, whose `vae` is taken. A file may be named as well: `.safetensors` or a file of
+PyTorch, in the layout of diffusers or the original one (CompVis), of the autoencoder
+alone or of a whole Stable Diffusion. Where no `config.json` lies beside it,
+--scaling_factor (and --shift_factor) say by what its latents are multiplied.
+
+DIR is then what `--config.autoencoder.checkpoint` takes. The config is that of the run
+which is to use it, or of an autoencoder; its autoencoder's layout is replaced.
 """
 
 import dataclasses
-import json
 import pathlib
-from typing import Any
+import tempfile
 
 import jax
 import jax.numpy as jnp
-import safetensors
 from absl import flags
 from ml_collections import config_flags
-from safetensors import numpy as safetensors_numpy
 
-from transfusion_jax import build, config
-from transfusion_jax.core import command, sealed_json, tree
-from transfusion_jax.models import module, stable_diffusion
+from transfusion_jax import config
+from transfusion_jax.core import command, paths, sealed_json, tree
+from transfusion_jax.models import published
 from transfusion_jax.training import checkpoint, state, workdir
 
-_WEIGHTS = flags.DEFINE_string('weights', None, 'Folder, or .safetensors file.')
+_WEIGHTS = flags.DEFINE_string('weights', None, 'Folder, or file of weights.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder to be written.')
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config of the run that is to use it.', lock_config=True
 )
-
-WEIGHTS, SIZES = 'diffusion_pytorch_model.safetensors', 'config.json'
+_SCALING = command.define_number(
+  'scaling_factor', None, 'In place of a config.json beside the weights.', 1e-6, 1e6
+)
+_SHIFT = command.define_number(
+  'shift_factor', None, 'With --scaling_factor; 0 if not given.', -1e6, 1e6
+)
 
 
 def main() -> None:
@@ -44,65 +49,53 @@ def main() -> None:
         'expected --weights=FOLDER, --workdir=DIR and --config=FILE, found only some; '
         'the config is that of the run which is to use the weights'
       )
-    weights = pathlib.Path(_WEIGHTS.value)
-    weights = weights / WEIGHTS if weights.is_dir() else weights
-    sizes = _sizes(weights.parent / SIZES)
-    run = _run(config.parse(_CONFIG.value), sizes)
-    params = _params(weights, run)
-    place = workdir.at(_WORKDIR.value)
-    if place.checkpoints.exists():
+    root = paths.local(_WORKDIR.value, '--workdir')
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
       raise ValueError(
-        f'expected a new --workdir, found checkpoints in {place.root}; name another'
+        f'expected a new or empty folder for --workdir, found {root} in use; name '
+        'another, or take what is there'
       )
-    place.claim(config.to_dict(run), {})
-  _write(place, params)
-  shift, scale = stable_diffusion.scale(sizes)
-  constants = {'shift': shift.tolist(), 'scale': scale.tolist()}
-  sealed_json.write(place.latents, constants)
+    weights = paths.local(_WEIGHTS.value, '--weights')
+    found = published.read(weights, _SCALING.value, _SHIFT.value)
+    run = _run(config.parse(_CONFIG.value), found)
+    command.output_folder('workdir', str(root.parent))
+  _write(root, run, found)
   print(
-    f'{place.root}: {tree.size(params):,} parameters, {run.model.latent_channels} '
-    f'channels for every {run.model.factor} x {run.model.factor} pixels; train with '
-    f'--config.autoencoder.checkpoint={place.root} '
+    f'{root}: {tree.size(found.params):,} parameters of {found.weights}, '
+    f'{run.model.latent_channels} channels for every {run.model.factor} x '
+    f'{run.model.factor} pixels; train with --config.autoencoder.checkpoint={root} '
     f'--config.autoencoder.run.model.latent_channels={run.model.latent_channels}'
   )
 
 
-def _sizes(file: pathlib.Path) -> dict[str, Any]:
-  if not file.is_file():
-    raise ValueError(
-      f'expected {file} beside the weights, found none; it says how large they are'
-    )
-  return json.loads(file.read_text())
-
-
-def _run(run: config.Run, sizes: dict[str, Any]) -> config.AutoencoderRun:
+def _run(run: config.Run, found: published.Published) -> config.AutoencoderRun:
   """The run, or its autoencoder's, with another layout and no average to be kept."""
   run = run.autoencoder.run if isinstance(run, config.TransfusionRun) else run
   return dataclasses.replace(
     run,
-    model=stable_diffusion.config(sizes),
+    model=found.layout,
     optimizer=dataclasses.replace(run.optimizer, ema_decay=0.0),
   )
 
 
-def _params(weights: pathlib.Path, run: config.AutoencoderRun) -> module.Params:
-  if not weights.is_file():
-    raise ValueError(f'expected weights in {weights}, found no such file; name another')
-  try:
-    tensors = safetensors_numpy.load_file(weights)
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-      f'expected a .safetensors file, found {weights} ({error}); name another'
-    ) from error
-  shapes = build.autoencoder_blueprint(run).shapes
-  return stable_diffusion.params(tensors, shapes, source=weights.name)
+def _write(
+  root: pathlib.Path, run: config.AutoencoderRun, found: published.Published
+) -> None:
+  """Writes all beside the folder; it has its name when all is in it."""
+  with tempfile.TemporaryDirectory(prefix=f'.{root.name}.', dir=root.parent) as beside:
+    place = workdir.Workdir(pathlib.Path(beside) / root.name)
+    place.claim(config.to_dict(run), {})
+    _save(place, found)
+    constants = {'shift': found.shift.tolist(), 'scale': found.scale.tolist()}
+    sealed_json.write(place.latents, constants)
+    place.root.rename(root)
 
 
-def _write(place: workdir.Workdir, params: module.Params) -> None:
+def _save(place: workdir.Workdir, found: published.Published) -> None:
   """A checkpoint of a run that has taken no step and has nothing but parameters."""
   begin = state.TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=jax.tree.map(jnp.asarray, params),
+    params=jax.tree.map(jnp.asarray, found.params),
     ema={},
     opt_state={},
     key=jax.random.key(0),

@@ -19,7 +19,7 @@ def random_weights(monkeypatch):
   random = np.random.default_rng(0)
 
   def read(path, shapes):
-    assert path == 'a file'
+    assert path.endswith('/a file')
     return jax.tree.map(
       lambda leaf: (
         random.normal(size=leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1])))

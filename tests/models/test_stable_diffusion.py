@@ -1,7 +1,6 @@
 """Autoencoders of others: every name has its place, and what does not fit is said."""
 
-import functools
-import json
+import pathlib
 import subprocess
 import sys
 
@@ -9,80 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors import numpy as safetensors_numpy
 
+from tests import published_files
+from tests.published_files import NEWER, SIZES, tensors
 from transfusion_jax import trained
 from transfusion_jax.core import tree
 from transfusion_jax.models import autoencoder, module, stable_diffusion
 from transfusion_jax.training import mesh
-
-SIZES = {
-  '_class_name': 'AutoencoderKL',
-  'block_out_channels': [4, 8],
-  'down_block_types': ['DownEncoderBlock2D'] * 2,
-  'layers_per_block': 1,
-  'norm_num_groups': 2,
-  'latent_channels': 4,
-  'scaling_factor': 0.5,
-}
-NEWER = {
-  'latent_channels': 16,
-  'use_quant_conv': False,
-  'use_post_quant_conv': False,
-  'shift_factor': 0.25,
-}
-
-
-def residual(name, inputs, outputs):
-  shapes = {
-    f'{name}.norm1.weight': (inputs,),
-    f'{name}.norm1.bias': (inputs,),
-    f'{name}.conv1.weight': (outputs, inputs, 3, 3),
-    f'{name}.conv1.bias': (outputs,),
-    f'{name}.norm2.weight': (outputs,),
-    f'{name}.norm2.bias': (outputs,),
-    f'{name}.conv2.weight': (outputs, outputs, 3, 3),
-    f'{name}.conv2.bias': (outputs,),
-  }
-  if inputs != outputs:
-    shapes[f'{name}.conv_shortcut.weight'] = (outputs, inputs, 1, 1)
-    shapes[f'{name}.conv_shortcut.bias'] = (outputs,)
-  return shapes
-
-
-def layer(name, *shape):
-  return {f'{name}.weight': shape, f'{name}.bias': shape[:1]}
-
-
-def middle(name, width):
-  shapes = residual(f'{name}.resnets.0', width, width)
-  shapes |= layer(f'{name}.attentions.0.group_norm', width)
-  for each in ('to_q', 'to_k', 'to_v', 'to_out.0'):
-    shapes |= layer(f'{name}.attentions.0.{each}', width, width)
-  return shapes | residual(f'{name}.resnets.1', width, width)
-
-
-@functools.cache
-def tensors(channels: int = 4, convs: bool = True) -> dict[str, np.ndarray]:
-  """Two resolutions of 4 and 8 channels, written down from the documented layout."""
-  shapes = layer('encoder.conv_in', 4, 3, 3, 3)
-  shapes |= residual('encoder.down_blocks.0.resnets.0', 4, 4)
-  shapes |= layer('encoder.down_blocks.0.downsamplers.0.conv', 4, 4, 3, 3)
-  shapes |= residual('encoder.down_blocks.1.resnets.0', 4, 8)
-  shapes |= middle('encoder.mid_block', 8) | layer('encoder.conv_norm_out', 8)
-  shapes |= layer('encoder.conv_out', 2 * channels, 8, 3, 3)
-  shapes |= layer('decoder.conv_in', 8, channels, 3, 3)
-  shapes |= middle('decoder.mid_block', 8)
-  for i, (before, after) in enumerate([(8, 8), (8, 4)]):
-    shapes |= residual(f'decoder.up_blocks.{i}.resnets.0', before, after)
-    shapes |= residual(f'decoder.up_blocks.{i}.resnets.1', after, after)
-  shapes |= layer('decoder.up_blocks.0.upsamplers.0.conv', 8, 8, 3, 3)
-  shapes |= layer('decoder.conv_norm_out', 4) | layer('decoder.conv_out', 3, 4, 3, 3)
-  if convs:
-    shapes |= layer('quant_conv', 2 * channels, 2 * channels, 1, 1)
-    shapes |= layer('post_quant_conv', channels, channels, 1, 1)
-  random = np.random.default_rng(0)
-  return {k: 0.3 * random.normal(size=s).astype(np.float32) for k, s in shapes.items()}
 
 
 def blueprint(sizes):
@@ -177,26 +109,77 @@ def test_scales_are_those_of_diffusers():
     np.testing.assert_allclose((z - shift) / scale, wanted)
 
 
-def test_the_command_writes_what_a_run_takes(tmp_path, environment):
+@pytest.fixture
+def start(environment):
+  """Runs the command with flags; `program` is run in its process before that."""
+  begin = 'from transfusion_jax import import_weights; '
+  end = 'from transfusion_jax.core import command; command.run(import_weights.main)'
+
+  def run(*flags, program=''):
+    command = [sys.executable, '-c', f'{begin}{program}{end}', *flags]
+    return subprocess.run(
+      command, env=environment(), capture_output=True, text=True, check=False
+    )
+
+  return run
+
+
+CONFIG = '--config=configs/transfusion_160m.py'
+
+
+def test_the_command_writes_what_a_run_takes(tmp_path, start):
   """Read back as `autoencoder.checkpoint` is."""
-  safetensors_numpy.save_file(
-    tensors(), tmp_path / 'diffusion_pytorch_model.safetensors'
-  )
-  (tmp_path / 'config.json').write_text(json.dumps(SIZES))
+  published_files.write(tmp_path, tensors())
   target = tmp_path / 'runs' / 'imported'
-  command = [sys.executable, '-m', 'transfusion_jax.import_weights']
-  flags = [f'--weights={tmp_path}', f'--workdir={target}']
-  config = ['--config=configs/transfusion_160m.py']
-  start = functools.partial(
-    subprocess.run, env=environment(), capture_output=True, text=True, check=False
-  )
-  refused = start([*command, *flags])
-  assert refused.returncode == 2
-  assert 'expected --weights=FOLDER' in refused.stderr
-  done = start([*command, *flags, *config])
+  flags = [f'--weights={tmp_path}', f'--workdir={target}', CONFIG]
+  done = start(*flags)
   assert done.returncode == 0, done.stderr
   assert '4 channels for every 2 x 2 pixels' in done.stdout
+  assert [each.name for each in target.parent.iterdir()] == ['imported']
   codec = trained.codec_from(target, mesh.single(), deviation=1.0)
   np.testing.assert_array_equal(codec.scale, np.full(4, 2.0))
   kernel = tensors()['decoder.conv_out.weight'].transpose(2, 3, 1, 0)
   np.testing.assert_array_equal(codec.model.decoder.exit.kernel[...], kernel)
+  before = {path: path.stat().st_mtime_ns for path in target.rglob('*')}
+  again = start(*flags)
+  assert again.returncode == 2
+  assert 'expected a new or empty folder for --workdir' in again.stderr
+  assert {path: path.stat().st_mtime_ns for path in target.rglob('*')} == before
+
+
+@pytest.mark.slow
+def test_the_command_is_refused_before_it_writes(tmp_path, start, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  published_files.write(tmp_path / 'vae', tensors() | {'extra': np.ones(3)})
+  here = sorted(tmp_path.rglob('*'))
+  target = '--workdir=~/runs/imported'
+  for flags, message in (
+    ((CONFIG, target), 'expected --weights=FOLDER'),
+    ((CONFIG, target, '--weights=~/vae'), 'found also extra'),
+    ((CONFIG, target, '--weights=gs://bucket/vae'), 'on this machine for --weights'),
+    ((CONFIG, '--workdir=gs://b/vae', '--weights=~/vae'), 'machine for --workdir'),
+    ((CONFIG, target, '--weights=~/vae', '--scaling_factor=nan'), 'found NaN'),
+  ):
+    done = start(*flags)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
+  assert sorted(tmp_path.rglob('*')) == here
+  assert not pathlib.Path('gs:').exists()
+
+
+@pytest.mark.slow
+def test_a_killed_import_leaves_nothing_that_is_believed(tmp_path, start):
+  published_files.write(tmp_path / 'vae', tensors())
+  target = tmp_path / 'imported'
+  target.mkdir()  # empty folders are taken
+  flags = [f'--weights={tmp_path / "vae"}', f'--workdir={target}', CONFIG]
+  killed = (
+    'import os; save = import_weights._save; '
+    'import_weights._save = lambda *each: (save(*each), os._exit(9)); '
+  )
+  assert start(*flags, program=killed).returncode == 9
+  assert not any(target.iterdir())
+  done = start(*flags)
+  assert done.returncode == 0, done.stderr
+  assert trained.autoencoder_in(target)[0].model.latent_channels == 4

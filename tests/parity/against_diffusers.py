@@ -6,12 +6,12 @@ Run by hand, where PyTorch, diffusers and this package are installed:
 
 Makes `AutoencoderKL`s of several layouts with random weights, saves them, reads them as
 `import_weights` does, and prints the largest difference of means, log-variances and
-decoded pictures, relative to their largest value, in float32. `--full` adds one of the
+decoded pictures, relative to their largest value, in float32. The same weights in
+shards and in files of PyTorch have to give the same bits. `--full` adds one of the
 size of Stable Diffusion 1.
 """
 
 import argparse
-import json
 import pathlib
 import tempfile
 
@@ -20,10 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from safetensors import numpy as safetensors_numpy
 
-from transfusion_jax import import_weights
-from transfusion_jax.models import autoencoder, module, stable_diffusion
+from transfusion_jax.models import autoencoder, module, published
 
 LAYOUTS = {
   'SD 1': {'latent_channels': 4, 'scaling_factor': 0.18215},
@@ -50,6 +48,9 @@ LAYOUTS = {
 }
 SMALL = {'block_out_channels': (16, 32, 64, 64), 'norm_num_groups': 8}
 FULL = {'block_out_channels': (128, 256, 512, 512), 'norm_num_groups': 32}
+OTHERS = {'zipped.ckpt': True, 'in_a_row.pt': False}
+"""Files of PyTorch, and whether they are zip archives."""
+
 SIZES = ((64, 64), (48, 80), (256, 128))
 
 
@@ -67,17 +68,24 @@ def theirs(layout: dict, folder: str) -> diffusers.AutoencoderKL:
       if parameter.ndim == 1:
         parameter += 0.1 * torch.randn_like(parameter)
   model.save_pretrained(folder)
+  folder = pathlib.Path(folder)
+  model.save_pretrained(folder / 'shards', max_shard_size='100KB')
+  for file, zipped in OTHERS.items():
+    (folder / file).mkdir()
+    model.save_config(folder / file)
+    saved = {'state_dict': model.state_dict(), 'epoch': 1}
+    torch.save(saved, folder / file / file, _use_new_zipfile_serialization=zipped)
   return model
 
 
 def ours(folder: pathlib.Path) -> autoencoder.Autoencoder:
   """The same, read from the folder."""
-  sizes = json.loads((folder / import_weights.SIZES).read_text())
-  layout = stable_diffusion.config(sizes)
-  plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, layout))
-  tensors = safetensors_numpy.load_file(folder / import_weights.WEIGHTS)
-  params = stable_diffusion.params(tensors, plan.shapes, source=folder.name)
-  return plan.definition.bind(jax.tree.map(jnp.asarray, params))
+  found = published.read(folder)
+  for other in ('shards', *OTHERS):
+    again = published.read(folder / other).params
+    jax.tree.map(np.testing.assert_array_equal, again, found.params)
+  plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, found.layout))
+  return plan.definition.bind(jax.tree.map(jnp.asarray, found.params))
 
 
 def channels_last(x: torch.Tensor) -> np.ndarray:

@@ -1,13 +1,17 @@
 """Tokenizers stored as a `tokenizer.json` of Hugging Face."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tokenizers as library
 
-from transfusion_jax.data import tokenizers
+from transfusion_jax.core import json_text
+from transfusion_jax.data import tokenizer_patterns, tokenizers
+
+SPARSE, SPARE = 4, 1000
+"""Ids for every entry of a vocabulary, and beyond them, that are believed of a file."""
 
 
 class HuggingFace(tokenizers.Numbered):
@@ -39,10 +43,20 @@ class HuggingFace(tokenizers.Numbered):
     """Ids of a text.
 
     Raises:
-      ValueError: the text holds half a character; see `tokenizers.utf8`.
+      ValueError: the text holds half a character (see `tokenizers.utf8`), or something
+        that the tokenizer has no id for.
     """
     tokenizers.utf8(text)
-    return self._tokenizer.encode(text, add_special_tokens=False).ids
+    try:
+      return self._tokenizer.encode(text, add_special_tokens=False).ids
+    except BaseException as error:
+      tokenizer_patterns.check_ours(error)
+      shown = text if len(text) <= 40 else f'{text[:40]}...'
+      raise ValueError(
+        f'expected a text that the tokenizer has ids for, found {shown!r} '
+        f'({tokenizer_patterns.told(error)}); give the model of the tokenizer.json an '
+        'unk_token that is in its vocabulary, or leave the text out'
+      ) from error
 
   def decode(self, ids: Iterable[int | np.integer]) -> str:
     """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -51,10 +65,10 @@ class HuggingFace(tokenizers.Numbered):
 
 def _parse(data: bytes) -> dict[str, Any]:
   try:
-    stored = json.loads(data)
-  except (ValueError, RecursionError) as error:
-    raise _refusal(data, 'no JSON') from error
-  model = stored.get('model') if isinstance(stored, dict) else None
+    stored = json_text.parse_object(data)
+  except ValueError as error:
+    raise _refusal(data, str(error)) from error
+  model = stored.get('model')
   if not isinstance(model, dict) or not model.get('vocab'):
     raise _refusal(data, 'JSON without a model and its vocabulary')
   return stored
@@ -62,16 +76,49 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 def _load(stored: dict[str, Any]) -> library.Tokenizer:
   try:
+    ids = list(_ids(stored))
+    if not all(type(index) is int for _, index in ids):
+      raise ValueError('an id that is no whole number')
+    _check_ids(ids)
+    tokenizer_patterns.check(stored)
     return library.Tokenizer.from_str(json.dumps(_text_alone(stored)))
-  except Exception as error:  # the library raises nothing narrower
-    raise _refusal(json.dumps(stored), f'{type(error).__name__}: {error}') from error
+  # The library raises nothing narrower, and a file may hold anything.
+  except BaseException as error:
+    tokenizer_patterns.check_ours(error)
+    raise _refusal(json.dumps(stored), tokenizer_patterns.told(error)) from error
 
 
 def _refusal(data: bytes | str, reason: str) -> ValueError:
   return ValueError(
     f'expected a tokenizer.json of Hugging Face, found {len(data)} bytes: {reason}; '
-    'save one with Tokenizer.save, or set another kind'
+    "save one with Tokenizer.save, or set kind='sentencepiece' for a .model file"
   )
+
+
+def _ids(stored: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+  """Every token with its id; those of a model's list count from 0."""
+  vocab = stored['model']['vocab']
+  if isinstance(vocab, dict):
+    yield from vocab.items()
+  else:
+    yield from ((each[0], number) for number, each in enumerate(vocab))
+  for each in stored.get('added_tokens') or []:
+    yield each['content'], each['id']
+
+
+def _check_ids(ids: list[tuple[str, int]]) -> None:
+  """Checks that no id stands for two tokens, and that none is absurd."""
+  owners: dict[int, str] = {}
+  most = SPARSE * len(ids) + SPARE
+  for token, index in ids:
+    if not 0 <= index < most:
+      raise ValueError(
+        f'the id {index} of {token[:40]!r} among {len(ids)} entries, of at most {most}'
+      )
+    if owners.setdefault(index, token) != token:
+      raise ValueError(
+        f'the id {index} for both {owners[index][:40]!r} and {token[:40]!r}'
+      )
 
 
 def _text_alone(stored: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from transfusion_jax.core import paths
 from transfusion_jax.data import package_files, tokenizers
 
 
@@ -30,6 +31,7 @@ class TokenizerConfig:
         "expected a path for 'sentencepiece' or 'hugging_face', and none for other "
         f'kinds, found kind={self.kind!r} and path={self.path!r}; set or empty it'
       )
+    object.__setattr__(self, 'path', paths.anywhere(self.path, 'tokenizer.path'))
 
 
 def make(config: TokenizerConfig, words: tuple[str, ...]) -> tokenizers.Tokenizer:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from transfusion_jax.core import paths
 from transfusion_jax.evaluation import extras
 
 
@@ -27,6 +28,10 @@ class ClipConfig:
 
   model: str
   weights: str
+
+  def __post_init__(self):
+    weights = paths.anywhere(self.weights, 'clip.weights')
+    object.__setattr__(self, 'weights', weights)
 
 
 class ClipScore:

@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 
+from transfusion_jax.core import paths
+
 
 def need(package: str, purpose: str) -> None:
   """Checks, without importing it, that a package is installed.
@@ -21,10 +23,9 @@ def file(path: str, what: str) -> pathlib.Path:
   """A file that the config names.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is none, or it is a URL.
   """
-  found = pathlib.Path(path).expanduser()
-  if not path or not found.is_file():
+  if not path or not (found := paths.local(path, what)).is_file():
     raise ValueError(
       f'expected {what}, found no file {path!r}; get it once, and give its path'
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from transfusion_jax.core import paths
 from transfusion_jax.evaluation import extras
 from transfusion_jax.models import efficientnet, module
 
@@ -30,6 +31,10 @@ class FeaturesConfig:
 
   kind: Literal['efficientnet_lite0', 'inception']
   weights: str
+
+  def __post_init__(self):
+    weights = paths.anywhere(self.weights, 'features.weights')
+    object.__setattr__(self, 'weights', weights)
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 from PIL import Image
 
-from transfusion_jax.core import digest, log
+from transfusion_jax.core import digest, log, paths
 from transfusion_jax.data import images
 from transfusion_jax.evaluation import extras, report
 from transfusion_jax.generation import image
@@ -61,6 +61,10 @@ class GenevalConfig:
         'expected a directory and at least 1 image a prompt, found '
         f'{self.directory!r} and {self.images}; the paper draws 4'
       )
+    prompts = paths.anywhere(self.prompts, 'geneval.prompts')
+    directory = str(paths.local(self.directory, 'geneval.directory'))
+    object.__setattr__(self, 'prompts', prompts)
+    object.__setattr__(self, 'directory', directory)
 
 
 class Prompt(NamedTuple):
@@ -95,7 +99,7 @@ class Geneval:
   ) -> Iterator[tuple[str, float | report.Gallery]]:
     """How many pictures there are now, and how many of them are new."""
     config = self._config
-    folder = pathlib.Path(config.directory).expanduser() / self._name(writer)
+    folder = pathlib.Path(config.directory) / self._name(writer)
     places = {k: folder / f'{k:05d}' for k in range(len(self._prompts))}
     missing = [k for k, place in places.items() if not place.exists()]
     for start in range(0, len(missing), self._together):

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from transfusion_jax.core import paths
 from transfusion_jax.evaluation import extras
 from transfusion_jax.generation import writer as writer_lib
 
@@ -36,6 +37,8 @@ class HarnessConfig:
   limit: int
 
   def __post_init__(self):
+    folder = paths.anywhere(self.folder, 'harness.folder')
+    object.__setattr__(self, 'folder', folder)
     if not self.tasks or self.shots < -1 or self.limit < 0:
       raise ValueError(
         'expected tasks, shots >= -1 and limit >= 0, found '

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from transfusion_jax.core import torch_file
+from transfusion_jax.core import paths, torch_file
 from transfusion_jax.models import layers, module, pretrained
 
 SIZE, FEATURES = 224, 1280
@@ -137,11 +137,13 @@ def find(file: str) -> pathlib.Path:
   """The weights: the file named, or the installed package's.
 
   Raises:
-    ValueError: there is no such file.
+    ValueError: there is no such file, or it is a URL.
   """
   package = importlib.util.find_spec(PACKAGE)
   folders = package.submodule_search_locations if package else ()
-  places = [pathlib.Path(file)] if file else [pathlib.Path(p, INSIDE) for p in folders]
+  places = [pathlib.Path(p, INSIDE) for p in folders]
+  if file:
+    places = [paths.local(file, 'the weights of EfficientNet-Lite0')]
   for place in places:
     if place.is_file():
       return place

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transfusion_jax.core import torch_file
+from transfusion_jax.core import paths, torch_file
 from transfusion_jax.models import layers, module, pretrained
 
 WIDTHS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
@@ -84,11 +84,13 @@ def find(file: str) -> pathlib.Path:
   """The weights: the file named, or the installed package's.
 
   Raises:
-    ValueError: there is no such file.
+    ValueError: there is no such file, or it is a URL.
   """
   package = importlib.util.find_spec(PACKAGE)  # found, not imported: it needs PyTorch
   folders = package.submodule_search_locations if package else ()
-  places = [pathlib.Path(file)] if file else [pathlib.Path(p, INSIDE) for p in folders]
+  places = [pathlib.Path(p, INSIDE) for p in folders]
+  if file:
+    places = [paths.local(file, 'the weights of LPIPS')]
   for place in places:
     if place.is_file():
       return place

@@ -2,13 +2,11 @@
 
 from collections.abc import Collection, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
-from transfusion_jax.core import tree
+from transfusion_jax.core import tensor_files, tree
 from transfusion_jax.models import module
-
-SHOWN = 3
-"""Names that an error lists."""
 
 
 def adopt(
@@ -32,7 +30,8 @@ def adopt(
     unused: names of tensors that are known and not needed.
 
   Raises:
-    ValueError: a tensor is missing, superfluous or of another shape.
+    ValueError: a tensor is missing, superfluous, of another shape, or holds something
+      else than finite numbers.
   """
   wanted = tree.flatten(shapes)
   assert wanted.keys() == names.keys(), wanted.keys() ^ names.keys()
@@ -55,14 +54,31 @@ def _laid_out(x: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
       f'expected {name} of shape {theirs}, found {x.shape}; it is of another model'
     )
   return np.ascontiguousarray(
-    x.reshape(theirs).astype(np.float32).transpose(np.argsort(order))
+    _numbers(x, name).reshape(theirs).transpose(np.argsort(order))
   )
+
+
+def _numbers(x: np.ndarray, name: str) -> np.ndarray:
+  """The numbers of a tensor in float32."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise ValueError(
+      f'expected {name} in floating point, found {x.dtype}; weights of integers have '
+      'scales that are not known here, convert them to float32'
+    )
+  with np.errstate(over='ignore', invalid='ignore'):
+    x = x.astype(np.float32)
+  broken = x.size - np.count_nonzero(np.isfinite(x))
+  if broken:
+    raise ValueError(
+      f'expected finite numbers in {name}, found NaN or infinity in {broken} of '
+      f'{x.size}; the file is damaged, get it once more or use other weights'
+    )
+  return x
 
 
 def _none(names: set[str], expected: str, found: str, source: str) -> None:
   if names:
-    more = f' (and {len(names) - SHOWN} more)' if len(names) > SHOWN else ''
     raise ValueError(
       f'expected {expected} in {source}, found {found} '
-      f'{", ".join(sorted(names)[:SHOWN])}{more}; the file is of another model'
+      f'{tensor_files.listed(sorted(names))}; the file is of another model'
     )

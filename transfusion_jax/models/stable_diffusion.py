@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from transfusion_jax.core import tree
-from transfusion_jax.models import autoencoder, module, pretrained
+from transfusion_jax.models import autoencoder, module, pretrained, weight_names
 
 DEFAULTS = {
   'layers_per_block': 1,
@@ -63,8 +63,14 @@ RULES = (
 )
 """From the path of a parameter of ours to its name in the file, in this order."""
 
-OLDER = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
-"""Names of attention's matrices in files of diffusers before 0.18."""
+COUNTS = {
+  'layers_per_block': 64,
+  'latent_channels': 4096,
+  'norm_num_groups': 4096,
+  'width': 2**16,
+  'resolutions': 12,
+}
+"""The most that is believed of a file."""
 
 
 def config(values: Mapping[str, Any]) -> autoencoder.AutoencoderConfig:
@@ -77,9 +83,12 @@ def config(values: Mapping[str, Any]) -> autoencoder.AutoencoderConfig:
     if values.get(name, wanted) != wanted:
       raise ValueError(
         f'expected {name} {wanted!r} in the config.json of the weights, found '
-        f'{values[name]!r}; only those of the Stable Diffusion family can be used'
+        f'{str(values[name])[:60]!r}; only those of the Stable Diffusion family can be '
+        'used'
       )
   values = DEFAULTS | dict(values)
+  _check_counts(values)
+  _check_scales(values)
   convs = {values['use_quant_conv'], values['use_post_quant_conv']}
   widths = values.get('block_out_channels', ())
   if len(convs) > 1 or not widths or any(width % widths[0] for width in widths):
@@ -109,8 +118,12 @@ def scale(
 
   Diffusers takes `(z - shift_factor) * scaling_factor`, or, where mean and deviation of
   every channel are given, `(z - mean) * scaling_factor / deviation`.
+
+  Raises:
+    ValueError: they are no such numbers.
   """
   values = DEFAULTS | dict(values)
+  _check_scales(values)
   channels = np.ones(values['latent_channels'])
   shift, deviation = values['latents_mean'], values['latents_std']
   shift = channels * (values['shift_factor'] or 0.0) if shift is None else shift
@@ -133,7 +146,7 @@ def params(
     ValueError: a tensor is missing, superfluous or of another shape.
   """
   names = {path: _name(path) for path in tree.flatten(shapes)}
-  tensors = {_renewed(name): value for name, value in tensors.items()}
+  tensors = weight_names.renewed(tensors, source)
   return pretrained.adopt(tensors, names, shapes, source=source)
 
 
@@ -144,9 +157,50 @@ def _name(path: tuple[str, ...]) -> str:
   return name
 
 
-def _renewed(name: str) -> str:
-  return re.sub(
-    r'(attentions\.0\.)(\w+)(?=\.(weight|bias)$)',
-    lambda found: found[1] + OLDER.get(found[2], found[2]),
-    name,
+def _check_counts(values: Mapping[str, Any]) -> None:
+  """Checks what a `config.json` says of the layout, defaults included."""
+  for name in ('layers_per_block', 'latent_channels', 'norm_num_groups'):
+    if not _is_count(values[name], COUNTS[name]):
+      raise _wrong(name, f'a whole number from 1 to {COUNTS[name]}', values[name])
+  for name in ('use_quant_conv', 'use_post_quant_conv'):
+    if not isinstance(values[name], bool):
+      raise _wrong(name, 'true or false', values[name])
+  widths = values.get('block_out_channels', ())
+  right = isinstance(widths, list | tuple) and len(widths) <= COUNTS['resolutions']
+  if not right or not all(_is_count(each, COUNTS['width']) for each in widths):
+    wanted = f'at most {COUNTS["resolutions"]} widths from 1 to {COUNTS["width"]}'
+    raise _wrong('block_out_channels', wanted, widths)
+
+
+def _check_scales(values: Mapping[str, Any]) -> None:
+  """Checks the constants of the latents, defaults included."""
+  channels = values['latent_channels']
+  if not _is_number(values['scaling_factor']) or values['scaling_factor'] <= 0:
+    raise _wrong('scaling_factor', 'a number above 0', values['scaling_factor'])
+  if values['shift_factor'] is not None and not _is_number(values['shift_factor']):
+    raise _wrong('shift_factor', 'a number or null', values['shift_factor'])
+  for name in ('latents_mean', 'latents_std'):
+    found = values[name]
+    listed = isinstance(found, list | tuple) and len(found) == channels
+    if found is not None and not (listed and all(map(_is_number, found))):
+      raise _wrong(name, f'{channels} numbers or null', found)
+  if values['latents_std'] is not None and min(values['latents_std']) <= 0:
+    raise _wrong('latents_std', 'numbers above 0', values['latents_std'])
+
+
+def _is_count(value: Any, most: int) -> bool:
+  return type(value) is int and 1 <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+  """Whether a value is a number that float32 can hold."""
+  return type(value) in (int, float) and abs(value) < 1e30
+
+
+def _wrong(name: str, wanted: str, found: Any) -> ValueError:
+  shown = repr(found)
+  shown = shown if len(shown) <= 60 else f'{shown[:60]}...'
+  return ValueError(
+    f'expected {name} in the config.json of the weights to be {wanted}, found {shown}; '
+    'take the one that the weights came with'
   )

@@ -23,6 +23,7 @@ import functools
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from transfusion_jax.core import paths
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import codec, judged
 from transfusion_jax.objectives import adversarial, loss
@@ -43,6 +44,10 @@ class AutoencodingConfig:
   lpips_weight: float
   lpips_file: str
   adversarial: adversarial.AdversarialConfig
+
+  def __post_init__(self):
+    file = paths.anywhere(self.lpips_file, 'objective.lpips_file')
+    object.__setattr__(self, 'lpips_file', file)
 
 
 @dataclasses.dataclass(frozen=True)
