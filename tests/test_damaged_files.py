@@ -66,7 +66,7 @@ def whole(tmp_path_factory, prose) -> workdir.Workdir:
     each.note_saved(max(map(int, (p.name for p in each.checkpoints.iterdir()))))
   for step in range(1, 8):
     metrics.append(made.metrics, {'step': step, 'loss': 1.0 / step})
-  tiles = [report.Tile(np.zeros((4, 4, 3), np.uint8), 'a fox')]
+  tiles = [report.Tile(np.zeros((4, 4, 3), np.uint8), 'a fox', None)]
   galleries.save(
     made.root / GALLERY, {'shown': report.Gallery('Shown', '', tuple(tiles))}
   )
