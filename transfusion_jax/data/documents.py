@@ -1,6 +1,8 @@
 """A document: text and images in reading order, before any of it is a number."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float16, UInt8
@@ -46,3 +48,21 @@ class Captioned:
 
 
 Document = tuple[Text | Image, ...]
+
+
+class Unsuited(ValueError):
+  """A document that is sound, and that a stage of training has no use for.
+
+  Its text says of what kind the document is and by whom it is passed over.
+  """
+
+
+@contextlib.contextmanager
+def named(name: Callable[[], str]) -> Iterator[None]:
+  """Puts the name of a document before what is wrong with it, all on one line."""
+  try:
+    yield
+  except ValueError as error:
+    reason, place = (' '.join(each.splitlines()) for each in (str(error), name()))
+    kind = Unsuited if isinstance(error, Unsuited) else ValueError
+    raise kind(reason if place in reason else f'{place}: {reason}') from error
