@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 import transfusion_jax
 from transfusion_jax import build, config, feeds, results, trained
 from transfusion_jax.core import command, log, tree
-from transfusion_jax.data import pipeline
+from transfusion_jax.data import inspection, pipeline
 from transfusion_jax.training import (
   checkpoint_reader,
   goodput,
@@ -28,6 +28,8 @@ from transfusion_jax.training import state as state_lib
 
 def claim(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) -> None:
   """Makes a folder this run's, or checks that it is; see `Workdir.claim`."""
+  if processes.leads():
+    inspection.announce(run.data)
   place.claim(config.to_dict(run), pipeline.contents(run.data), allowed)
 
 
