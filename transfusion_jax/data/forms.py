@@ -197,10 +197,10 @@ class Form:
       value = images.decode(
         picture_bytes(value, self._config.pictures), self._pictures, rng
       )
-    elif not isinstance(value, np.ndarray):
+    elif not _is_moments(value):
       raise ValueError(
         f'expected latents from encode_images in {self._config.pictures}, found '
-        f'{type(value).__name__}; encode these fields too, or set data.moments=false'
+        f'{_kind(value)}; encode these fields too, or set data.moments=false'
       )
     return (documents.Image(value, learn, cap),)
 
@@ -224,8 +224,8 @@ def picture_bytes(value: Any, fields: Sequence[str]) -> bytes:
     return images.encode_png(pixels)
   latents = ', or set data.moments=true' if isinstance(value, np.ndarray) else ''
   raise ValueError(
-    f'expected the bytes of a picture in {tuple(fields)}, found '
-    f'{type(value).__name__}; name a field that holds pictures{latents}'
+    f'expected the bytes of a picture in {tuple(fields)}, found {_kind(value)}; '
+    f'name a field that holds pictures{latents}'
   )
 
 
@@ -237,6 +237,17 @@ def given(value: Any) -> bool:
 def listed(value: Any) -> list[Any]:
   """What a field holds, as a list."""
   return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _is_moments(value: Any) -> bool:
+  """Whether a value may be moments of latents, [y, x, 2 c]."""
+  array = isinstance(value, np.ndarray)
+  return array and value.dtype == np.float16 and value.ndim == 3 and value.size > 0
+
+
+def _kind(value: Any) -> str:
+  array = isinstance(value, np.ndarray)
+  return f'{value.dtype}{list(value.shape)}' if array else type(value).__name__
 
 
 def _check_characters(text: str) -> None:

@@ -31,7 +31,7 @@ def check(config: pipeline.DataConfig, patches: int) -> None:
   plan = layout.Layout(pipeline.tokenizer(config), patches=patches)
   _check_rows(config, plan)
   _check_documents(
-    pipeline.collections(config, 'train'),
+    _with_fields(pipeline.collections(config, 'train')),
     lambda document: pipeline.laid_out(config, plan, document),
     'raise data.image_slots, or leave the source out of data.sources',
   )
@@ -47,7 +47,9 @@ def check_pictures(config: pipeline.DataConfig) -> None:
   train, test = (pipeline.collections(config, split) for split in ('train', 'test'))
   take = lambda document: pipeline.one_picture(document, 0)  # noqa: E731
   _check_documents(
-    train, take, "set its form.kind='text', or leave it out of data.sources"
+    _with_fields(train),
+    take,
+    "set its form.kind='text', or leave it out of data.sources",
   )
   held_out = {name: opened for name, opened in test.items() if len(opened)}
   if not held_out:
@@ -107,6 +109,16 @@ def _check_size(config: pipeline.DataConfig) -> None:
     )
 
 
+def _with_fields(
+  sources: dict[str, corpus.Collection],
+) -> dict[str, corpus.Collection]:
+  """The same, once each was found to be what was meant."""
+  for name, opened in sources.items():
+    with documents.named(lambda name=name: f'data.sources.{name}'):
+      opened.check()
+  return sources
+
+
 def _check_documents(
   sources: dict[str, corpus.Collection],
   make: Callable[[documents.Document], Any],
@@ -123,11 +135,8 @@ def _check_documents(
     ValueError: a source has no documents, only broken ones, or none for this stage.
   """
   for name, opened in sources.items():
-    try:
-      opened.check()
+    with documents.named(lambda name=name: f'data.sources.{name}'):
       _check_some(epochs.Endless(opened, name=name, seed=0), make, way_out)
-    except ValueError as error:
-      raise ValueError(f'data.sources.{name}: {error}') from error
 
 
 def _check_some(endless: epochs.Endless, make, way_out: str) -> None:
