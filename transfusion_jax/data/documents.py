@@ -53,8 +53,13 @@ Document = tuple[Text | Image, ...]
 class Unsuited(ValueError):
   """A document that is sound, and that a stage of training has no use for.
 
-  Its text says of what kind the document is and by whom it is passed over.
+  Attributes:
+    reason: of what kind the document is, and by whom it is passed over.
   """
+
+  def __init__(self, reason: str, place: str = ''):
+    super().__init__(f'{place}: {reason}' if place else reason)
+    self.reason = reason
 
 
 @contextlib.contextmanager
@@ -64,5 +69,6 @@ def named(name: Callable[[], str]) -> Iterator[None]:
     yield
   except ValueError as error:
     reason, place = (' '.join(each.splitlines()) for each in (str(error), name()))
-    kind = Unsuited if isinstance(error, Unsuited) else ValueError
-    raise kind(reason if place in reason else f'{place}: {reason}') from error
+    if isinstance(error, Unsuited):
+      raise Unsuited(error.reason, place) from error
+    raise ValueError(reason if place in reason else f'{place}: {reason}') from error

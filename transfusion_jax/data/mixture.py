@@ -43,6 +43,10 @@ PASSES = 20
 """Passes through a source in which a shard finds nothing before it gives up."""
 
 
+said: set[str] = set()
+"""What the log of this process has said of documents, on any shard and in any stage."""
+
+
 class Ticket(NamedTuple):
   """Where something comes from, to make it again: part of a document of a source."""
 
@@ -92,14 +96,12 @@ class Member:
     limit: documents that it gives in all, on all shards; None: without end.
     schedule: its share.
     size: documents of the source.
-    said: what the log has said of it, on any shard.
   """
 
   make: Callable[[int], Sequence[Any]]
   limit: int | None
   schedule: Schedule
   size: int
-  said: set[str] = dataclasses.field(default_factory=set)
 
 
 class Mixture:
@@ -227,9 +229,9 @@ class Mixture:
   def _leave_out(self, name: str, error: ValueError) -> None:
     member = self._members[name]
     if isinstance(error, documents.Unsuited):
-      if 'passed over' not in member.said:
+      if (known := f'{name}: {error.reason}') not in said:
+        said.add(known)
         log.info(f'data.sources.{name}: passed over: {error}')
-      member.said.add('passed over')
     else:
       self._forgive(name, error)
     self._idle[name] += 1
@@ -245,9 +247,9 @@ class Mixture:
     if number != count['pass']:
       count.update({'pass': number, 'broken': 0})
     count['broken'] += 1
-    if count['broken'] <= NAMED and str(error) not in member.said:
-      member.said.add(str(error))
-      log.warning(f'{name}: left out: {error}')
+    if count['broken'] <= NAMED and (line := f'{name}: left out: {error}') not in said:
+      said.add(line)
+      log.warning(line)
     of = member.size if number else place + 1
     check_broken(name, error, count['broken'], of=of, allowed=self._allowed)
 
