@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 RANDOM = np.random.default_rng(0)
 HUGE = 50_000  # pixels a side
@@ -22,6 +22,15 @@ def save(picture: Image.Image, kind: str, **options) -> bytes:
 
 KINDS = {kind: save(PICTURE, kind) for kind in ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')}
 JPEG, PNG, WEBP, GIF, BMP = KINDS.values()
+KINDS |= {
+  'TIFF': save(PICTURE, 'TIFF'),
+  'LZW TIFF': save(PICTURE, 'TIFF', compression='tiff_lzw'),
+  'PPM': save(PICTURE, 'PPM'),
+  'plain PPM': b'P3 8 8 255\n' + b' '.join(b'%d' % n for n in range(192)),
+}
+if features.check('avif'):
+  KINDS['AVIF'] = save(PICTURE, 'AVIF')
+TIFF = KINDS['TIFF']
 
 
 def chunk(name: bytes, data: bytes, *, crc: int | None = None) -> bytes:
@@ -124,6 +133,27 @@ def bmp(width: int, height: int, *, header=40, bits=24, data=bytes(48)) -> bytes
   return b'BM' + struct.pack('<IHHI', 54 + len(data), 0, 0, 54) + fields + data
 
 
+def field(tag: int, value: int, kind=4, count=1) -> bytes:
+  """An entry of a TIFF's directory."""
+  return struct.pack('<HHII', tag, kind, count, value)
+
+
+def tiff(*fields: bytes, data=bytes(192)) -> bytes:
+  """8 x 8 of RGB, changed by further fields, which stand first."""
+  usual = [(256, 8), (257, 8), (262, 2), (273, 8), (277, 3), (279, 192), (258, 8)]
+  tags = [struct.unpack_from('<H', each)[0] for each in fields]
+  entries = [*fields, *(field(*each) for each in usual if each[0] not in tags)]
+  directory = struct.pack('<H', len(entries)) + b''.join(entries) + bytes(4)
+  return b'II*\0' + struct.pack('<I', 8 + len(data)) + data + directory
+
+
+def avif(width: int, height: int, ispe: tuple[int, int] | None = None) -> bytes:
+  """A picture that may claim another size."""
+  data = save(Image.new('L', (width, height)), 'AVIF')
+  at = data.index(b'ispe') + 8
+  return edited(data, at, struct.pack('>II', *ispe or (width, height)))
+
+
 def edited(data: bytes, at: int, new: bytes) -> bytes:
   at %= len(data)
   return data[:at] + new + data[at + len(new) :]
@@ -141,11 +171,40 @@ CLEAR.putalpha(100)
 BOMB = zlib.compress(bytes(2**25))  # 32 MiB of zeros in 32 KiB
 
 DECODES: dict[str, bytes] = {
-  **{f'{kind} and more': data + NOISE for kind, data in KINDS.items()},
+  **{
+    f'{kind} and more': data + NOISE
+    for kind, data in KINDS.items()
+    if kind not in ('AVIF', 'plain PPM')
+  },
+  'plain PPM': KINDS['plain PPM'],
   **{
     f'{mode} as PNG': save(PICTURE.convert(mode), 'PNG')
     for mode in ('1', 'L', 'LA', 'P', 'RGBA')
   },
+  **{
+    f'{mode} as TIFF': save(PICTURE.convert(mode), 'TIFF')
+    for mode in ('1', 'L', 'LA', 'P', 'RGBA', 'CMYK', 'YCbCr')
+  },
+  **{
+    f'TIFF by {name}': save(PICTURE, 'TIFF', compression=name)
+    for name in ('tiff_adobe_deflate', 'packbits', 'jpeg')
+  },
+  'TIFF of a fax': save(PICTURE.convert('1'), 'TIFF', compression='group4'),
+  'TIFF of pages': save(PICTURE, 'TIFF', **ANIMATION),
+  'TIFF from the big end': save(PICTURE, 'TIFF', big_endian=True) + b'big',
+  '16-bit TIFF': save(Image.fromarray(GREY_16), 'TIFF'),
+  '16-bit TIFF by LZW': save(Image.fromarray(GREY_16), 'TIFF', compression='tiff_lzw'),
+  'TIFF by hand': tiff(),
+  'TIFF in tiles': tiff(
+    *(field(322, 16), field(323, 16), field(324, 8), field(325, 768)),
+    data=bytes(768),
+  ),
+  'TIFF of many fields': tiff(*(field(n, 8, 7, 150) for n in range(40_000, 60_000))),
+  'TIFF with a field of noise': tiff(field(34665, 2**31)),
+  'grey PPM': save(PICTURE.convert('L'), 'PPM'),
+  '1-bit PPM': save(PICTURE.convert('1'), 'PPM'),
+  '16-bit PPM': b'P5 4 4 65535\n' + NOISE[:32],
+  'PPM with comments': b'P6 # a\n# 9 9\n2 # b\n2\n255\n' + bytes(12),
   'progressive JPEG': save(PICTURE, 'JPEG', progressive=True),
   'a scan twice': scans(1) + b'\xff\xd9',
   'grey JPEG': save(PICTURE.convert('L'), 'JPEG'),
@@ -219,7 +278,7 @@ PROSE = {
   'SVG': b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>',
   'PDF': b'%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n',
   'EPS': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n',
-  'PPM': b'P6 2 2 255\n' + bytes(12),
+  'text like a PPM': b'P6 is a name of a file format',
   'XBM': b'#define a_width 8\n#define a_height 1\nstatic char a_bits[] = {0};',
 }
 MAGIC = {
@@ -256,8 +315,30 @@ BOMBS = {
   'GIF, frame': gif((2, 2), gif_frame(0, 0, 12_000, 10_000)),
   'GIF, far away': gif((2, 2), gif_frame(65535, 65535, 2, 2)),
   'BMP': bmp(HUGE, HUGE),
+  'PNG, one column': png(ihdr(1, 10**8 - 1), PIXELS),
+  'PNG, one long row': png(ihdr(10**6, 1), idat(bytes(3 * 10**6 + 1))),
+  'BMP, one long row': bmp(10**6, 1, data=bytes(3 * 10**6)),
+  'TIFF': tiff(field(256, HUGE), field(257, HUGE)),
+  'TIFF, one row': tiff(field(256, 2**32 - 1), field(257, 1)),
+  'TIFF, tiles': tiff(field(322, 2**16), field(323, 2**16), field(324, 8)),
+  'TIFF, thin tiles': tiff(field(322, 2**32 - 1), field(323, 1), field(324, 8)),
+  'TIFF, samples': tiff(field(277, 2**32 - 1)),
+  'PPM': b'P6 50000 50000 255\n' + NOISE,
+  'PPM, one row': b'P5 999999999 1 255\n' + NOISE,
   'BMP, short header': bmp(0, 0, header=12, data=b'\xff' * 64),
 }
+if features.check('avif'):
+  DECODES |= {
+    'transparent AVIF': save(CLEAR, 'AVIF'),
+    'animated AVIF': save(PICTURE, 'AVIF', **ANIMATION),
+    'orientation in an AVIF': save(PICTURE, 'AVIF', exif=exif(8)),
+    'profile of noise in an AVIF': save(PICTURE, 'AVIF', icc_profile=NOISE),
+  }
+  BOMBS |= {
+    'AVIF': avif(64, 40, (16384, 16384)),
+    'AVIF, one row': avif(64, 40, (2**32 - 1, 1)),
+    'AVIF, inside': avif(2000, 1000, (64, 40)),
+  }
 REFUSED: dict[str, bytes] = {
   **PROSE,
   **{
@@ -269,7 +350,22 @@ REFUSED: dict[str, bytes] = {
   **{f'nothing but {name}': MAGIC[name] for name in ('JPEG', 'PNG', 'WebP', 'GIF89a')},
   **{f'bomb: {name}': data for name, data in BOMBS.items()},
   'a pixel too many': save(Image.new('L', (1001, 1000)), 'PNG'),
-  'TIFF': save(PICTURE, 'TIFF'),
+  'TIFF of floats': save(PICTURE.convert('F'), 'TIFF'),
+  'TIFF of 32 bits': save(PICTURE.convert('I'), 'TIFF'),
+  'TIFF by LZMA': save(PICTURE, 'TIFF', compression='lzma'),
+  'TIFF without fields': b'II*\0\x08\0\0\0\0\0\0\0\0\0',
+  'TIFF of no width': tiff(field(256, 0)),
+  'TIFF of two widths': tiff(field(256, 8, 4, 2)),
+  'TIFF that points away': tiff(field(273, 2**31, 4, 9)),
+  'TIFF with too few strips': tiff(field(278, 1)),
+  'TIFF with too little': tiff(field(257, 1000)),
+  'TIFF without a directory': edited(TIFF, 4, b'\xff\xff\xff\x7f'),
+  'BigTIFF': b'II+\0\x08\0\0\0' + NOISE,
+  'PPM of one number': b'P6 2 ' + bytes(12),
+  'PPM with too little': b'P6 9 9 255\n' + bytes(12),
+  'PPM of words': b'P3 2 2 255\nred green blue',
+  'HEIC of noise': b'\0\0\0\x18ftypheic\0\0\0\0mif1heic' + NOISE,
+  'AVIF without an image': b'\0\0\0\x18ftypavif\0\0\0\0mif1avif',
   'ICO': save(PICTURE, 'ICO'),
   'wrong sum of the header': edited(PNG, 29, b'\0\0\0\0'),
   'no pixels': png(ihdr(8, 8)),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.data import odd_pictures
-from transfusion_jax.data import images
+from transfusion_jax.data import images, picture_decoders, picture_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = images.ImagesConfig(24, 24, crop='center', smallest=1, most_pixels=10**6)
@@ -49,6 +49,45 @@ def test_scans_are_counted_to_the_end_and_not_decoded():
   assert '109 scans' in refusal(odd_pictures.REFUSED['many scans without end'])
 
 
+@pytest.mark.parametrize('kind', odd_pictures.KINDS)
+def test_flipped_and_cut(kind):
+  """Any byte may be wrong: a picture comes out, or a refusal in one line."""
+  data, draw = odd_pictures.KINDS[kind], np.random.default_rng(0)
+  for turn in range(60):
+    damaged = bytearray(data[: draw.integers(len(data))] if turn % 3 == 0 else data)
+    for place in draw.integers(min(len(damaged), 600) or 1, size=1 + turn % 4):
+      damaged[place : place + 1] = bytes([draw.integers(256)])
+    assert '\n' not in (refusal(bytes(damaged)) or '')
+
+
+def test_a_row_too_long_is_refused_before_the_decoder():
+  """100,000,000 x 1 is within most_pixels; a decoder asks for all memory."""
+  row = odd_pictures.png(odd_pictures.ihdr(10**8, 1), odd_pictures.PIXELS)
+  config = images.ImagesConfig(8, 8, crop='center', smallest=1, most_pixels=10**8)
+  with pytest.raises(ValueError, match='sides of at most 65,535 .*100000000 x 1'):
+    images.decode(row, config, None)
+
+
+def test_no_memory_is_a_refusal(monkeypatch):
+  def exhausted(*_):
+    raise MemoryError
+
+  monkeypatch.setattr(images, '_fit', exhausted)
+  assert 'MemoryError' in refusal(odd_pictures.PNG)
+
+
+def test_a_missing_decoder_says_what_to_install(monkeypatch):
+  heic = b'\0\0\0\x18ftypheic\0\0\0\0mif1heic'
+  for kind, told in (('HEIC', 'pip install pillow-heif'), ('AVIF', "'pillow>=11.3'")):
+    file = picture_files.PictureFile(kind, 8, 8, 1, heic)
+    monkeypatch.setattr(picture_files, 'parse', lambda _, file=file: file)
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    monkeypatch.setattr(picture_decoders.features, 'check', lambda _: False)
+    picture_decoders.find.cache_clear()
+    assert told in refusal(heic)
+  picture_decoders.find.cache_clear()
+
+
 def test_there_are_many_and_all_differ():
   assert len(odd_pictures.DECODES) + len(odd_pictures.REFUSED) == len(ROWS) > 150
   pairs = itertools.combinations(ROWS, 2)
@@ -66,4 +105,6 @@ if __name__ == '__main__':
   limit = pages * os.sysconf('SC_PAGE_SIZE') + HEADROOM
   resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
   for name, (data, decodes) in ROWS.items():
-    assert (refusal(data) is None) == decodes, name
+    told = refusal(data)
+    assert (told is None) == decodes, name
+    assert 'MemoryError' not in (told or ''), name

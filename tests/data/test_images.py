@@ -1,10 +1,11 @@
 """Pictures of users: orientation, transparency, shape, crops, and broken files."""
 
 import io
+import os
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from transfusion_jax.data import images
 
@@ -199,6 +200,57 @@ def test_a_picture_for_a_prompt(tmp_path):
   pixels = images.read_picture(path, (16, 24))
   assert pixels.shape == (16, 24, 3)
   assert abs(pixels - np.array(RED)).max() < 8
+
+
+def test_a_picture_is_opened_by_exactly_its_path(tmp_path, monkeypatch):
+  """What a page or a request names: nothing is expanded, fetched or waited for."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  good = images.encode_png(np.zeros((8, 8, 3), np.uint8))
+  (tmp_path / 'a.png').write_bytes(good)
+  os.mkfifo(tmp_path / 'pipe.png')
+  (tmp_path / 'zero.png').symlink_to('/dev/zero')
+  (tmp_path / 'itself.png').symlink_to('itself.png')
+  for name, message in {
+    '~/a.png': 'found ~/a.png: No such file',
+    'package:PIL/__init__.py': 'No such file',
+    'pipe.png': 'expected a regular file, found pipe.png',
+    'zero.png': 'expected a regular file',
+    'itself.png': 'Too many levels',
+    'a\0.png': 'no file can have',
+    'https://example.org/a.png': 'the URL https://example.org/a.png; download it',
+    'folder/https:/example.org/a.png': 'the URL https:/example.org/a.png; download',
+    'S3://bucket/a.png': 'the URL S3://bucket/a.png',
+  }.items():
+    with pytest.raises(ValueError, match=message) as told:
+      images.read_picture(name, (8, 8))
+    assert '\n' not in str(told.value)
+  (tmp_path / '~').mkdir()
+  (tmp_path / '~' / 'a.png').write_bytes(good)
+  assert images.read_picture('~/a.png', (8, 8)).shape == (8, 8, 3)
+  monkeypatch.setattr(images, 'MOST_BYTES', 10)
+  with pytest.raises(ValueError, match='at most 10 bytes, found a.png with more'):
+    images.read_picture('a.png', (8, 8))
+
+
+@pytest.mark.parametrize('kind', ['AVIF', 'TIFF'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_other_kinds_are_turned_too(kind, orientation):
+  if kind == 'AVIF' and not features.check('avif'):
+    pytest.skip('this Pillow reads no AVIF')
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  data = save(Image.fromarray(colours(48, 32)), kind, exif=exif)
+  upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert('RGB')
+  pixels = decode(data, upright.height, upright.width)
+  np.testing.assert_array_equal(pixels, np.asarray(upright))
+
+
+def test_heic_where_its_plug_in_is_installed():
+  heif = pytest.importorskip('pillow_heif')
+  heif.register_heif_opener()
+  pixels = decode(save(Image.new('RGB', (64, 40), RED), 'HEIF'), 16)
+  assert abs(pixels - np.array(RED)).max() < 12
 
 
 def test_broken_and_missing_files(tmp_path):

@@ -6,11 +6,15 @@ else: U+2028 and its like may stand within a string. Lines of white space are no
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 DEEPEST = 64
 """Lists and objects inside one another; deeper ones exhaust the stack of who reads."""
+
+
+_SPACE = re.compile(r'[ \t\n\r]*')
 
 
 def parse(text: str | bytes) -> Any:
@@ -68,6 +72,54 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
     ) from error
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
+
+
+def elements(data: bytes) -> Iterator[tuple[int, int]]:
+  """Begin and end, in bytes, of every value in a list in JSON.
+
+  Raises:
+    ValueError: it is no list, or there is a mistake in it.
+  """
+  try:
+    text = data.decode('utf-8-sig')
+    yield from _elements(text, len(data) - len(text.encode()))
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'expected text in UTF-8, found byte 0x{data[error.start]:02x} at {error.start}; '
+      'save it as UTF-8'
+    ) from error
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f'expected a list in JSON, found a mistake ({error.msg}) at line {error.lineno}, '
+      f'column {error.colno}; write it again'
+    ) from error
+  except RecursionError as error:
+    raise _too_deep() from error
+
+
+def _elements(text: str, offset: int) -> Iterator[tuple[int, int]]:
+  """The same of text, of which `offset` bytes are left out in front."""
+  decoder, at, told = json.JSONDecoder(), 0, 0
+
+  def after(signs: str, place: int) -> int:
+    """Behind one of the signs, and white space around it."""
+    place = _SPACE.match(text, place).end()
+    if text[place : place + 1] not in tuple(signs):
+      raise json.JSONDecodeError(f'Expecting {" or ".join(signs)}', text, place)
+    return _SPACE.match(text, place + 1).end()
+
+  at = after('[', 0)
+  sign = ']' if text[at : at + 1] == ']' else ','
+  while sign == ',':
+    _, end = decoder.raw_decode(text, at)
+    begin = offset + len(text[told:at].encode())
+    offset, told = begin + len(text[at:end].encode()), end
+    yield begin, offset
+    at = after(',]', end)
+    sign = text[end:at].strip()
+  rest = text[at:].strip().removeprefix(']' if not told else '').strip()
+  if rest:
+    raise json.JSONDecodeError('Extra data', text, at)
 
 
 def lines(data: bytes) -> Iterator[tuple[int, bytes]]:

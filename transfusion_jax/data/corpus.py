@@ -300,7 +300,7 @@ def open_records(config: SourceConfig) -> source.Source:
   opened: dict[str, Callable[[], source.Source]] = {
     'folder': lambda: folder.Folder(path),
     'json_lines': lambda: json_lines.JsonLines(path, form.pictures),
-    'parquet': lambda: parquet.Parquet(path, form.fields, GROUPS),
+    'parquet': lambda: parquet.Parquet(path, form.fields, GROUPS, form.pictures),
     'web_dataset': lambda: web_dataset.WebDataset(path),
     'array_record': lambda: array_record.ArrayRecord(path, config.directory),
     'tfds': lambda: _tfds(config),

@@ -4,30 +4,31 @@ import dataclasses
 import io
 import math
 import os
+import re
+import struct
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import (
-  BmpImagePlugin,
-  GifImagePlugin,
-  Image,
-  ImageOps,
-  JpegImagePlugin,
-  PngImagePlugin,
-  WebPImagePlugin,
+from PIL import Image, ImageOps
+
+from transfusion_jax.data import picture_decoders, picture_files, regular_files
+
+LONGEST = 65_535
+"""Pixels of a side. More than JPEG, WebP and GIF can say; where others do, a row may
+be longer than decoders count on: they ask for all the memory there is."""
+
+MOST_BYTES = 200_000_000
+"""Of a picture file that is named by a person or a request."""
+
+URL = re.compile(r'(?:^|/)((?:https?|ftp|s3|gs|hf|data):/?\S*)', re.IGNORECASE)
+"""Also behind a folder that it was joined to."""
+
+BROKEN = (
+  *(OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError),
+  *(struct.error, ArithmeticError, MemoryError, RuntimeError, EOFError),
 )
-
-from transfusion_jax.data import package_files, picture_files
-
-DECODERS = {
-  picture_files.JPEG: JpegImagePlugin.JpegImageFile,
-  picture_files.PNG: PngImagePlugin.PngImageFile,
-  picture_files.WEBP: WebPImagePlugin.WebPImageFile,
-  picture_files.GIF: GifImagePlugin.GifImageFile,
-  picture_files.BMP: BmpImagePlugin.BmpImageFile,
-}
-"""Taken directly: `Image.open` would warn, guess, and try dozens of formats."""
+"""Pillow tells of broken pictures in many ways; most of these were met."""
 
 UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,6 +42,9 @@ UPRIGHT = {
 """What undoes an orientation of EXIF."""
 
 MIDDLE = (0.5, 0.5)
+
+REASON = 200
+"""Characters that are told of what a decoder says."""
 
 GAP = 2.0
 """A JPEG may be decoded at a fraction if that leaves so many pixels for one wanted."""
@@ -79,14 +83,15 @@ def read_picture(
   """The middle of a picture file of any size, up to 100 million pixels.
 
   Args:
-    path: of the file.
+    path: of the file, exactly: neither `~` nor `package:` is expanded.
     shape: height and width wanted.
 
   Raises:
-    ValueError: the file is missing, is no picture, or is broken.
+    ValueError: the file is missing, no regular file or too large, is no picture, or is
+      broken.
   """
   config = ImagesConfig(*shape, crop='center', smallest=1, most_pixels=10**8)
-  data = package_files.read(path, 'a picture file')
+  data = _content(os.fspath(path))
   try:
     return decode(data, config, None)
   except ValueError as error:
@@ -103,7 +108,7 @@ def decode(
   profile stands beside them; CMYK is converted without one.
 
   Args:
-    data: the bytes of a JPEG, PNG, WebP, GIF or BMP file.
+    data: the bytes of a file of a kind that `picture_files` knows.
     config: the size wanted, and what is refused.
     generator: of the place of a random crop; else not needed.
 
@@ -118,8 +123,9 @@ def decode(
   place = MIDDLE if config.crop == 'center' else tuple(generator.random(2))
   try:
     picture = _fit(file, config, place)
-  # Pillow tells of broken pictures in many ways; each of these was met.
-  except (OSError, SyntaxError, ValueError) as error:
+  except ImportError as error:
+    raise ValueError(str(error)) from error
+  except BROKEN as error:
     raise _unreadable(data, error) from error
   if file.orientation in UPRIGHT:
     picture = picture.transpose(UPRIGHT[file.orientation])
@@ -136,8 +142,29 @@ def encode_png(pixels: UInt8[np.ndarray, 'h w 3']) -> bytes:
   return buffer.getvalue()
 
 
+def _content(path: str) -> bytes:
+  """The bytes of an image file."""
+  if url := URL.search(path):
+    raise ValueError(
+      f'expected the path of a picture file, found the URL {url[1]}; download it and '
+      'give its path'
+    )
+  try:
+    data = regular_files.read(path, MOST_BYTES)
+  except OSError as error:
+    raise ValueError(
+      f'expected a picture file, found {path}: {error.strerror}; check the path'
+    ) from error
+  if not data:
+    raise ValueError(
+      f'expected a picture file, found {path}: an empty file; get it once more'
+    )
+  return data
+
+
 def _unreadable(data: bytes, error: Exception) -> ValueError:
-  reason = str(error).split(' <')[0]  # without the address of the buffer
+  said = ' '.join(str(error).split(' <')[0].split())  # without a buffer's address
+  reason = said[:REASON] or type(error).__name__
   return ValueError(
     f'expected a readable picture, found {len(data)} bytes that are none ({reason}); '
     'open it in an image viewer and save it as PNG or JPEG'
@@ -146,6 +173,12 @@ def _unreadable(data: bytes, error: Exception) -> ValueError:
 
 def _check_size(file: picture_files.PictureFile, config: ImagesConfig) -> None:
   w, h = file.width, file.height
+  if max(w, h) > LONGEST or file.held > config.most_pixels:
+    raise ValueError(
+      f'expected a picture with sides of at most {LONGEST:,} pixels and parts of at '
+      f'most {config.most_pixels} pixels, found {w} x {h} in parts of {file.held}; '
+      'save it in parts, or leave it out'
+    )
   if min(w, h) < config.smallest or w * h > config.most_pixels:
     raise ValueError(
       f'expected a picture with sides of at least {config.smallest} and at most '
@@ -160,8 +193,8 @@ def _fit(
   size = (config.width, config.height)
   size = size[::-1] if file.orientation >= 5 else size
   scale = max(size[0] / file.width, size[1] / file.height)
-  with DECODERS[file.kind](io.BytesIO(file.data)) as picture:
-    if picture.size != (file.width, file.height):
+  with picture_decoders.find(file.kind)(io.BytesIO(file.data)) as picture:
+    if not _as_told(picture, file):
       raise ValueError(f'its size is both {picture.size} and another')
     # A JPEG can be decoded at 1/2, 1/4 or 1/8; others do not know of this.
     picture.draft(None, [math.ceil(GAP * scale * side) for side in picture.size])
@@ -171,6 +204,14 @@ def _fit(
     picture = picture if picture.mode == mode else picture.convert(mode)
     # Cuts first and resizes what is left; of RGBA with colours weighted by alpha.
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS, centering=place)
+
+
+def _as_told(picture: Image.Image, file: picture_files.PictureFile) -> bool:
+  """Whether a decoder found the size of the header; that of HEIC cuts edges off."""
+  width, height = picture.size
+  if file.kind == picture_files.HEIC:
+    return 0 < width <= file.width and 0 < height <= file.height
+  return (width, height) == (file.width, file.height)
 
 
 def _eight_bits(grey: np.ndarray) -> UInt8[np.ndarray, 'h w']:

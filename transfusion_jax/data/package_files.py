@@ -4,7 +4,11 @@ import importlib.util
 import os
 import pathlib
 
-PREFIX = 'package:'
+from transfusion_jax.core import paths
+from transfusion_jax.data import regular_files
+
+MOST_BYTES = 2**30
+"""Of a file that is read whole."""
 
 
 def read(name: str | os.PathLike[str], what: str) -> bytes:
@@ -17,10 +21,11 @@ def read(name: str | os.PathLike[str], what: str) -> bytes:
     what: what is expected there, for messages: 'a picture file'.
 
   Raises:
-    ValueError: there is no such package or file, or nothing in it.
+    ValueError: there is no such package or file, it is no regular file, or there is
+      nothing in it.
   """
   try:
-    data = _path(str(name)).read_bytes()
+    data = regular_files.read(str(_path(str(name), what)), MOST_BYTES)
   except OSError as error:
     raise ValueError(
       f'expected {what}, found {name}: {error.strerror}; check the path'
@@ -30,10 +35,10 @@ def read(name: str | os.PathLike[str], what: str) -> bytes:
   return data
 
 
-def _path(name: str) -> pathlib.Path:
-  if not name.startswith(PREFIX):
-    return pathlib.Path(name).expanduser()
-  package, _, inside = name.removeprefix(PREFIX).partition('/')
+def _path(name: str, what: str) -> pathlib.Path:
+  if not name.startswith(paths.PACKAGE):
+    return paths.local(name, what)
+  package, _, inside = name.removeprefix(paths.PACKAGE).partition('/')
   # Looking for a module inside a package would import the package.
   spec = importlib.util.find_spec(package) if package.isidentifier() else None
   if spec is None or not spec.submodule_search_locations:

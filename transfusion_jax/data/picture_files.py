@@ -9,7 +9,17 @@ import dataclasses
 import re
 import struct
 
+from transfusion_jax.data import iso_media, tiff_files
+
 JPEG, PNG, WEBP, GIF, BMP = 'JPEG', 'PNG', 'WebP', 'GIF', 'BMP'
+TIFF, PNM, AVIF, HEIC = 'TIFF', 'PNM', 'AVIF', 'HEIC'
+
+ENDINGS = (
+  *('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tiff', '.tif'),
+  *('.jfif', '.jpe', '.apng', '.avif', '.heic', '.heif'),
+  *('.ppm', '.pgm', '.pbm', '.pnm'),
+)
+"""Of the names of picture files; what is in them, their first bytes say."""
 
 PNG_KEPT = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
 JPEG_DROPPED = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # APPn but JFIF and Adobe; comments
@@ -27,6 +37,12 @@ MOST_SCANS = 32
 needs so few bytes that a file of a megabyte could keep a decoder busy for an hour."""
 
 
+PNM_SPACE = rb'(?:\s|#[^\r\n]*[\r\n])+'
+PNM_SIZE = re.compile(rb'P[1-6]%b(\d{1,9})%b(\d{1,9})\s' % (PNM_SPACE, PNM_SPACE))
+PNM_HEAD = 4096
+"""Bytes within which the size has to stand, whatever comments there are."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PictureFile:
   """A file of one of the kinds above.
@@ -37,6 +53,8 @@ class PictureFile:
     height: of the same.
     orientation: of EXIF, 1 to 8; 1, upright, if none can be read.
     data: the file, without metadata where they are easily taken out.
+    held: pixels that a decoder makes room for, where that may be more than the
+      picture's own; else 0.
   """
 
   kind: str
@@ -44,6 +62,23 @@ class PictureFile:
   height: int
   orientation: int
   data: bytes
+  held: int = 0
+
+
+def kind(data: bytes) -> str | None:
+  """The kind of file that these bytes begin, of those read here; None: another."""
+  found = (
+    (JPEG, data[:3] == b'\xff\xd8\xff'),
+    (PNG, data[:8] == b'\x89PNG\r\n\x1a\n'),
+    (WEBP, data[:4] == b'RIFF' and data[8:12] == b'WEBP'),
+    (GIF, data[:6] in (b'GIF87a', b'GIF89a')),
+    (BMP, data[:2] == b'BM'),
+    (TIFF, data[:4] in (b'II*\0', b'MM\0*')),
+    (PNM, data[:1] == b'P' and data[1:2] in b'123456' and data[2:3] in b' \t\r\n#'),
+    (AVIF, iso_media.is_avif(data)),
+    (HEIC, iso_media.is_heic(data)),
+  )
+  return next((name for name, matches in found if matches), None)
 
 
 def parse(data: bytes) -> PictureFile:
@@ -52,16 +87,20 @@ def parse(data: bytes) -> PictureFile:
   Raises:
     ValueError: it is of no kind that is read here, or ends too early.
   """
-  readers = (
-    (data[:3] == b'\xff\xd8\xff', _jpeg),
-    (data[:8] == b'\x89PNG\r\n\x1a\n', _png),
-    (data[:4] == b'RIFF' and data[8:12] == b'WEBP', _webp),
-    (data[:6] in (b'GIF87a', b'GIF89a'), _gif),
-    (data[:2] == b'BM', _bmp),
-  )
-  reader = next((reader for matches, reader in readers if matches), None)
+  readers = {
+    JPEG: _jpeg,
+    PNG: _png,
+    WEBP: _webp,
+    GIF: _gif,
+    BMP: _bmp,
+    TIFF: _tiff,
+    PNM: _pnm,
+    AVIF: _avif,
+    HEIC: _heic,
+  }
+  reader = readers.get(kind(data))
   if reader is None:
-    raise ValueError('no JPEG, PNG, WebP, GIF or BMP')
+    raise ValueError(f'no {", ".join(readers)}')
   try:
     return reader(data)
   except (struct.error, IndexError) as error:
@@ -164,6 +203,33 @@ def _bmp(data: bytes) -> PictureFile:
   (length,) = struct.unpack_from('<I', data, 14)
   width, height = struct.unpack_from('<HH' if length == 12 else '<ii', data, 18)
   return PictureFile(BMP, abs(width), abs(height), 1, data)
+
+
+def _tiff(data: bytes) -> PictureFile:
+  found = tiff_files.parse(data)
+  size = (found.width, found.height)
+  return PictureFile(TIFF, *size, found.orientation, found.data, found.held)
+
+
+def _pnm(data: bytes) -> PictureFile:
+  size = PNM_SIZE.match(data[:PNM_HEAD])
+  if size is None:
+    raise ValueError('its header is cut off')
+  return PictureFile(PNM, int(size[1]), int(size[2]), 1, data)
+
+
+def _avif(data: bytes) -> PictureFile:
+  found = iso_media.parse(data)
+  size = (found.width, found.height)
+  return PictureFile(AVIF, *size, found.orientation, found.data, found.held)
+
+
+def _heic(data: bytes) -> PictureFile:
+  """Its decoder turns pictures itself."""
+  found = iso_media.parse(data)
+  size = (found.width, found.height)
+  size = size[::-1] if found.orientation >= 5 else size
+  return PictureFile(HEIC, *size, 1, found.data, found.held)
 
 
 def _orientation(exif: bytes) -> int:

@@ -78,6 +78,18 @@ def test_what_would_not_come_back_is_refused(value):
     array_record.pack({'a': value})
 
 
+def test_deep_values_are_refused():
+  value: list = []
+  for _ in range(2000):
+    value = [value]
+  for deep in (value, {'a': value}):
+    with pytest.raises(ValueError, match='expected values that can be stored') as told:
+      array_record.pack({'deep': deep})
+    assert '\n' not in str(told.value)
+  with pytest.raises(ValueError, match='a record written by array_record.Writer'):
+    array_record.unpack(b'\x91' * 100_000)
+
+
 def test_records(corpus, check_contract):
   found = array_record.ArrayRecord(str(corpus), '')
   assert [found[n]['key'] for n in range(7)] == list('0246135')

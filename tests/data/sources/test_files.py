@@ -41,6 +41,9 @@ def test_linked_folders_are_entered_once(tmp_path):
   (tmp_path / 'data' / 'more').symlink_to(tmp_path / 'other')
   (tmp_path / 'other' / 'back').symlink_to(tmp_path / 'data')
   assert files.find(f'{tmp_path}/data', ('.x',)).names == ('a.x', 'more/b.x')
+  (tmp_path / 'data' / 'up').symlink_to(tmp_path)
+  names = ('a.x', 'more/b.x', 'up/other/b.x')
+  assert files.find(f'{tmp_path}/data', ('.x',)).names == names
 
 
 def test_what_is_no_file_is_left_out(tmp_path):
@@ -48,6 +51,72 @@ def test_what_is_no_file_is_left_out(tmp_path):
   (tmp_path / 'b.x').mkdir()
   os.mkfifo(tmp_path / 'c.x')
   assert files.find(str(tmp_path), ('.x',)).names == ('a.x',)
+
+
+def test_a_link_to_itself_is_one_broken_file(tmp_path):
+  write(tmp_path, 'a.x')
+  (tmp_path / 'b.x').symlink_to('b.x')
+  (tmp_path / 'c.x').symlink_to('d.x')
+  (tmp_path / 'd.x').symlink_to('c.x')
+  found = files.find(str(tmp_path), ('.x',))
+  assert found.names == ('a.x', 'b.x', 'c.x', 'd.x')
+  assert found.read(0) == b'0123456789'
+  for number in (1, 2, 3):
+    for use in (found.read, found.open):
+      with pytest.raises(ValueError, match=r'[bcd].x: Too many levels of symbolic'):
+        use(number)
+  with pytest.raises(ValueError, match='found a link to nothing'):
+    files.find(f'{tmp_path}/b.x', ('.x',))
+
+
+def test_what_turns_into_a_pipe_or_a_device(tmp_path):
+  """Whatever the listing said: nobody waits, and nothing is read without an end."""
+  write(tmp_path, 'a.x', 'b.x')
+  found = files.find(f'{tmp_path}/*', ('.x',))
+  for name in ('a.x', 'b.x'):
+    (tmp_path / name).unlink()
+  os.mkfifo(tmp_path / 'a.x')
+  (tmp_path / 'b.x').symlink_to('/dev/zero')
+  for number in (0, 1):
+    for use in (found.read, found.open):
+      with pytest.raises(ValueError, match=r'a regular file, found .*\.x, a pipe'):
+        use(number)
+
+
+def test_a_file_too_large(tmp_path, monkeypatch):
+  write(tmp_path, 'a.x')
+  monkeypatch.setattr(files, 'MOST_BYTES', 9)
+  found = files.find(str(tmp_path), ('.x',))
+  with pytest.raises(ValueError, match='at most 9 bytes, found .*a.x with more'):
+    found.read(0)
+  assert found.read(0, 1) == b'123456789'
+
+
+def test_what_is_passed_over_is_counted(tmp_path):
+  write(tmp_path, 'a.x', 'b.Y', 'c.y', 'deep/README', '.hidden', '.h/a.x')
+  found = files.find(str(tmp_path), ('.x',))
+  assert found.passed == {'.y': 2, 'without an ending': 1}
+  assert files.find(str(tmp_path), ('/readme',)).names == ('deep/README',)
+  assert files.find(str(tmp_path), ('.z',), ('.y',)).names == ('b.Y', 'c.y')
+
+
+@pytest.mark.parametrize('place', ['here', 'bucket', '**'])
+def test_work_directories_of_runs_are_left_out(tmp_path, bucket, place):
+  """A run that writes samples beside its own pictures finds the same pictures again."""
+  root = bucket if place == 'bucket' else tmp_path / 'data'
+  path = {'here': str(root), 'bucket': 'gs://bucket', '**': f'{root}/**'}[place]
+  write(root, 'a.x', 'deep/b.x', 'deep/config.json', 'ours/checkpoints/c.x')
+  before = files.find(path, ('.x',)).listing()
+  write(root, 'deep/run/config.json', 'deep/run/contents.json', 'deep/run/samples/1.x')
+  write(root, 'deep/run/autoencoder/config.json', 'deep/run/autoencoder/contents.json')
+  write(root, 'other/config.json', 'other/checkpoints/7/1.x')
+  found = files.find(path, ('.x',))
+  assert found.names == ('a.x', 'deep/b.x', 'ours/checkpoints/c.x')
+  assert found.listing() == before
+  assert found.passed[files.RUNS] == 2
+  if place == 'here':  # who names it, means it
+    assert files.find(f'{path}/deep/run', ('.x',)).names == ('samples/1.x',)
+    assert files.find(f'{path}/deep/run/samples/*.x', ('.x',)).names == ('1.x',)
 
 
 def test_bytes_of_a_range(tmp_path):
@@ -132,9 +201,9 @@ def test_what_may_not_be_read(bucket, forbid):
 
 BAD_PLACES = {
   'nothing there': ('none', 'found nothing at .*none; check the path'),
-  'broken link': ('broken', 'found nothing at .*broken'),
+  'broken link': ('broken', 'found a link to nothing .* at .*broken'),
   'empty folder': ('empty', 'files that end in .x, found none among the 0'),
-  'wrong ending': ('deep/b.y', 'files that end in .x, found none among the 1'),
+  'wrong ending': ('deep/b.y', r'found none among the 1 at .* \(1 .y\); check'),
   'pattern of nothing': ('*.z', 'found none among the 0'),
   'compressed': ('packed', 'found c.x.gz at .*packed, .* decompress it'),
   'compressed file': ('packed/c.x.gz', 'decompress it'),

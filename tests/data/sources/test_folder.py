@@ -1,10 +1,14 @@
 """A folder of `name.jpg` and `name.txt`, good and damaged."""
 
+import json
+import re
 import shutil
 
 import pytest
+from PIL import Image, features
 
-from transfusion_jax.data.sources import folder
+from transfusion_jax.data import images
+from transfusion_jax.data.sources import folder, source
 
 
 @pytest.fixture
@@ -46,6 +50,173 @@ def test_pictures_of_one_name_share_their_text(corpus, picture):
   (corpus / 'fox.webp').write_bytes(picture)
   found = folder.Folder(str(corpus))
   assert [found[index]['text'] for index in (2, 3)] == ['A fox,\nred.'] * 2
+
+
+def fill(folder, files):
+  for name, content in files.items():
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+def records(place):
+  found = folder.Folder(str(place))
+  return {found.name(n).removeprefix(f'{place}/'): found[n] for n in range(len(found))}
+
+
+def test_conventions_of_captions(tmp_path, picture, check_contract):
+  lines = [
+    {'file_name': 'd.png', 'text': 'D', 'size': {'w': 4}, 'captions': ['D1', 'D2']},
+    {'file_name': './deep/e.png', 'text': ['E1', 'E2']},
+  ]
+  fill(
+    tmp_path,
+    dict.fromkeys(('a.png', 'b.png', 'c.png', 'd.png', 'deep/e.png'), picture)
+    | {'f.png': picture, 'deep/g.jpg': picture, 'c.x.png': picture},
+  )
+  fill(
+    tmp_path,
+    {
+      'a.txt': b'A',
+      'b.caption': b'B\n',
+      'c.png.txt': b'C',
+      'c.x.png.caption': b'CX',
+      'alone.caption': b'alone',
+      'metadata.jsonl': '\n'.join(map(json.dumps, lines)).encode(),
+      'deep/metadata.csv': b'\xef\xbb\xbffile_name,text\r\ng.jpg,"G, ""g"""\r\n',
+    },
+  )
+  found = records(tmp_path)
+  assert {name: record['text'] for name, record in found.items()} == {
+    'a.png': 'A',
+    'alone.caption': 'alone',
+    'b.png': 'B',
+    'c.png': 'C',
+    'c.x.png': 'CX',
+    'd.png': 'D',
+    'deep/e.png': ['E1', 'E2'],
+    'deep/g.jpg': 'G, "g"',
+    'f.png': '',
+  }
+  assert found['d.png'] == {
+    'key': 'd',
+    'text': 'D',
+    'size.w': 4,
+    'captions': ['D1', 'D2'],
+    'image': picture,
+  }
+  opened = folder.Folder(str(tmp_path))
+  assert opened.summary().line() == '7 pairs, 1 image alone, 1 text alone'
+  assert opened.summary().warnings == ()
+  check_contract(opened, folder.Folder(str(tmp_path)))
+
+
+def test_of_several_texts_one_is_taken_and_told(tmp_path, picture):
+  fill(tmp_path, {'a.png': picture, 'b.png': picture, 'b.txt': b'same'})
+  fill(tmp_path, {'b.png.txt': b'same', 'a.png.caption': b'4', 'a.png.txt': b'3'})
+  fill(tmp_path, {'metadata.jsonl': b'{"file_name": "a.png", "text": "5", "n": 6}'})
+  for taken in ('3', '2', '1'):
+    if taken == '2':
+      fill(tmp_path, {'a.caption': b'2'})
+    elif taken == '1':
+      fill(tmp_path, {'a.txt': b'1'})
+    assert records(tmp_path)['a.png']['text'] == taken
+    assert records(tmp_path)['a.png']['n'] == 6
+    (told,) = folder.Folder(str(tmp_path)).summary().warnings
+    assert told.startswith(
+      '1 of the first 2 pictures with several texts have differing'
+    )
+  assert 'a.txt is taken and a.caption is not' in told
+  assert len(records(tmp_path)) == 2
+
+
+METADATA = {
+  'stranger': (
+    b'{"file_name": "none.png", "text": "x"}',
+    "names 1 .* 'none.p",
+  ),
+  'outside': (b'{"file_name": "../../a.png", "text": "x"}', 'names 1 pictures'),
+  'no file_name': (b'{"image": "a.png", "text": "x"}', 'fields are image, text'),
+  'no text': (
+    b'{"file_name": "a.png", "prompt": "x"}',
+    "no field 'text'.* prompt, ",
+  ),
+  'twice': (b'{"file_name": "a.png", "text": "x"}\n' * 2, '1 more lines of pictures'),
+}
+
+
+@pytest.mark.parametrize('case', METADATA)
+def test_metadata_that_says_nothing_is_told_of(tmp_path, case, picture):
+  content, message = METADATA[case]
+  fill(tmp_path, {'deep/a.png': picture, 'deep/metadata.jsonl': content})
+  fill(tmp_path, {'a.png': picture})
+  warnings = folder.Folder(str(tmp_path)).summary().warnings
+  assert any(re.search(message, told) for told in warnings), warnings
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    ('metadata.jsonl', b'{"file_name": "a.png"}\n \n{"file', 'metadata.jsonl: line 3'),
+    ('metadata.jsonl', b'[1]', 'line 1: expected a JSON object, found a list'),
+    ('metadata.jsonl', b'{"a":' * 500 + b'1' + b'}' * 500, 'at most 64 lists'),
+    ('metadata.csv', b'file_name,text\na.png,caf\xe9', 'metadata.csv: .*in UTF-8'),
+    ('metadata.csv', b'file_name,text\na.png,' + b'x' * 200_000, 'metadata.csv: field'),
+  ],
+)
+def test_metadata_that_is_broken(tmp_path, name, content, message, picture):
+  fill(tmp_path, {'a.png': picture, name: content})
+  with pytest.raises(ValueError, match=message) as told:
+    folder.Folder(str(tmp_path))
+  assert '\n' not in str(told.value)
+
+
+def test_metadata_alone(tmp_path):
+  fill(tmp_path, {'metadata.jsonl': b'{"file_name": "a.png"}'})
+  with pytest.raises(ValueError, match='found metadata alone'):
+    folder.Folder(str(tmp_path))
+
+
+def test_other_kinds_of_images(tmp_path, picture):
+  endings = ('avif', 'HEIC', 'jfif', 'ppm', 'tiff')
+  fill(tmp_path, {f'{n}.{e}': picture for n, e in enumerate(endings)})
+  fill(tmp_path, {'0.txt': b'zero', 'x.xyz': b'x', 'y.xyz': b'y', 'z.md': b'z'})
+  found = folder.Folder(str(tmp_path))
+  assert all(found[n]['image'] == picture for n in range(len(endings)))
+  assert found.summary().line() == (
+    '1 pair, 4 images alone; passed over: 2 .xyz, 1 .md'
+  )
+
+
+@pytest.mark.skipif(not features.check('avif'), reason='this Pillow reads no AVIF')
+def test_every_captioned_image_is_a_pair(tmp_path):
+  """4 PNG and 20 AVIF with captions: none of them becomes text alone in silence."""
+  for n in range(24):
+    shown = Image.new('RGB', (8, 8), (10 * n, 0, 0))
+    shown.save(tmp_path / f'{n}.{"png" if n < 4 else "avif"}')
+    (tmp_path / f'{n}.txt').write_text(f'number {n}')
+  found = folder.Folder(str(tmp_path))
+  assert found.summary().line() == '24 pairs'
+  config = images.ImagesConfig(4, 4, 'center', smallest=1, most_pixels=100)
+  for n in range(len(found)):
+    red = images.decode(found[n]['image'], config, None)[0, 0, 0]
+    assert abs(int(red) - 10 * int(found[n]['key'])) < 6
+
+
+def test_folders_of_before_keep_their_fingerprint(corpus, picture):
+  """It is stored with runs: so many files of the first kinds give the same one."""
+  assert folder.Folder(str(corpus)).fingerprint() == source.digest(
+    [
+      'folder',
+      [
+        ['deep/owl.PNG', 'deep/story.txt', 'fox.jpg', 'fox.txt'],
+        [len(picture), len('Naïve 狐.'.encode()), len(picture), 17],
+      ],
+    ]
+  )
+  before = folder.Folder(str(corpus))
+  (corpus / 'fox.jpg.txt').write_bytes(b'A fox,\nred.')
+  assert folder.Folder(str(corpus)).fingerprint() != before.fingerprint()
+  assert len(folder.Folder(str(corpus))) == len(before)
 
 
 def test_a_changed_folder_has_another_fingerprint(corpus, picture):

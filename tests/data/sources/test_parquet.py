@@ -1,5 +1,6 @@
 """Parquet files in Hugging Face's layout and others, good and damaged."""
 
+import base64
 import datetime
 import decimal
 import shutil
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
+from tests import tiny
+from transfusion_jax.data import corpus as corpus_lib
 from transfusion_jax.data.sources import parquet
 
 ROWS = 10
@@ -70,6 +73,89 @@ def test_columns(corpus):
   assert found[0] == {'text': 'a 0 狐', 'score': 0.5}
   everything = parquet.Parquet(f'{corpus}/a.parquet', (), 1)
   assert found.fingerprint() != everything.fingerprint()
+
+
+def test_fields_of_columns_by_dotted_paths(tmp_path, picture):
+  """As in every other format: structs, lists of them, in lists, maps, pictures."""
+  image = {'bytes': picture, 'path': 'x.png'}
+  content = pa.table(
+    {
+      'meta': [{'caption': 'a', 'by': {'name': 'me', 'id': 1}, 'image': image}],
+      'said': [[{'text': 'x', 'n': 1}, {'text': 'y', 'n': 2}]],
+      'deep': [{'list': [[{'a': [1, 2]}]]}],
+      'with.dot': ['d'],
+      'map': pa.array([[('k', 'v')]], pa.map_(pa.string(), pa.string())),
+      'shows': pa.array(
+        [[image]],
+        pa.large_list(pa.struct([('bytes', pa.binary()), ('path', pa.string())])),
+      ),
+      'big': ['unread' * 1000],
+    }
+  )
+  pq.write_table(content, tmp_path / 'a.parquet')
+  everything = parquet.Parquet(str(tmp_path), (), 1)[0]
+  for column in ('meta.caption', 'meta.by.name', 'said.text', 'with.dot', 'meta.image'):
+    found = parquet.Parquet(str(tmp_path), (column,), 1)[0]
+    assert found == {column: everything[column]}
+  both = ('meta.by.id', 'said.n', 'deep.list', 'map', 'shows')
+  found = parquet.Parquet(str(tmp_path), both, 1)
+  assert found[0] == {name: everything[name] for name in both}
+  assert found._read(0).column_names == ['meta', 'said', 'deep', 'map', 'shows']
+  assert parquet.Parquet(str(tmp_path), ('meta',), 1)[0].keys() == {
+    'meta.caption',
+    'meta.by.name',
+    'meta.by.id',
+    'meta.image',
+  }
+  assert parquet.Parquet(str(tmp_path), ('meta.image.bytes',), 1)[0] == {
+    'meta.image.bytes': picture
+  }
+  for wrong in ('meta.none', 'met', 'said.text.x', 'meta.', ''):
+    with pytest.raises(ValueError, match=f"expected a column '{wrong}' in .*said.text"):
+      parquet.Parquet(str(tmp_path), (wrong,), 1)
+
+
+def test_dotted_paths_in_a_form(tmp_path, picture):
+  """As the README promises: `form.text=meta.caption`, and pictures by their names."""
+  (tmp_path / 'a.png').write_bytes(picture)
+  rows = {'meta': [{'caption': 'a fox', 'file': 'a.png'}] * 2}
+  pq.write_table(pa.table(rows), tmp_path / 'a.parquet')
+  config = tiny.source(
+    'parquet', str(tmp_path), text='meta.caption', picture='meta.file'
+  )
+  found = corpus_lib.open_records(config)
+  assert found[1] == {'meta.caption': 'a fox', 'meta.file': picture}
+
+
+def test_pictures_by_name_in_base64_and_in_lists(tmp_path, picture, check_contract):
+  (tmp_path / 'lists').mkdir()
+  (tmp_path / 'a.png').write_bytes(picture)
+  encoded = base64.b64encode(picture).decode()
+  (tmp_path.parent / 'secret.png').write_bytes(picture)
+  content = pa.table(
+    {
+      'name': ['../a.png', f'{tmp_path}/a.png', encoded, None, '../../secret.png'],
+      'one': [[picture], [], None, [picture, picture], [picture]],
+      'names': [['../a.png'], ['../a.png'] * 2, [encoded], [None], [None, encoded]],
+      'alone': [{'bytes': None, 'path': '../a.png'}] * 3
+      + [{'bytes': picture, 'path': 'none.png'}, {'bytes': None, 'path': None}],
+    }
+  )
+  pq.write_table(content, tmp_path / 'lists' / 'a.parquet')
+  pictures = ('name', 'one', 'names', 'alone')
+  found = parquet.Parquet(str(tmp_path), pictures, 1, pictures)
+  assert [found[n] for n in range(4)] == [
+    {'name': picture, 'one': picture, 'names': picture, 'alone': picture},
+    {'name': picture, 'names': [picture] * 2, 'alone': picture},
+    {'name': picture, 'names': picture, 'alone': picture},
+    {'one': [picture] * 2, 'names': [None], 'alone': picture},
+  ]
+  with pytest.raises(ValueError, match='row 4 of group 0: .* a file below .*secret'):
+    found[4]
+  others = parquet.Parquet(str(tmp_path), pictures[1:], 1, pictures[1:])
+  assert others[4] == {'one': picture, 'names': [None, picture]}
+  check_contract(others, parquet.Parquet(str(tmp_path), pictures[1:], 1, pictures[1:]))
+  assert found.summary().line() == '5 records; passed over: 1 .png'
 
 
 def test_in_a_bucket(corpus, bucket):
@@ -190,7 +276,10 @@ def test_broken_records(tmp_path, picture):
     found[1]
   found = parquet.Parquet(f'{tmp_path}/b.parquet', (), 1)
   assert found[0] == {'text': 'ok', 'i': picture}
-  with pytest.raises(ValueError, match=r"row 1 of group 0: .* path alone, 'b.png'"):
+  assert found[1] == {'text': 'y', 'i': 'b.png'}
+  found = parquet.Parquet(f'{tmp_path}/b.parquet', (), 1, ('i',))
+  assert found[0] == {'text': 'ok', 'i': picture}
+  with pytest.raises(ValueError, match='row 1 of group 0: .*b.png: No such file'):
     found[1]
 
 

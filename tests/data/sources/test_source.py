@@ -59,3 +59,17 @@ def test_records_are_found_in_their_parts():
 def test_digests_differ():
   assert source.digest(['a', 1]) == source.digest(['a', 1])
   assert len({source.digest(each) for each in (['a', 1], ['a', 2], {'a': 1})}) == 3
+
+
+def test_a_summary_on_one_line():
+  line = source.Summary(
+    1039, pairs=1024, images=3, texts=12, passed={'.md': 1, '.xyz': 20}
+  ).line()
+  assert line == (
+    '1,024 pairs, 3 images alone, 12 texts alone; passed over: 20 .xyz, 1 .md'
+  )
+  assert source.Summary(1, pairs=1, images=0, texts=0).line() == '1 pair'
+  assert source.Summary(2, pairs=0, images=1, texts=1).line() == (
+    '1 image alone, 1 text alone'
+  )
+  assert source.Summary(1200).line() == '1,200 records'

@@ -108,7 +108,7 @@ BROKEN = {
   'text in Latin-1': ([('0.txt', b'caf\xe9')], '0.txt: expected text in UTF-8'),
   'NUL bytes': ([('0.txt', bytes(9))], '0.txt: expected text in UTF-8, found a NUL'),
   'malformed JSON': ([('0.json', b'{"a": ')], '0.json: .*a mistake'),
-  'JSON list': ([('0.json', b'[1]')], '0.json: expected an object, found list'),
+  'JSON list': ([('0.json', b'[1]')], '0.json: expected a JSON object, found a list'),
   'no number': ([('0.cls', b'cat')], '0.cls: expected a whole number'),
   'one path twice': ([('0.json', b'{"a": 1}'), ('0.json.a', b'')], "'json.a' twice"),
 }
@@ -125,6 +125,47 @@ def test_broken_records(tmp_path, case):
   assert str(told.value).startswith(f'{tmp_path}/a.tar: 0: ')
   assert '\n' not in str(told.value)
   assert found[1]['text'] == 'ok'
+
+
+def test_what_it_holds(corpus, tmp_path, picture):
+  found = web_dataset.WebDataset(str(corpus)).summary()
+  assert found.line() == (
+    '1 pair, 1 image alone, 2 texts alone; passed over: 1 .npy, 1 without an ending'
+  )
+  (told,) = found.warnings
+  assert told.startswith("the ending .png returns 1 times under the key 'part/1': ")
+  write(tmp_path / 'b.tar', [('0.jpg', picture), ('0.json', b'{"caption": "a"}')])
+  (tmp_path / 'notes.md').write_text('x')
+  found = web_dataset.WebDataset(f'{tmp_path}/*').summary()
+  assert (found.pairs, found.line()) == (None, '1 record; passed over: 1 .md')
+
+
+def test_names_with_dots_are_told_of(tmp_path, picture):
+  """24 pairs, `clip 1.00` to `clip 1.23`, are one record by the rule of keys."""
+  members = [
+    (f'a/clip {key}.{n:02}.{ending}', data)
+    for key in (1, 2)
+    for n in range(24 if key == 1 else 2)
+    for ending, data in (('png', picture), ('txt', b'a clip'))
+  ]
+  write(tmp_path / 'a.tar', members)
+  found = web_dataset.WebDataset(str(tmp_path))
+  assert found.summary().line() == '2 pairs'
+  image, text = found.summary().warnings
+  assert text == (
+    "the ending .txt returns 23 times under the key 'a/clip 1' (and 1 more): "
+    'a key ends at the first dot of the base name, so that these 24 members are one '
+    'record; write names without further dots, or name the member that is meant in '
+    "form, such as '00.txt'"
+  )
+  assert image.startswith('the ending .png returns 23 times under the key')
+
+
+def test_other_kinds_of_images(tmp_path, picture):
+  endings = ('avif', 'heic', 'jfif', 'ppm', 'TIFF')
+  write(tmp_path / 'a.tar', [(f'{n}.{e}', picture) for n, e in enumerate(endings)])
+  found = web_dataset.WebDataset(str(tmp_path))
+  assert [found[n]['image'] for n in range(len(endings))] == [picture] * len(endings)
 
 
 def test_a_name_that_comes_again_is_another_record(tmp_path):

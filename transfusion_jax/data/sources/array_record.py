@@ -19,6 +19,7 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
+from transfusion_jax.core import paths
 from transfusion_jax.data.sources import files, source
 
 SUFFIX = '.array_record'
@@ -74,6 +75,9 @@ class ArrayRecord:
 
   def fingerprint(self) -> str:
     return source.digest(['array_record', self._files.listing(), self._ends])
+
+  def summary(self) -> source.Summary:
+    return source.Summary(len(self), passed=self._files.passed)
 
   def _bytes(self, index: int) -> bytes:
     index = range(len(self))[index]
@@ -150,8 +154,10 @@ def _unfinished(path: str) -> str:
 
   Beside the file if that is possible: only then can it be renamed into its place.
   """
-  folder, name = os.path.split(os.path.expanduser(path))
-  folder = tempfile.gettempdir() if '://' in path else folder
+  if '://' in path:
+    folder, name = tempfile.gettempdir(), os.path.basename(path)
+  else:
+    folder, name = os.path.split(paths.local(path, 'files of records'))
   return os.path.join(folder, f'.{name}.')
 
 
@@ -163,7 +169,7 @@ def pack(record: Mapping[str, Any]) -> bytes:
   """
   try:
     return msgpack.packb(_checked(dict(record)), default=_extension, strict_types=True)
-  except (OverflowError, UnicodeEncodeError, TypeError) as error:
+  except (ValueError, OverflowError, TypeError, RecursionError) as error:
     raise ValueError(
       f'expected values that can be stored, found {source.one_line(error)}; leave them '
       'out'

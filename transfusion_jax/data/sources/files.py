@@ -3,33 +3,40 @@
 A place is a file, a folder (with all that is below it, linked folders too) or a pattern
 such as `shards/train-*.tar`; hidden files are left out. `gs://` wants the package
 gcsfs, `s3://` wants s3fs.
+
+The root of a place is the folder, that of the file, or the one before the first sign of
+the pattern. What stands in a record may name files below the root and no others: not by
+`..`, not by a link. A folder below the root in which a run keeps its checkpoints and
+samples is left out, so that a run can write beside its own pictures and go on.
 """
 
-import errno
+import collections
 import io
 import os
 import posixpath
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
 
 import fsspec
 import fsspec.implementations.local
 
-from transfusion_jax.data.sources import source
+from transfusion_jax.core import paths
+from transfusion_jax.data import regular_files
+from transfusion_jax.data.sources import listing, source
 
-COMPRESSED = ('.gz', '.bz2', '.xz', '.zst')
-PATTERN = '*?['
 THREADS = 16
 PAUSES = (0.5, 2.0, 8.0)
 """Seconds before a read that failed is tried again."""
 
+MOST_BYTES = 2**30
+"""Of a file that is read whole: a picture, a text."""
+
+RUNS = 'of a run (folders)'
+
 GONE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-ODD = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
-"""What is wrong with a file or its name, and will be tomorrow. Every process finds it
-alike, where a disk or a network fails one of them."""
 
 T = TypeVar('T')
 
@@ -40,6 +47,7 @@ class Files:
   Attributes:
     names: below the place, with slashes.
     sizes: in bytes.
+    passed: other files there, counted by ending, and folders of runs; no hidden ones.
   """
 
   def __init__(
@@ -48,10 +56,11 @@ class Files:
     root: str,
     names: Sequence[str],
     sizes: Sequence[int],
+    passed: Mapping[str, int],
   ):
-    """Args: system: of files; root: folder of all; names, sizes: as above."""
+    """Args: system: of files; root: folder of all; names, sizes, passed: as above."""
     self._system, self._root = system, root
-    self.names, self.sizes = tuple(names), tuple(sizes)
+    self.names, self.sizes, self.passed = tuple(names), tuple(sizes), dict(passed)
 
   def __len__(self) -> int:
     return len(self.names)
@@ -83,17 +92,40 @@ class Files:
   def read_beside(self, number: int, relative: str) -> bytes:
     """The bytes of another file, named from the folder of a file.
 
+    Args:
+      number: of the file that names it.
+      relative: its name; nothing in it is expanded.
+
     Raises:
-      ValueError: it is missing, cannot be read, or does not lie below that folder.
+      ValueError: it is missing, cannot be read, is no regular file, or does not lie
+        below the root, links followed.
     """
-    folder = posixpath.dirname(self._inner(number))
-    path = posixpath.normpath(posixpath.join(folder, relative))
-    if not path.startswith(folder.rstrip('/') + '/'):
-      raise ValueError(
-        f'expected the name of a file below {self._told(folder)}, found {relative!r}; '
-        'move the file there and name it from there'
-      )
+    path = self._beside(number, relative)
     return source.not_empty(self._read(path, 0, None), self._told(path))
+
+  def _beside(self, number: int, relative: str) -> str:
+    """The path of a file that another one names."""
+    folder, name = posixpath.dirname(self._inner(number)), relative
+    root = self._told(self._root).rstrip('/') + '/'
+    if name.startswith('file://'):
+      name = name.removeprefix('file://')
+    elif paths.is_url(name) and not self.local and name.startswith(root):
+      folder, name = self._root, name.removeprefix(root)
+    elif paths.is_url(name):
+      raise ValueError(
+        f'expected the name of a file below {root[:-1]}, found the URL {name[:200]}; '
+        'download what it names (img2dataset does many) and name the files'
+      )
+    path = posixpath.normpath(posixpath.join(folder, name))
+    if '\0' in name or not (
+      listing.inside(path, self._root)
+      and (not self.local or listing.really_inside(path, self._root, folder))
+    ):
+      raise ValueError(
+        f'expected the name of a file below {root[:-1]}, found {relative[:200]!r}; '
+        'move the file there, or give a folder that holds both as the path'
+      )
+    return path
 
   def open(self, number: int) -> io.IOBase:
     """A file to read in order, or here and there.
@@ -102,6 +134,8 @@ class Files:
       ValueError: it cannot be read.
     """
     try:
+      if self.local:
+        regular_files.check(self.path(number), os.stat(self._inner(number)))
       return self._system.open(self._inner(number), 'rb')
     except OSError as error:
       raise _unreadable(self.path(number), error) from error
@@ -124,7 +158,7 @@ class Files:
         f'expected a folder for copies of files elsewhere, found none for {path}; name '
         'one on a disk of this machine'
       )
-    folder = os.path.expanduser(folder)
+    folder = str(paths.local(folder, 'the directory of copies'))
     try:
       version = source.digest([path, self._system.ukey(inner)])
       target = os.path.join(folder, f'{version}-{posixpath.basename(path)}')
@@ -155,18 +189,25 @@ class Files:
   def _read(self, inner: str, start: int, end: int | None) -> bytes:
     for pause in (*PAUSES, None):
       try:
+        if self.local:
+          return regular_files.read(inner, MOST_BYTES, start, end)
         return self._system.cat_file(inner, start, end)
       except GONE as error:
         raise _unreadable(self._told(inner), error) from error
       except OSError as error:
-        if error.errno in ODD or pause is None:
+        if error.errno in listing.ODD or pause is None:
           raise _failing(self._told(inner), error) from error
         time.sleep(pause)
     raise AssertionError
 
 
-def find(path: str, suffixes: Sequence[str]) -> Files:
+def find(path: str, suffixes: Sequence[str], otherwise: Sequence[str] = ()) -> Files:
   """The files at a place whose names end in one of the suffixes.
+
+  Args:
+    path: of the place.
+    suffixes: in small letters; `/name.x` is a whole name.
+    otherwise: suffixes that count if there is no file with those.
 
   Raises:
     ValueError: no package reads such paths, nothing is there, or no such file, or one
@@ -174,28 +215,37 @@ def find(path: str, suffixes: Sequence[str]) -> Files:
   """
   system, place = _system(path)
   try:
-    root, found = _look(system, place)
+    root, found, runs = listing.look(system, _is_local(system), place)
   except OSError as error:
-    raise _unreadable(path, error) from error
+    raise _unreadable(error.filename or path, error) from error
   if found is None:
+    there = _is_local(system) and os.path.lexists(place)
+    what = 'a link to nothing or something else' if there else 'nothing'
     raise ValueError(
-      f'expected a file, a folder or a pattern, found nothing at {path}; check the path'
+      f'expected a file, a folder or a pattern, found {what} at {path}; check the path'
     )
   below = {name[len(root) :].lstrip('/'): size for name, size in found.items()}
-  names = sorted(name for name in below if not _hidden(name))
-  for name in names:
-    if name.lower().endswith(_packed(suffixes)):
+  below = {name: below[name] for name in sorted(below) if not listing.hidden(name)}
+  names = [name for name in below if listing.ends(name, suffixes)]
+  if otherwise and not names and any(listing.ends(name, otherwise) for name in below):
+    return find(path, otherwise)
+  for name in below:
+    if listing.ends(name, listing.packed((*suffixes, *otherwise))):
       raise ValueError(
         f'expected files that can be read at random, found {name} at {path}, which is '
         'compressed as a whole; decompress it'
       )
-  names = [name for name in names if name.lower().endswith(tuple(suffixes))]
+  others = below.keys() - set(names)
+  passed = collections.Counter(listing.ending(name) for name in others)
   if not names:
+    kinds = ', '.join(each.removeprefix('/') for each in (*suffixes, *otherwise))
+    there = ', '.join(f'{n} {ending}' for ending, n in passed.most_common(5))
     raise ValueError(
-      f'expected files that end in {", ".join(suffixes)}, found none among the '
-      f'{len(below)} at {path}; check the path and the kind of data'
+      f'expected files that end in {kinds}, found none among the {len(below)} at {path}'
+      f'{f" ({there})" * bool(there)}; check the path and the kind of data'
     )
-  return Files(system, root, names, [below[name] for name in names])
+  passed.update({RUNS: runs} if runs else {})
+  return Files(system, root, names, [below[name] for name in names], passed)
 
 
 def publish(local: str, path: str) -> None:
@@ -244,6 +294,7 @@ def exists(path: str) -> bool:
 
 def _system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
   """The file system of a path, and what the path is called there."""
+  path = paths.anywhere(path, 'a source')
   try:
     system, inner = fsspec.core.url_to_fs(path)
   except ImportError as error:
@@ -259,67 +310,13 @@ def _system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
   return system, inner.rstrip('/') or '/'
 
 
-def _look(
-  system: fsspec.AbstractFileSystem, place: str
-) -> tuple[str, dict[str, int] | None]:
-  """The folder of all, and every file's size by its path; None: nothing is there."""
-  if system.isfile(place):
-    return posixpath.dirname(place), {place: system.info(place)['size']}
-  if system.isdir(place):
-    return place, dict(_below(system, place))
-  if any(sign in place for sign in PATTERN):
-    found = system.glob(place, detail=True)
-    first = min(place.find(sign) for sign in PATTERN if sign in place)
-    root = posixpath.dirname(place[:first])
-    return root, {
-      name: info['size']
-      for name, info in found.items()
-      if info['type'] == 'file' or (info.get('islink') and not system.isdir(name))
-    }
-  return place, None
-
-
-def _below(system: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, int]]:
-  """Paths and sizes of the files in a folder."""
-  if _is_local(system):
-    yield from _walk(folder, frozenset())
-    return
-  for name, info in system.find(folder, detail=True).items():
-    yield name, info['size']
-
-
-def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
-  """The same on this machine, fast; a link back to a folder above ends there."""
-  above = above | {os.path.realpath(folder)}
-  with os.scandir(folder) as entries:
-    for entry in entries:
-      if entry.name.startswith('.'):
-        continue
-      if entry.is_dir():
-        if not entry.is_symlink() or os.path.realpath(entry) not in above:
-          yield from _walk(entry.path, above)
-      elif entry.is_file():
-        yield entry.path, entry.stat().st_size
-      elif entry.is_symlink() and not os.path.exists(entry):
-        yield entry.path, 0  # broken: told of when it is read
-
-
 def _is_local(system: fsspec.AbstractFileSystem) -> bool:
   return isinstance(system, fsspec.implementations.local.LocalFileSystem)
 
 
-def _hidden(name: str) -> bool:
-  return any(part.startswith('.') for part in name.split('/'))
-
-
-def _packed(suffixes: Sequence[str]) -> tuple[str, ...]:
-  tarball = ('.tgz',) if '.tar' in suffixes else ()
-  return tarball + tuple(kind + packed for kind in suffixes for packed in COMPRESSED)
-
-
 def _failing(path: str, error: OSError) -> Exception:
   """A ValueError for what is wrong with a name, an OSError for what fails around it."""
-  if error.errno in ODD:
+  if error.errno in listing.ODD:
     return _unreadable(path, error)
   return OSError(
     f'expected to read {path}, found {source.one_line(error) or type(error).__name__} '

@@ -4,10 +4,10 @@ import datetime
 import decimal
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from transfusion_jax.data.sources import files, source
+from transfusion_jax.data.sources import files, named_images, source
 
 PICTURE = {'bytes', 'path'}
 """The fields of a picture as Hugging Face's data sets store it."""
@@ -22,13 +22,21 @@ class Parquet:
   (some hundred rows, or about 10 MB), or as many kept as there are.
   """
 
-  def __init__(self, path: str, columns: tuple[str, ...], groups: int):
+  def __init__(
+    self,
+    path: str,
+    columns: tuple[str, ...],
+    groups: int,
+    pictures: tuple[str, ...] = (),
+  ):
     """Reads what stands at the end of every file.
 
     Args:
       path: of the files; see `files`.
-      columns: that are read; all if none is named.
+      columns: that are read, dotted paths too; all if none is named.
       groups: row groups that are kept in memory.
+      pictures: fields (dotted paths) that may name a picture file from the folder of
+        the file that names it, or hold it in base64; a record holds its bytes instead.
 
     Raises:
       ValueError: pyarrow is missing, there are no such files, one is damaged, lacks a
@@ -39,7 +47,7 @@ class Parquet:
         f'expected at least 1 row group to keep, found {groups}; raise it'
       )
     self._files = files.find(path, ('.parquet',))
-    self._columns = columns
+    self._columns, self._pictures = columns, pictures
     self._recent = Recent(groups)
     rows = self._files.map(self._rows_of_groups)
     self._groups = [
@@ -67,7 +75,13 @@ class Parquet:
         raise ValueError(
           'expected text in UTF-8, found other bytes; store them as binary'
         ) from error
-      return source.flatten({name: plain(value) for name, value in values.items()})
+      record = source.flatten({name: plain(value) for name, value in values.items()})
+      for field in self._pictures:
+        if field in record:
+          number, value = self._groups[group][0], record.pop(field)
+          found = named_images.opened(self._files, number, field, value)
+          record |= {} if found is None else {field: found}
+      return record
 
   def name(self, index: int) -> str:
     """The path and the numbers of row group and row therein, from 0."""
@@ -79,23 +93,23 @@ class Parquet:
     content = ['parquet', self._files.listing(), list(self._columns), self._ends[-1]]
     return source.digest(content)
 
+  def summary(self) -> source.Summary:
+    return source.Summary(len(self), passed=self._files.passed)
+
   def _rows_of_groups(self, number: int) -> list[int]:
     pyarrow, parquet = _pyarrow()
     path = self._files.path(number)
     try:
       with self._files.open(number) as stream:
         opened = parquet.ParquetFile(stream)
-        names, metadata = opened.schema_arrow.names, opened.metadata
+        columns, metadata = _columns(opened), opened.metadata
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
       raise ValueError(
         f'expected a Parquet file, found {path}: {source.one_line(error)}; fetch or '
         'write it again'
       ) from error
     for column in self._columns:
-      if column not in names:
-        raise ValueError(
-          f'expected a column {column!r} in {path}, found {names}; name one of these'
-        )
+      _leaves(columns, column, path)
     return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
 
   def _read(self, part: int) -> Any:
@@ -105,9 +119,10 @@ class Parquet:
     try:
       with self._files.open(number) as stream:
         opened = parquet.ParquetFile(stream, page_checksum_verification=True)
-        table = opened.read_row_group(
-          group, columns=list(self._columns) or None, use_threads=False
-        )
+        columns = _columns(opened) if self._columns else {}
+        path = self._files.path(number)
+        leaves = [leaf for c in self._columns for leaf in _leaves(columns, c, path)]
+        table = opened.read_row_group(group, columns=leaves or None, use_threads=False)
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
       raise ValueError(
         f'expected a sound row group, found {source.one_line(error)}; fetch or write '
@@ -154,19 +169,13 @@ class _Entry:
 
 
 def plain(value: Any) -> Any:
-  """A value of a row without pictures' paths, dates and decimal numbers.
+  """A value of a row without dates and decimal numbers.
 
-  Raises:
-    ValueError: a picture without its bytes.
+  A picture is its bytes, or else the path that stands beside them.
   """
   if isinstance(value, dict):
     if value.keys() == PICTURE:
-      if not value['bytes']:
-        raise ValueError(
-          f'expected the bytes of a picture, found its path alone, {value["path"]!r}; '
-          'write the files with pictures embedded'
-        )
-      return value['bytes']
+      return value['bytes'] or value['path'] or None
     return {name: plain(each) for name, each in value.items()}
   if isinstance(value, list):
     numbers = not value or isinstance(value[0], (int, float))
@@ -176,6 +185,56 @@ def plain(value: Any) -> Any:
   if isinstance(value, decimal.Decimal):
     return str(value)
   return value
+
+
+def _columns(opened: Any) -> dict[str, str]:
+  """What every stored column is called in a file, by its dotted path in a record.
+
+  Parquet has columns for what is innermost alone, and names of its own for lists:
+  'said.list.element.text' is the field `said.text` of a record. Both are in one order.
+  """
+  names = [path for field in opened.schema_arrow for path in _paths(field)]
+  stored = [opened.metadata.schema.column(n).path for n in range(len(opened.schema))]
+  if len(names) != len(stored):  # of a type that is not known here
+    return {path: path for path in stored}
+  return dict(zip(names, stored, strict=True))
+
+
+def _paths(field: Any, above: str = '') -> Iterator[str]:
+  """Dotted paths of what is innermost in a field."""
+  types = _pyarrow()[0]
+  path, kind = above + field.name, field.type
+  while isinstance(
+    kind, (types.ListType, types.LargeListType, types.FixedSizeListType)
+  ):
+    kind = kind.value_type
+  kind = getattr(kind, 'storage_type', kind)
+  if isinstance(kind, types.StructType):
+    for number in range(kind.num_fields):
+      yield from _paths(kind.field(number), f'{path}.')
+  elif isinstance(kind, types.MapType):
+    yield from (f'{path}.key', f'{path}.value')
+  else:
+    yield path
+
+
+def _leaves(columns: dict[str, str], column: str, path: str) -> list[str]:
+  """The stored columns of a column, or of a field in it, by its dotted path.
+
+  Raises:
+    ValueError: there are none.
+  """
+  found = [
+    leaf
+    for name, leaf in columns.items()
+    if name == column or name.startswith(f'{column}.')
+  ]
+  if not found:
+    raise ValueError(
+      f'expected a column {column!r} in {path}, found {list(columns)}; name one of '
+      'these'
+    )
+  return found
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ by dotted paths (`flatten`), whatever format it came in.
 
 import bisect
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,41 @@ from typing import Any, Protocol, runtime_checkable
 
 Record = dict[str, Any]
 LONGEST_REASON = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What a source holds, as far as is known without reading all of it.
+
+  Attributes:
+    records: all of them.
+    pairs: records with image and text; None: not known, as are the next two.
+    images: records with an image alone.
+    texts: records with text alone.
+    passed: files that are in no record, counted by ending; folders of runs as well.
+    warnings: what may not be as it was meant, each on one line.
+  """
+
+  records: int
+  pairs: int | None = None
+  images: int | None = None
+  texts: int | None = None
+  passed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  warnings: tuple[str, ...] = ()
+
+  def line(self) -> str:
+    """All of it but the warnings: '24 pairs, 3 images alone; passed over: 20 .xyz'."""
+    counts = {
+      'pair': self.pairs,
+      'image alone': self.images,
+      'text alone': self.texts,
+    }
+    parts = [_counted(count, what) for what, count in counts.items() if count]
+    line = ', '.join(parts) or _counted(self.records, 'record')
+    passed = sorted(self.passed.items(), key=lambda item: (-item[1], item[0]))
+    if passed:
+      line += '; passed over: ' + ', '.join(f'{n:,} {ending}' for ending, n in passed)
+    return line
 
 
 @runtime_checkable
@@ -40,6 +76,14 @@ class Source(Protocol):
 
   def fingerprint(self) -> str:
     """Hex digits that change if the corpus does, found without reading all of it."""
+
+  def summary(self) -> Summary:
+    """What it holds, for people to compare with what they meant."""
+
+
+def _counted(count: int, what: str) -> str:
+  noun, _, rest = what.partition(' ')
+  return f'{count:,} {noun}{"s" * (count != 1)} {rest}'.strip()
 
 
 def digest(content: Any) -> str:

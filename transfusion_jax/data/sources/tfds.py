@@ -1,6 +1,5 @@
 """TFDS data sets, by name or by directory, without TensorFlow."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
+from transfusion_jax.core import paths
 from transfusion_jax.data.sources import source
 
 READABLE = "builder.download_and_prepare(file_format='array_record')"
@@ -74,6 +74,9 @@ class Tfds:
   def fingerprint(self) -> str:
     return source.digest(['tfds', self._name, self._sizes, len(self)])
 
+  def summary(self) -> source.Summary:
+    return source.Summary(len(self))
+
 
 def opened(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
   """A data set by its name, or by its directory.
@@ -85,7 +88,7 @@ def opened(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     raise ValueError(
       f'expected a data set on this machine, found data_dir={data_dir!r}; copy it here'
     )
-  data_dir = os.path.expanduser(data_dir)
+  data_dir = str(paths.local(data_dir, 'directory')) if data_dir else ''
   try:
     if not name:
       return tfds.builder_from_directory(data_dir)

@@ -1,21 +1,28 @@
 """WebDataset shards: tar files whose members of one name are one record."""
 
+import collections
 import itertools
 import re
 import tarfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from transfusion_jax.data.sources import files, folder, json_lines, source
+from transfusion_jax.data.sources import files, folder, json_lines, listing, source
 
 MEMBER = re.compile(r'(?P<key>(?:.*/)?[^./][^./]*)\.(?P<field>[^/]+)')
 TEXTS = ('txt', 'text', 'caption')
+BITS = {'image': 1, 'text': 2, 'json': 4, 'cls': 0}
+"""What a summary notes of the kinds of fields; others are not read as anything."""
+
 BLOCK = 512
 
 
 class WebDataset:
   """One record for every run of members that are called the same up to the first dot.
+
+  That is the first dot of the base name, as every reader of WebDataset has it.
 
   `key`: that name. Every member is a field called after its ending, in small letters:
   text (`txt`, `text`, `caption`) as str, `cls` as int, `json` by dotted paths
@@ -30,7 +37,9 @@ class WebDataset:
       ValueError: there are no such files, one is damaged, or no member is in them.
     """
     self._files = files.find(path, ('.tar',))
-    shards = self._files.map(self._members)
+    listed = self._files.map(self._members)
+    shards = [members for members, _ in listed]
+    self._passed = sum((passed for _, passed in listed), collections.Counter())
     self._keys: list[str] = []
     self._fields: dict[str, int] = {}
     places, first, counts = [], [], []
@@ -81,9 +90,64 @@ class WebDataset:
   def fingerprint(self) -> str:
     return source.digest(['web_dataset', self._files.listing(), len(self)])
 
-  def _members(self, number: int) -> list[tuple[str, str, int, int]]:
-    """Key, field, offset and size of every member that belongs to a record."""
+  def summary(self) -> source.Summary:
+    kinds = list(dict.fromkeys(_kind(field) for field in self._names))
+    kind_of = np.asarray([kinds.index(_kind(field)) for field in self._names])
+    kind = kind_of[self._places[:, 0]]
+    bits = np.asarray([BITS.get(each, 0) for each in kinds])[kind]
+    held = np.bitwise_or.reduceat(bits, self._first[:-1])
+    image, text, unread = (held & BITS[each] > 0 for each in ('image', 'text', 'json'))
+    known = {
+      'pairs': int((image & text).sum()),
+      'images': int((image & ~text).sum()),
+      'texts': int((text & ~image).sum()),
+    }
+    passed = self._passed + collections.Counter(self._files.passed)
+    for number, count in enumerate(np.bincount(kind).tolist()):
+      if kinds[number] not in BITS:
+        passed[f'.{kinds[number]}'] += count
+    return source.Summary(
+      len(self),
+      **({} if (unread & ~text).any() else known),  # a caption may stand in JSON
+      passed=passed,
+      warnings=tuple(self._again()),
+    )
+
+  def _again(self) -> Iterator[str]:
+    """Warnings of keys under which an ending returns: their names may have dots."""
+    endings = [field.rpartition('.')[2] for field in self._names]
+    numbers = {ending: n for n, ending in enumerate(dict.fromkeys(endings))}
+    ending_of = np.asarray([numbers[ending] for ending in endings])
+    record = np.repeat(np.arange(len(self)), np.diff(self._first))
+    codes = record * len(numbers) + ending_of[self._places[:, 0]]
+    codes, counts = np.unique(codes, return_counts=True)
+    for ending, number in numbers.items():
+      places = np.flatnonzero((counts > 1) & (codes % len(numbers) == number))
+      if not len(places):
+        continue
+      worst = places[counts[places].argmax()]
+      index, count = int(codes[worst]) // len(numbers), int(counts[worst])
+      begin, end = self._first[index : index + 2]
+      fields = [self._names[n] for n in self._places[begin:end, 0].tolist()]
+      first = next(field for field in fields if field.rpartition('.')[2] == ending)
+      others = len(places) - 1
+      more = f' (and {others:,} more)' if others else ''
+      yield (
+        f'the ending .{ending} returns {count - 1:,} times under the key '
+        f'{self._keys[index]!r}{more}: a key ends at the first dot of the base name, '
+        f'so that these {count:,} members are one record; write names without further '
+        f'dots, or name the member that is meant in form, such as {first!r}'
+      )
+
+  def _members(
+    self, number: int
+  ) -> tuple[list[tuple[str, str, int, int]], collections.Counter]:
+    """Members that belong to a record, and others (not hidden ones) by ending.
+
+    Of the first key, field, offset and size.
+    """
     path, found = self._files.path(number), []
+    passed = collections.Counter()
     try:
       with self._files.open(number) as stream:
         with tarfile.open(fileobj=stream, mode='r:') as opened:
@@ -92,6 +156,8 @@ class WebDataset:
             if named and member.isreg():
               key, field = named['key'], named['field'].lower()
               found.append((key, field, member.offset_data, member.size))
+            elif not member.isdir() and not listing.hidden(member.name):
+              passed[listing.ending(member.name)] += 1
             opened.members = []  # else it keeps them all
           end = opened.offset
         stream.seek(end)
@@ -102,7 +168,15 @@ class WebDataset:
         f'expected a whole tar file, found {path}: {source.one_line(error)}; fetch or '
         'write it again'
       ) from error
-    return found
+    return found, passed
+
+
+def _kind(field: str) -> str:
+  """What a field is taken for: an image, text, or its ending."""
+  ending = field.rpartition('.')[2]
+  if f'.{ending}' in folder.PICTURES:
+    return 'image'
+  return 'text' if ending in TEXTS else ending
 
 
 def decode(key: str, members: dict[str, bytes]) -> source.Record:
