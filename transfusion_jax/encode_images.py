@@ -20,7 +20,6 @@ that see one DIR, which may be a bucket, share the files out: `--processes=4` an
 `--process=0` to `--process=3`; they need not run at the same time.
 """
 
-import pathlib
 import posixpath
 import time
 from concurrent import futures
@@ -32,7 +31,7 @@ from ml_collections import config_flags
 from tqdm.contrib import logging as tqdm_logging
 
 from transfusion_jax import config, feeds, trained
-from transfusion_jax.core import command, log
+from transfusion_jax.core import command, log, paths
 from transfusion_jax.data import corpus, encoded, encoding
 from transfusion_jax.data.sources import array_record
 from transfusion_jax.training import mesh
@@ -56,7 +55,8 @@ def main() -> None:
     source = run.data.sources[_SOURCE.value]
     records = corpus.open_records(source)
     devices = mesh.make(mesh.MeshConfig(-1, 1, 1, 1), jax.local_devices())
-    directory = pathlib.Path(run.autoencoder.checkpoint)
+    checkpoint = run.autoencoder.checkpoint
+    directory = paths.local(checkpoint, 'autoencoder.checkpoint')
     frozen = trained.codec_from(directory, devices, deviation=1.0)
     with futures.ThreadPoolExecutor(_THREADS.value) as pool:
       encoder = encoding.Encoder(
@@ -69,6 +69,7 @@ def main() -> None:
         broken=run.data.broken,
         pool=pool,
       )
+      encoder.check()
       encoder.try_out()
       manifest = encoded.Manifest(
         autoencoder=feeds.identity(frozen),
@@ -78,8 +79,9 @@ def main() -> None:
         source=records.fingerprint(),
         files=_FILES.value,
       )
-      encoded.claim(_OUTPUT.value, manifest)
-      _write(encoder)
+      output = paths.anywhere(_OUTPUT.value, '--output')
+      encoded.claim(output, manifest)
+      _write(encoder, output)
 
 
 def _settings() -> config.TransfusionRun:
@@ -104,9 +106,9 @@ def _settings() -> config.TransfusionRun:
   return run
 
 
-def _write(encoder: encoding.Encoder) -> None:
+def _write(encoder: encoding.Encoder, output: str) -> None:
   """Writes those files of this process that are not there yet."""
-  prefix, count = posixpath.join(_OUTPUT.value, encoder.name), _FILES.value
+  prefix, count = posixpath.join(output, encoder.name), _FILES.value
   sizes = {
     number: len(encoding.span(len(encoder.records), number, count))
     for number in range(_PROCESS.value, count, _PROCESSES.value)
@@ -127,7 +129,7 @@ def _write(encoder: encoding.Encoder) -> None:
   except KeyboardInterrupt as stop:
     raise command.Exit(130, 'stopped; the same command goes on from here') from stop
   speed = pictures / max(time.monotonic() - began, 1e-6)
-  log.info(f'{_OUTPUT.value}: {pictures:,} pictures encoded, {speed:,.1f} a second')
+  log.info(f'{output}: {pictures:,} pictures encoded, {speed:,.1f} a second')
 
 
 if __name__ == '__main__':

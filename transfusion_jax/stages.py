@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 import transfusion_jax
 from transfusion_jax import build, config, feeds, results, trained
 from transfusion_jax.core import command, log, sealed_json, tree
-from transfusion_jax.data import pipeline
+from transfusion_jax.data import inspection, pipeline
 from transfusion_jax.training import (
   checkpoint_reader,
   goodput,
@@ -45,6 +45,8 @@ def check(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) 
 def claim(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) -> None:
   """Makes a folder this run's in all of its stages, which `check` has passed."""
   for each, stage_run in _stages(place, run):
+    if processes.leads():
+      inspection.announce(stage_run.data)
     each.claim(config.to_dict(stage_run), pipeline.contents(stage_run.data), allowed)
 
 

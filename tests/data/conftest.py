@@ -5,7 +5,19 @@ import dataclasses
 import pytest
 
 from tests import tiny
-from transfusion_jax.data import emoji_scenes, images, pipeline, tokenizer_config
+from transfusion_jax.data import (
+  emoji_scenes,
+  images,
+  mixture,
+  pipeline,
+  tokenizer_config,
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_said():
+  """What the log says once in a process, it says once in a test."""
+  mixture.said.clear()
 
 
 @pytest.fixture(scope='session')

@@ -82,3 +82,50 @@ def test_what_is_not_captioned_is_refused(mini, records):
     opened(mini, path=records, form='text')
   with pytest.raises(ValueError, match="expected the field 'words'"):
     opened(mini, path=records, text='words')
+
+
+@pytest.fixture
+def gappy(tmp_path):
+  """Ten records, of which those with an even number lack picture or caption."""
+  (tmp_path / 'a.png').write_bytes(images.encode_png(picture(1)))
+  lines = []
+  for number in range(10):
+    record = {'image': 'a.png', 'text': f'caption {number}'}
+    if number % 2 == 0:
+      record[('image', 'text')[number // 2 % 2]] = ''
+    lines.append(json.dumps(record))
+  (tmp_path / 'all.jsonl').write_text('\n'.join(lines))
+  return str(tmp_path / 'all.jsonl')
+
+
+def test_others_stand_in_for_what_lacks_picture_or_caption(mini, gappy):
+  found = opened(mini, path=gappy)
+  found.check()
+  for numbers in ([1, 3, 5], [0, 2, 4], [4, 3, 0, 9], [0]):
+    made = dict(found.sound(numbers))
+    assert len(made) == len(numbers)
+    assert all(number % 2 for number in made)
+    assert {n for n in numbers if n % 2} <= set(made)
+    for number, each in made.items():
+      assert each.captions == (f'caption {number}',)
+  assert list(dict(found.sound([1, 9, 3]))) == [1, 9, 3]  # as they were asked for
+  assert sorted(dict(found.sound(range(10)))) == [1, 3, 5, 7, 9]
+  assert list(dict(found.sound([0, 2]))) == list(dict(found.sound([0, 2])))
+
+
+def test_nothing_captioned_is_told_before_a_run(mini, gappy):
+  found = opened(mini, path=gappy, heldout=0.5)  # those with even numbers
+  with pytest.raises(
+    ValueError, match='captioned pictures in .*none among 5, the last'
+  ):
+    found.check()
+  with pytest.raises(
+    ValueError, match='captioned pictures in .*none among 5, the last'
+  ):
+    list(found.sound([0, 1]))
+
+
+def test_scenes_are_all_captioned(mini):
+  scenes = opened(mini, kind='emoji_scenes')
+  scenes.check()
+  assert list(dict(scenes.sound([5, 2]))) == [5, 2]

@@ -11,6 +11,7 @@ from tests import tiny
 from transfusion_jax.data import (
   corpus,
   documents,
+  epochs,
   images,
   inspection,
   packing,
@@ -242,10 +243,14 @@ def test_sources_that_are_not_there_are_found_at_once(mixed, tmp_path):
   [
     (
       {'form': {'text': 'captoin'}},
-      "photos: expected the field 'captoin' .* text; name",
+      "photos: expected the field 'captoin' .* text .*; name",
     ),
     ({'tokenizer': {'kind': 'words'}}, "found 'words', which is for emoji scenes"),
-    ({'image_slots': 0}, 'photos: expected documents of at most .* data.image_slots'),
+    (
+      {'image_slots': 0},
+      r'photos: expected documents for this stage, found none among 40, the last: '
+      r'.*\.png: a document with an image.* data.image_slots',
+    ),
     ({'images': {'smallest': 50}}, r'photos: .*png: .* sides of at least 50'),
   ],
 )
@@ -270,7 +275,7 @@ def test_what_would_end_a_run_is_found_before_it(mixed, changes, message):
 def test_sources_of_one_size_go_in_orders_of_their_own(photos, mixed):
   opened = pipeline.collections(mixed, 'train')['photos']
   one, again, other = (
-    [corpus.Endless(opened, name=name, seed=0)._order[k] for k in range(20)]
+    [epochs.Endless(opened, name=name, seed=0)._order[k] for k in range(20)]
     for name in ('one', 'one', 'other')
   )
   assert one == again != other

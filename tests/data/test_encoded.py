@@ -1,6 +1,7 @@
 """Stored latents are found, and found to be those of a run or not."""
 
 import dataclasses
+import json
 import os
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_what_slips_through_is_a_broken_document_in_one_line(data, latents, tmp_
   )
   tokens = dataclasses.replace(data.tokenizer, kind='bytes')
   for path, moments, message in (
-    (latents, False, 'found ndarray; .* or set data.moments=true'),
+    (latents, False, r'found float16\[4, 4, 8\]; .* or set data.moments=true'),
     (tmp_path / 'bare', True, 'expected latents from encode_images .* found bytes'),
   ):
     config = of(data, a=stored(path), moments=moments)
@@ -149,3 +150,37 @@ def test_what_slips_through_is_a_broken_document_in_one_line(data, latents, tmp_
     )
     with pytest.raises(ValueError, match=message):
       next(batches)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    *('', '[]', '5', 'null', '{}', '[' * 999, '{"autoencoder": "0123"}', '\xff'),
+    *(
+      json.dumps(dataclasses.asdict(MANIFEST) | changed)
+      for changed in (
+        {'fields': 5},
+        {'fields': [5]},
+        {'fields': 'image'},
+        {'height': '32'},
+        {'height': True},
+        {'autoencoder': None},
+        {'more': 1},
+      )
+    ),
+  ],
+)
+def test_what_is_no_manifest_is_one_line(data, latents, text):
+  (latents / 'encoded.json').write_text(text, encoding='latin-1')
+  with pytest.raises(ValueError) as error:
+    encoded.check(of(data, a=stored(latents)))
+  assert str(error.value).startswith(
+    f'expected {latents}/encoded.json as encode_images'
+  )
+  assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_manifest_may_begin_with_a_byte_order_mark(data, latents):
+  manifest = latents / 'encoded.json'
+  manifest.write_bytes(b'\xef\xbb\xbf' + manifest.read_bytes())
+  encoded.check(of(data, a=stored(latents)))

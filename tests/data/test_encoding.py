@@ -204,3 +204,26 @@ def test_a_picture_that_does_not_fit_is_found_at_once():
     encoder = encoding.Encoder('some', Some([]), (), SIZE, refuse, 4, 0.0, pool)
     with pytest.raises(ValueError, match=r'found \(4, 4, 6, 3\)'):
       encoder.try_out()
+
+
+def check(records, **options):
+  options = {'fields': ('image',), 'batch': 4, 'broken': 0.0, **options}
+  with futures.ThreadPoolExecutor(1) as pool:
+    encoding.Encoder(
+      'some', Some(records), pictures=SIZE, encode=Colours(), pool=pool, **options
+    ).check()
+
+
+@pytest.mark.parametrize('value', [None, '', b'', [], [None, b'']])
+def test_nothing_to_encode_is_found_first(value):
+  records = [{'text': 'a', 'image': value}] * 500
+  with pytest.raises(ValueError, match=r"images in data.sources.some, .*'image'.*; "):
+    check(records)
+  check([{'text': 'a', 'image': [b'', picture(3)]}, *records[:200]])
+
+
+def test_why_nothing_can_be_encoded_is_said():
+  with pytest.raises(
+    ValueError, match='found none in 9 of its records, the last: no d'
+  ):
+    check([ValueError('no disk')] * 9)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transfusion_jax.data import documents, forms, images
 PIXELS = np.full((24, 40, 3), 200, np.uint8)
 PICTURE = images.encode_png(PIXELS)
 SIZE = images.ImagesConfig(8, 16, 'random', smallest=1, most_pixels=10**6)
+CENTRE = dataclasses.replace(SIZE, crop='center')
 
 
 def make(kind, record, seed=0, pictures=SIZE, **changes):
@@ -109,7 +111,9 @@ def test_moments_are_taken_as_they_are():
   moments = np.zeros((4, 4, 6), np.float16)
   (image,) = make('picture', {'image': moments}, pictures=None)
   assert image.pixels is moments
-  with pytest.raises(ValueError, match=r'found ndarray; .* set data.moments=true'):
+  with pytest.raises(
+    ValueError, match=r'found float16\[4, 4, 6\]; .* data.moments=true'
+  ):
     make('picture', {'image': moments})
   with pytest.raises(ValueError, match=r'latents from encode_images .* found bytes'):
     make('picture', {'image': PICTURE}, pictures=None)
@@ -147,3 +151,73 @@ def test_what_is_refused(kind, record, message):
 def test_shares_are_shares(field):
   with pytest.raises(ValueError, match=f'expected {field} from 0 to 1, found 1.5'):
     make('text', {}, **{field: 1.5})
+
+
+JUNK = [
+  *(None, '', ' \n', 'text', 'half \ud800', b'', b'bytes', b'\x89PNG', PICTURE),
+  *(0, -1, 2**70, 1.5, float('nan'), True, {}, {'a': {'b': 1}}, (), ('a',), {1}),
+  *([], [[]], [None], ['a', 3], [[['a']]], [PICTURE], [PICTURE, PICTURE], [b'x'], [{}]),
+  *(np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros(3, np.uint8)),
+  *(np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 7), np.uint8), PIXELS),
+  *(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((4, 4, 6), np.float16), np.float32(3)),
+]
+"""Values of all kinds, for any field."""
+
+
+def deep(levels):
+  value = 'a'
+  for _ in range(levels):
+    value = [value]
+  return value
+
+
+@pytest.mark.parametrize(
+  'kind', ['captioned', 'text', 'picture', 'interleaved', 'edit', 'question']
+)
+@pytest.mark.parametrize('pictures', [CENTRE, None])
+def test_whatever_a_field_holds_is_a_document_or_one_line(kind, pictures):
+  rng = np.random.default_rng(0)
+  values = [*JUNK, deep(900)]
+  section = dataclasses.replace(tiny.source('folder', 'x').form, kind=kind)
+  form = forms.Form(section, pictures)
+  outcomes = []
+  for seed in range(600):
+    names = ('image', 'text', 'answer', 'result')
+    record = {name: values[rng.integers(len(values))] for name in names}
+    outcomes.append(refusal(form.document, record, np.random.default_rng(seed)))
+    outcomes.append(refusal(form.captioned, record))
+  for said in filter(None, outcomes):
+    assert len(said.splitlines()) == 1
+    assert re.match('expected .*, found .*; ', said), said
+  assert any(outcomes)
+  assert not all(outcomes) or kind in ('edit', 'question')
+
+
+def refusal(make, *args):
+  """What a ValueError says; empty if there was none."""
+  try:
+    make(*args)
+  except ValueError as error:
+    return str(error)
+  return ''
+
+
+def test_a_list_of_one_picture_is_a_picture():
+  for value in (PICTURE, [PICTURE], PIXELS, [PIXELS]):
+    assert told(make('picture', {'image': value})) == [(True, 1.0)]
+  moments = np.zeros((4, 4, 6), np.float16)
+  assert told(make('picture', {'image': [moments]}, pictures=None)) == [(True, 1.0)]
+  with pytest.raises(ValueError, match=r"one image .* list of 2; .*'interleaved'"):
+    make('captioned', {'image': [PICTURE, PICTURE], 'text': 'a'})
+
+
+def test_grey_pixels_are_pictures():
+  for shape in ((8, 16), (8, 16, 1)):
+    (image,) = make('picture', {'image': np.full(shape, 7, np.uint8)})
+    np.testing.assert_array_equal(image.pixels, np.full((8, 16, 3), 7))
+
+
+def test_names_of_fields_may_have_dots():
+  record = {'meta.picture': PICTURE, 'meta.caption': 'a fox'}
+  changes = {'picture': 'meta.picture', 'text': 'meta.caption', 'caption_drop': 0.0}
+  assert 'a fox' in told(make('captioned', record, **changes))

@@ -46,7 +46,8 @@ def fetch(index: int) -> layout.Sequence:
 def packer(rows=ROWS, window=8, count=1, limit=None):
   """Batches of all rows, from so many shards."""
   make = lambda index: [fetch(index)]  # noqa: E731
-  members = {'all': mixture.Member(make, limit, mixture.Schedule((1.0,), (0,)))}
+  schedule = mixture.Schedule((1.0,), (0,))
+  members = {'all': mixture.Member(make, limit, schedule, size=10**6)}
 
   def of_shard(shard):
     mixed = mixture.Mixture(

@@ -1,7 +1,11 @@
 """Pictures with all their captions, to compare with what a model draws and says."""
 
+import itertools
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
+from transfusion_jax.core import log
 from transfusion_jax.data import corpus, documents, emoji_scenes, held_out, images
 
 
@@ -39,6 +43,63 @@ class CaptionedPictures:
   def __getitem__(self, index: int) -> documents.Captioned:
     """One of them; a ValueError names what is broken."""
     return self._collection.captioned(index)
+
+  def sound(self, numbers: Sequence[int]) -> Iterator[tuple[int, documents.Captioned]]:
+    """Those that have picture and caption, each with its number.
+
+    In place of one that lacks either or is broken comes another, drawn by lot, as long
+    as there are any.
+
+    Args:
+      numbers: those that are wanted, all different.
+
+    Raises:
+      ValueError: there is none.
+    """
+    others, found, left_out = self._others(numbers), 0, 0
+    for wanted in numbers:
+      for number in itertools.chain([wanted], others):
+        try:
+          made = self[number]
+        except ValueError as error:
+          last, left_out = error, left_out + 1
+          if left_out <= held_out.NAMED:
+            log.info(f'left out: {error}')
+          continue
+        found += 1
+        yield number, made
+        break
+    if not found:
+      raise ValueError(
+        f'expected captioned pictures in {self._name}, found none among {left_out}, '
+        f'the last: {last}; name another source or other fields in its form'
+      ) from last
+
+  def check(self) -> None:
+    """Looks through the first for one that has picture and caption.
+
+    Raises:
+      ValueError: there is none among them.
+    """
+    for number in range(looked := min(held_out.LOOKED, len(self))):
+      try:
+        _ = self[number]
+        return
+      except ValueError as error:
+        last = error
+    raise ValueError(
+      f'expected captioned pictures in {self._name}, found none among {looked}, the '
+      f'last: {last}; name another source or other fields in its form'
+    ) from last
+
+  def _others(self, numbers: Sequence[int]) -> Iterator[int]:
+    """All but these, each once, drawn by lot."""
+    taken, random = set(numbers), np.random.default_rng(len(numbers))
+    while len(taken) < len(self):
+      number = int(random.integers(len(self)))
+      if number not in taken:
+        taken.add(number)
+        yield number
 
   def choose(self, count: int, seed: int) -> list[int]:
     """Numbers of so many pictures, all different, in random order; 0: of all.

@@ -2,20 +2,18 @@
 
   files -> records (`sources`) -> documents (`forms`) -> parts that fit into rows
 
-Every epoch is shuffled anew. A share of the records, evenly spread, can be held out of
-training; it makes up the split 'test'.
+A share of the records, evenly spread, can be held out of training; it makes up the
+split 'test'.
 """
 
-import contextlib
 import dataclasses
 import functools
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
-import grain
 import numpy as np
 
+from transfusion_jax.core import paths
 from transfusion_jax.data import (
   documents,
   emoji_scenes,
@@ -33,8 +31,11 @@ from transfusion_jax.data.sources import (
   web_dataset,
 )
 
-SAMPLE = 50
-"""Records that are looked at before a run begins."""
+SAMPLE = 300
+"""Records in which a field is looked for before a run begins."""
+
+LEAST_HELDOUT = 1e-9
+"""The smallest share that can be held out: one of as many as Grain can shuffle."""
 
 GROUPS = 16
 """Row groups of Parquet files that are kept in memory."""
@@ -96,11 +97,15 @@ class SourceConfig:
         f'{self.form.kind!r}; use one'
       )
     _ = self.schedule  # which is checked
-    if not 0 <= self.heldout <= 0.5 or self.epochs < 0:
+    held = self.heldout == 0 or LEAST_HELDOUT <= self.heldout <= 0.5
+    if not held or self.epochs < 0:
       raise ValueError(
         f'expected heldout from 0 to 0.5 and epochs >= 0, found {self.heldout} and '
         f'{self.epochs}; change them'
       )
+    places = ('directory',) if self.kind == 'tfds' else ('path', 'directory')
+    for name in places:  # absolute, as they are to be found from other folders too
+      object.__setattr__(self, name, paths.anywhere(getattr(self, name), name))
 
   @property
   def scenes(self) -> bool:
@@ -125,8 +130,14 @@ class Collection(Protocol):
   def captioned(self, index: int) -> documents.Captioned:
     """The first picture of one, and all that is said of it; a ValueError names it."""
 
+  def name(self, index: int) -> str:
+    """Where one of them stands, for people."""
+
   def fingerprint(self) -> str:
     """What it holds, in short, to notice when it has changed."""
+
+  def summary(self) -> source.Summary | None:
+    """What it holds, for people; None where the config says all there is to say."""
 
   def check(self) -> None:
     """Raises ValueError if it cannot be what was meant."""
@@ -156,9 +167,15 @@ class Scenes:
     shown = self._scenes[index].pictures[0]
     return documents.Captioned(shown.pixels, (shown.caption,))
 
+  def name(self, index: int) -> str:
+    return f'scene {index}'
+
   def fingerprint(self) -> str:
     """How many there are: what is in them stands in the config."""
     return f'{len(self)} scenes'
+
+  def summary(self) -> None:
+    """Nothing but what stands in the config."""
 
   def check(self) -> None:
     """Nothing can be wrong with them."""
@@ -177,45 +194,50 @@ class Records:
     return held if self._split == 'test' else len(self._records) - held
 
   def document(self, index: int, rng: np.random.Generator) -> documents.Document:
-    with self._named(index) as place:
-      return self._form.document(self._records[place], rng)
+    with documents.named(lambda: self.name(index)):
+      return self._form.document(self._records[self._place(index)], rng)
 
   def captioned(self, index: int) -> documents.Captioned:
-    with self._named(index) as place:
-      return self._form.captioned(self._records[place])
+    with documents.named(lambda: self.name(index)):
+      return self._form.captioned(self._records[self._place(index)])
+
+  def name(self, index: int) -> str:
+    return self._records.name(self._place(index))
 
   def fingerprint(self) -> str:
     return self._records.fingerprint()
 
+  def summary(self) -> source.Summary:
+    return self._records.summary()
+
   def check(self) -> None:
-    """Looks at some records, evenly spread, for the fields that documents are made of.
+    """Looks through some records, evenly spread, for the fields of documents.
 
     Raises:
-      ValueError: a field is in none of them.
+      ValueError: there is no record, or a field is in none of them.
     """
+    if not len(self):
+      raise ValueError(
+        f'expected records for the split {self._split!r}, found none of the '
+        f'{len(self._records)}, as every {self._stride}th from the first is held out; '
+        'set heldout=0, or add records'
+      )
     found: set[str] = set()
-    for index in np.unique(np.linspace(0, len(self) - 1, SAMPLE).astype(int)):
+    unread: ValueError | None = None
+    for index in spread(len(self), SAMPLE):
       try:
-        found |= self._records[self._place(int(index))].keys()
-      except ValueError:
-        continue  # counted when its turn comes
+        found |= self._records[self._place(index)].keys()
+      except ValueError as error:
+        unread = error
+      if found.issuperset(self._form.fields):
+        return
     missing = [field for field in self._form.fields if field not in found]
-    if found and missing:
+    if found:  # else each of them is broken, which is told with the documents
+      told = f'; of those that cannot be read one is {unread}' if unread else ''
       raise ValueError(
         f'expected the field {missing[0]!r} in some of the records, found '
-        f'{", ".join(sorted(found))}; name the fields in `form`, or take another form'
-      )
-
-  @contextlib.contextmanager
-  def _named(self, index: int) -> Iterator[int]:
-    """The place of a record, whose name is put before what is wrong with it."""
-    place = self._place(index)
-    try:
-      yield place
-    except ValueError as error:
-      name = self._records.name(place)
-      raise ValueError(str(error) if name in str(error) else f'{name}: {error}') from (
-        error
+        f'{", ".join(sorted(found))} ({self.summary().line()}); name the fields in '
+        f'`form`, or take another form{told}'
       )
 
   def _place(self, index: int) -> int:
@@ -224,6 +246,12 @@ class Records:
     if self._split == 'test':
       return index * self._stride
     return index + index // (self._stride - 1) + 1
+
+
+def spread(count: int, most: int) -> list[int]:
+  """Up to `most` of the numbers below `count`, evenly spread and in mixed order."""
+  numbers = np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+  return np.random.default_rng(0).permutation(numbers).tolist()
 
 
 def open_collection(
@@ -290,43 +318,3 @@ def _tfds(config: SourceConfig) -> source.Source:
   from transfusion_jax.data.sources import tfds
 
   return tfds.Tfds(config.path, config.split, config.directory)
-
-
-class Endless:
-  """Documents by an index without end: epoch after epoch, each in an order of its own.
-
-  Index and seed decide the document and all that is left to chance in it.
-  """
-
-  def __init__(self, collection: Collection, *, name: str, seed: int):
-    """Shuffles.
-
-    Args:
-      collection: the documents.
-      name: of the source, so that two of the same size do not go side by side; scenes
-        go by the seed alone, unless they are made tasks of.
-      seed: of the order and of what is left to chance.
-
-    Raises:
-      ValueError: there are no documents, or more than can be shuffled.
-    """
-    if not 1 <= len(collection) <= MOST:
-      raise ValueError(
-        f'expected 1 to {MOST:,} documents in data.sources.{name}, found '
-        f'{len(collection):,}; give it another path, or divide it into several sources'
-      )
-    self._collection = collection
-    plain = isinstance(collection, Scenes) and not collection.tasks
-    salt = 0 if plain else zlib.crc32(name.encode())
-    self._entropy = (seed % 2**32, salt)
-    numbers = grain.MapDataset.range(len(collection))
-    self._order = numbers.shuffle(seed=(seed + salt) % 2**32).repeat()
-
-  def __getitem__(self, index: int) -> documents.Document:
-    rng = np.random.default_rng(np.random.SeedSequence((*self._entropy, index)))
-    return self._collection.document(int(self._order[index]), rng)
-
-
-def limit(config: SourceConfig, collection: Collection) -> int | None:
-  """Documents that training takes from a source in all; None: without end."""
-  return config.epochs * len(collection) if config.epochs else None

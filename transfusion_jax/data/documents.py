@@ -1,6 +1,8 @@
 """A document: text and images in reading order, before any of it is a number."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float16, UInt8
@@ -46,3 +48,27 @@ class Captioned:
 
 
 Document = tuple[Text | Image, ...]
+
+
+class Unsuited(ValueError):
+  """A document that is sound, and that a stage of training has no use for.
+
+  Attributes:
+    reason: of what kind the document is, and by whom it is passed over.
+  """
+
+  def __init__(self, reason: str, place: str = ''):
+    super().__init__(f'{place}: {reason}' if place else reason)
+    self.reason = reason
+
+
+@contextlib.contextmanager
+def named(name: Callable[[], str]) -> Iterator[None]:
+  """Puts the name of a document before what is wrong with it, all on one line."""
+  try:
+    yield
+  except ValueError as error:
+    reason, place = (' '.join(each.splitlines()) for each in (str(error), name()))
+    if isinstance(error, Unsuited):
+      raise Unsuited(error.reason, place) from error
+    raise ValueError(reason if place in reason else f'{place}: {reason}') from error

@@ -8,7 +8,9 @@ that its own autoencoder would make of its own pictures.
 import dataclasses
 import json
 import posixpath
+from typing import Any
 
+from transfusion_jax.core import json_text
 from transfusion_jax.data import corpus, pipeline
 from transfusion_jax.data.sources import array_record, files
 from transfusion_jax.data.sources import source as source_lib
@@ -189,9 +191,22 @@ def _read(folder: str) -> Manifest | None:
     return None
   data = files.find(path, (MANIFEST,)).read(0)
   try:
-    return Manifest(**json.loads(data))
-  except (ValueError, TypeError) as error:
+    return _manifest(json_text.parse_object(data))
+  except ValueError as error:
     raise ValueError(
-      f'expected {path} as encode_images writes it, found none of its fields alone '
+      f'expected {path} as encode_images writes it, found something else '
       f'({source_lib.one_line(error)}); encode the source again'
     ) from error
+
+
+def _manifest(values: dict[str, Any]) -> Manifest:
+  """What a file says, its types checked; ValueError if they are others."""
+  types = {field.name: field.type for field in dataclasses.fields(Manifest)}
+  if values.keys() != types.keys():
+    raise ValueError(f'expected {sorted(types)}, found {sorted(values)}')
+  for name, value in values.items():
+    kind = list if name == 'fields' else types[name]
+    texts = value if kind is list and isinstance(value, list) else []
+    if type(value) is not kind or not all(isinstance(each, str) for each in texts):
+      raise ValueError(f'expected {name} of type {types[name]}, found {value!r}')
+  return Manifest(**values)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float16, UInt8
 
-from transfusion_jax.data import forms, images, mixture
+from transfusion_jax.data import corpus, forms, images, mixture
 from transfusion_jax.data.sources import array_record, source
 
 T = TypeVar('T')
@@ -68,6 +68,25 @@ class Encoder:
       ValueError: the autoencoder does not take pictures of this size.
     """
     _arrays(self.encode(self._blank()))
+
+  def check(self) -> None:
+    """Looks through some records, evenly spread, for an image.
+
+    Raises:
+      ValueError: none of them holds one.
+    """
+    numbers = corpus.spread(len(self.records), corpus.SAMPLE)
+    reason: Any = f'nothing in the fields {sorted({*self.fields})}'
+    for index in numbers:
+      try:
+        if _held(self.records[index], self.fields):
+          return
+      except ValueError as error:
+        reason = error
+    raise ValueError(
+      f'expected images in data.sources.{self.name}, found none in {len(numbers)} of '
+      f'its records, the last: {reason}; name other fields in `form`, or another source'
+    )
 
   def write(
     self, prefix: str, number: int, files: int, tell: Callable[[int], object]

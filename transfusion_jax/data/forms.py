@@ -181,19 +181,26 @@ class Form:
         f'expected text in the fields of {self._config.kind!r} documents, found '
         f'{type(value).__name__}; name a field that holds text'
       )
+    _check_characters(value)
     return (documents.Text(value, learn),) if value.strip() else ()
 
   def _shown(self, value: Any, rng, *, cap: float, learn=True) -> documents.Document:
+    if len(several := listed(value)) > 1:
+      raise ValueError(
+        f'expected one image in the fields {self._config.pictures}, found a list of '
+        f"{len(several)}; take form.kind='interleaved', or name other fields in `form`"
+      )
+    (value,) = several or [None]
     if not given(value):
       return ()
     if self._pictures is not None:
       value = images.decode(
         picture_bytes(value, self._config.pictures), self._pictures, rng
       )
-    elif not isinstance(value, np.ndarray):
+    elif not _is_moments(value):
       raise ValueError(
         f'expected latents from encode_images in {self._config.pictures}, found '
-        f'{type(value).__name__}; encode these fields too, or set data.moments=false'
+        f'{_kind(value)}; encode these fields too, or set data.moments=false'
       )
     return (documents.Image(value, learn, cap),)
 
@@ -207,11 +214,18 @@ def picture_bytes(value: Any, fields: Sequence[str]) -> bytes:
   if isinstance(value, bytes):
     return value
   if isinstance(value, np.ndarray) and value.dtype == np.uint8:
-    return images.encode_png(value)
+    grey = value.ndim == 2 or value.shape[2:] == (1,)
+    pixels = np.repeat(value.reshape(*value.shape[:2], 1), 3, 2) if grey else value
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
+      raise ValueError(
+        f'expected pixels [height, width, 3] in {tuple(fields)}, found '
+        f'{list(value.shape)}; store them so, or as files'
+      )
+    return images.encode_png(pixels)
   latents = ', or set data.moments=true' if isinstance(value, np.ndarray) else ''
   raise ValueError(
-    f'expected the bytes of a picture in {tuple(fields)}, found '
-    f'{type(value).__name__}; name a field that holds pictures{latents}'
+    f'expected the bytes of a picture in {tuple(fields)}, found {_kind(value)}; '
+    f'name a field that holds pictures{latents}'
   )
 
 
@@ -223,6 +237,28 @@ def given(value: Any) -> bool:
 def listed(value: Any) -> list[Any]:
   """What a field holds, as a list."""
   return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _is_moments(value: Any) -> bool:
+  """Whether a value may be moments of latents, [y, x, 2 c]."""
+  array = isinstance(value, np.ndarray)
+  return array and value.dtype == np.float16 and value.ndim == 3 and value.size > 0
+
+
+def _kind(value: Any) -> str:
+  array = isinstance(value, np.ndarray)
+  return f'{value.dtype}{list(value.shape)}' if array else type(value).__name__
+
+
+def _check_characters(text: str) -> None:
+  """Raises ValueError for halves of characters (surrogates), which no file can hold."""
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f'expected text of whole characters, found half of one at {error.start}; save it '
+      'as UTF-8 again'
+    ) from error
 
 
 def _demand(met: Any, what: str, config: FormConfig) -> None:

@@ -11,6 +11,9 @@ from transfusion_jax.data import corpus, documents, emoji_scenes, images
 NAMED = 5
 """Documents that were left out and are named in the log."""
 
+LOOKED = 300
+"""Documents among which one is looked for that can be measured on."""
+
 
 def opened(
   config: corpus.SourceConfig,
@@ -77,24 +80,50 @@ class HeldOut:
     self._count = min(count or there, there)
     self.left_out = 0
 
+  def require(self, *, text: bool = False, images: bool = False) -> None:
+    """Checks that there is something to measure on, before a model is there.
+
+    Args:
+      text: whether a document has to hold text that is learnt.
+      images: whether one has to hold an image that is learnt.
+
+    Raises:
+      ValueError: none of the first documents is sound, or holds these.
+    """
+    wanted = {documents.Text: text, documents.Image: images}
+    looked = min(LOOKED, self._count)
+    kinds = {kind for kind, needed in wanted.items() if needed}
+    for document in self._sound(looked, named=0):
+      if kinds <= {type(each) for each in document if each.learn}:
+        return
+    needed = ' and '.join(kind.__name__.lower() for kind in wanted if kind in kinds)
+    raise ValueError(
+      f'expected documents with {needed} that is learnt in {self._name}, found none '
+      f'among {looked}; name another source, or other fields in `form`'
+    )
+
   def __iter__(self) -> Iterator[documents.Document]:
     """The documents; `left_out` is how many there were besides.
 
     Raises:
       ValueError: all are left out.
     """
+    yield from self._sound(self._count, named=NAMED)
+
+  def _sound(self, count: int, named: int) -> Iterator[documents.Document]:
+    """Those of the first that are sound, some others named in the log."""
     self.left_out = 0
-    for index in range(self._count):
+    for index in range(count):
       try:
         document = self._collection.document(index, np.random.default_rng(index))
       except ValueError as error:
         self.left_out += 1
-        if self.left_out <= NAMED:
+        if self.left_out <= named:
           log.info(f'left out: {error}')
-        if self.left_out == self._count:
+        if self.left_out == count:
           raise ValueError(
             f'expected documents to measure on in {self._name}, found none of '
-            f'{self._count} sound, the last: {error}; name another path or other fields'
+            f'{count} sound, the last: {error}; name another path or other fields'
           ) from error
         continue
       yield document

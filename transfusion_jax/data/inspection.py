@@ -1,9 +1,24 @@
 """What a user can mend in the data of a run, found before anything is made of it."""
 
-from transfusion_jax.data import corpus, emoji_tasks, layout, pipeline
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from transfusion_jax.core import log
+from transfusion_jax.data import (
+  corpus,
+  documents,
+  emoji_tasks,
+  epochs,
+  layout,
+  pipeline,
+)
 
 TRIED = 8
-"""Documents of a source that are made before a run begins."""
+"""Broken documents of a source after which no sound one is looked for."""
+
+LOOKED = 1000
+"""Documents of a source among which one is looked for that a stage has a use for."""
 
 
 def check(config: pipeline.DataConfig, patches: int) -> None:
@@ -15,13 +30,11 @@ def check(config: pipeline.DataConfig, patches: int) -> None:
   """
   plan = layout.Layout(pipeline.tokenizer(config), patches=patches)
   _check_rows(config, plan)
-  for name, opened in pipeline.collections(config, 'train').items():
-    endless = corpus.Endless(opened, name=name, seed=0)
-    try:
-      opened.check()
-      _check_documents(config, plan, endless)
-    except ValueError as error:
-      raise ValueError(f'data.sources.{name}: {error}') from error
+  _check_documents(
+    _with_fields(pipeline.collections(config, 'train')),
+    lambda document: pipeline.laid_out(config, plan, document),
+    'raise data.image_slots, or leave the source out of data.sources',
+  )
 
 
 def check_pictures(config: pipeline.DataConfig) -> None:
@@ -30,13 +43,44 @@ def check_pictures(config: pipeline.DataConfig) -> None:
   Raises:
     ValueError: there is none, one cannot be opened, or none is held out.
   """
-  for split in ('train', 'test'):
-    opened = pipeline.collections(pipeline.with_pictures(config), split)
-    if not any(len(each) for each in opened.values()):
-      raise ValueError(
-        f'expected pictures for the split {split!r}, found none in data.sources; give '
-        'a source of pictures, and heldout=0.01 to measure on some of them'
-      )
+  config = pipeline.with_pictures(config)
+  train, test = (pipeline.collections(config, split) for split in ('train', 'test'))
+  take = lambda document: pipeline.one_picture(document, 0)  # noqa: E731
+  _check_documents(
+    _with_fields(train),
+    take,
+    "set its form.kind='text', or leave it out of data.sources",
+  )
+  held_out = {name: opened for name, opened in test.items() if len(opened)}
+  if not held_out:
+    raise ValueError(
+      "expected pictures for the split 'test', found none in data.sources; give a "
+      'source of pictures, and heldout=0.01 to measure on some of them'
+    )
+  _check_documents(
+    held_out,
+    take,
+    'raise its heldout (every 1/heldout-th record, from the first, is held out to '
+    'measure on), for example to 0.1',
+  )
+
+
+def announce(config: pipeline.DataConfig) -> None:
+  """Tells in the log what every source holds, once in a process.
+
+  Raises:
+    ValueError: a source cannot be opened.
+  """
+  for name, opened in pipeline.collections(config, 'train').items():
+    if (held := opened.summary()) is not None:
+      _tell(f'data.sources.{name}', held.line(), tuple(held.warnings))
+
+
+@functools.cache
+def _tell(name: str, line: str, warnings: tuple[str, ...]) -> None:
+  log.info(f'{name}: {line}')
+  for each in warnings:
+    log.warning(f'{name}: {each}')
 
 
 def _check_rows(config: pipeline.DataConfig, plan: layout.Layout) -> None:
@@ -65,14 +109,52 @@ def _check_size(config: pipeline.DataConfig) -> None:
     )
 
 
+def _with_fields(
+  sources: dict[str, corpus.Collection],
+) -> dict[str, corpus.Collection]:
+  """The same, once each was found to be what was meant."""
+  for name, opened in sources.items():
+    with documents.named(lambda name=name: f'data.sources.{name}'):
+      opened.check()
+  return sources
+
+
 def _check_documents(
-  config: pipeline.DataConfig, plan: layout.Layout, endless: corpus.Endless
+  sources: dict[str, corpus.Collection],
+  make: Callable[[documents.Document], Any],
+  way_out: str,
 ) -> None:
-  """Raises what is wrong with some documents if it is wrong with all of them."""
-  for index in range(TRIED):
+  """Checks that something can be made of a document of every source.
+
+  Args:
+    sources: by name.
+    make: raises what is wrong with a document, or with all of them.
+    way_out: where documents are sound, and none is for this stage.
+
+  Raises:
+    ValueError: a source has no documents, only broken ones, or none for this stage.
+  """
+  for name, opened in sources.items():
+    with documents.named(lambda name=name: f'data.sources.{name}'):
+      _check_some(epochs.Endless(opened, name=name, seed=0), make, way_out)
+
+
+def _check_some(endless: epochs.Endless, make, way_out: str) -> None:
+  looked = min(LOOKED, len(endless))
+  unsuited, broken = [], []
+  for index in range(looked):
     try:
-      pipeline.cut(config, plan.document(endless[index]))
+      endless.made(index, make)
       return
+    except documents.Unsuited as error:
+      unsuited.append(error)
     except ValueError as error:
-      wrong = error
-  raise wrong
+      broken.append(error)
+    if len(broken) == TRIED:
+      break
+  if len(broken) == TRIED or not unsuited:
+    raise broken[-1]
+  raise ValueError(
+    f'expected documents for this stage, found none among {looked}, the last: '
+    f'{unsuited[-1]}; {way_out}'
+  ) from unsuited[-1]

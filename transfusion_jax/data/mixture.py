@@ -12,16 +12,23 @@ meant to give.
 Document k of shard v of V is document v + k V of its source's shuffled epochs: random
 access, so that the state is a few integers for every source, and nothing that was read
 ahead is part of it.
+
+Broken documents are counted anew in every pass, which is as many documents as the
+source has: one that is broken is broken every time, and counts once a pass. A document
+that is sound but not for this stage (`documents.Unsuited`) is passed over and not
+counted.
 """
 
 import bisect
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
 from transfusion_jax.core import log
+from transfusion_jax.data import documents
 
 OTHER = -1
 """The phase of a state that was reached with other weights."""
@@ -30,7 +37,14 @@ NAMED = 20
 """Broken documents of a source and a shard whose names are logged."""
 
 LEAST = 20
-"""Broken documents of a source that a shard always forgives."""
+"""Broken documents of a source that a shard forgives in every pass."""
+
+PASSES = 20
+"""Passes through a source in which a shard finds nothing before it gives up."""
+
+
+said: set[str] = set()
+"""What the log of this process has said of documents, on any shard and in any stage."""
 
 
 class Ticket(NamedTuple):
@@ -60,7 +74,8 @@ class Schedule:
         'expected as many weights as steps in `since`, ascending from 0, found weights='
         f'{self.weights} and since={self.since}; use (1.0,) and (0,) for one weight'
       )
-    if min(self.weights) < 0 or not any(self.weights):
+    sound = all(math.isfinite(weight) and weight >= 0 for weight in self.weights)
+    if not sound or not any(self.weights):
       raise ValueError(
         f'expected weights of at least 0 and one above, found {self.weights}; raise '
         'one, or remove the source'
@@ -77,14 +92,16 @@ class Member:
 
   Attributes:
     make: the parts of the document at an index, always the same; a ValueError says that
-      the document is broken.
+      the document is broken, or (`documents.Unsuited`) of no use here.
     limit: documents that it gives in all, on all shards; None: without end.
     schedule: its share.
+    size: documents of the source.
   """
 
   make: Callable[[int], Sequence[Any]]
   limit: int | None
   schedule: Schedule
+  size: int
 
 
 class Mixture:
@@ -117,14 +134,17 @@ class Mixture:
       {step for m in members.values() for step in m.schedule.since}
     )
     self._phase = 0
-    self._counts = {name: {'next': 0, 'filled': 0, 'broken': 0} for name in members}
+    self._counts = {
+      name: {'next': 0, 'filled': 0, 'pass': 0, 'broken': 0} for name in members
+    }
+    self._idle = dict.fromkeys(members, 0)  # documents since the last that was of use
     self._ahead = {name: collections.deque() for name in members}
 
   def draw(self, step: int) -> list[tuple[Ticket, Any]]:
     """The next document in parts, and where they come from; nothing at the very end.
 
     Raises:
-      ValueError: too many documents of a source were broken.
+      ValueError: too many documents of a source are broken, or none is of use.
     """
     self._enter(bisect.bisect_right(self._changes, step) - 1)
     while (name := self._due(step)) is not None:
@@ -133,8 +153,9 @@ class Mixture:
       try:
         parts = self._made(name, index)
       except ValueError as error:
-        self._forgive(name, error)
+        self._leave_out(name, error)
         continue
+      self._idle[name] = 0
       self._counts[name]['filled'] += sum(map(len, parts))
       return [(Ticket(name, index, k), part) for k, part in enumerate(parts)]
     return []
@@ -153,7 +174,7 @@ class Mixture:
 
   def get_state(self) -> dict[str, Any]:
     """Where it stands, for JSON: of each source the next document, positions filled
-    since the weights changed, and broken documents.
+    since the weights changed, and the pass with its broken documents.
     """
     counts = {name: dict(count) for name, count in self._counts.items()}
     return {'phase': self._phase, 'weights': self._weights(), 'sources': counts}
@@ -164,6 +185,7 @@ class Mixture:
       known = state['sources'].get(name, {})
       count.update({key: int(known.get(key, 0)) for key in count})
       self._ahead[name].clear()
+      self._idle[name] = 0
     same = state['weights'] == self._weights()
     self._phase = int(state['phase']) if same else OTHER
 
@@ -204,20 +226,51 @@ class Mixture:
         ahead.append(self._pool.submit(self._make, name, later))
     return ahead.popleft().result()
 
+  def _leave_out(self, name: str, error: ValueError) -> None:
+    member = self._members[name]
+    if isinstance(error, documents.Unsuited):
+      if (known := f'{name}: {error.reason}') not in said:
+        said.add(known)
+        log.info(f'data.sources.{name}: passed over: {error}')
+    else:
+      self._forgive(name, error)
+    self._idle[name] += 1
+    if self._idle[name] > max(LEAST, PASSES * member.size):
+      raise ValueError(
+        f'expected something of use in data.sources.{name}, found nothing in '
+        f'{self._idle[name]} documents, the last: {error}; mend it, or leave it out'
+      )
+
   def _forgive(self, name: str, error: ValueError) -> None:
-    count = self._counts[name]
+    count, member = self._counts[name], self._members[name]
+    number, place = divmod(count['next'] - 1, member.size)
+    if number != count['pass']:
+      count.update({'pass': number, 'broken': 0})
     count['broken'] += 1
-    forgive(name, error, count['broken'], of=count['next'], allowed=self._allowed)
+    if count['broken'] <= NAMED and (line := f'{name}: left out: {error}') not in said:
+      said.add(line)
+      log.warning(line)
+    of = member.size if number else place + 1
+    check_broken(name, error, count['broken'], of=of, allowed=self._allowed)
 
 
 def forgive(
   name: str, error: ValueError, broken: int, *, of: int, allowed: float
 ) -> None:
-  """Leaves a broken document out.
+  """Leaves a broken document out; args and errors as `check_broken`."""
+  if broken <= NAMED:
+    log.warning(f'{name}: left out: {error}')
+  check_broken(name, error, broken, of=of, allowed=allowed)
+
+
+def check_broken(
+  name: str, error: ValueError, broken: int, *, of: int, allowed: float
+) -> None:
+  """Checks that not too many documents are broken.
 
   Args:
     name: of the source.
-    error: what is wrong with the document.
+    error: what is wrong with the last of them.
     broken: documents so far, with this one.
     of: documents so far, sound and broken.
     allowed: share that may be broken.
@@ -225,8 +278,6 @@ def forgive(
   Raises:
     ValueError: it is one too many.
   """
-  if broken <= NAMED:
-    log.warning(f'{name}: left out: {error}')
   if broken > max(LEAST, allowed * of):
     raise ValueError(
       f'expected at most {allowed:.2%} broken documents in data.sources.{name}, found '

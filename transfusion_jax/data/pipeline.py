@@ -20,6 +20,7 @@ from transfusion_jax.data import (
   documents,
   emoji_scenes,
   emoji_tasks,
+  epochs,
   images,
   iterators,
   layout,
@@ -32,6 +33,18 @@ from transfusion_jax.data import (
 
 AHEAD = 4
 """Documents of a source that a shard has made ahead where there are threads."""
+
+
+RANGES = {
+  'rows': (1, 2**20),
+  'row_length': (1, 2**24),
+  'shards': (1, 2**20),
+  'window': (1, 2**16),
+  'image_slots': (0, 2**16),
+  'threads': (0, 1024),
+  'prefetch': (0, 1024),
+}
+"""What numbers of a config may be; beyond the highest, memory or threads run out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +66,9 @@ class DataConfig:
       'split' into rows, 'truncate' to one, 'refuse' as if it were broken.
     long_pictures: the same of a document with pictures. No picture is ever parted.
     broken: share of a source's documents that may be broken or refused; they are left
-      out and named in the log, and beyond this share (and 20 in a shard) the run ends.
+      out and named in the log, and beyond this share (and 20 in a shard and a pass
+      through the source) the run ends. What is not for a stage is not broken: images
+      alone train the autoencoder, and text alone a model without image slots.
     shards: of the documents, each packed into its own rows of a batch. They are part of
       the order of the data, like the seed. A host packs the shards in which its rows
       lie: one shard makes every host pack all rows, one a row none that it lacks.
@@ -80,14 +95,13 @@ class DataConfig:
   prefetch: int
 
   def __post_init__(self):
-    for name in ('rows', 'row_length', 'shards', 'window'):
-      if getattr(self, name) < 1:
-        found = getattr(self, name)
-        raise ValueError(f'expected {name} of at least 1, found {found}; raise it')
-    for name in ('image_slots', 'threads', 'prefetch'):
-      if getattr(self, name) < 0:
-        found = getattr(self, name)
-        raise ValueError(f'expected {name} >= 0, found {found}; use 0 for none')
+    for name, (low, high) in RANGES.items():
+      found = getattr(self, name)
+      if not low <= found <= high:
+        raise ValueError(
+          f'expected {name} of at least {low} and at most {high}, found {found}; '
+          'change it'
+        )
     if not 0 <= self.broken <= 1:
       raise ValueError(
         f'expected broken from 0 to 1, found {self.broken}; use a share, such as 0.01'
@@ -175,7 +189,7 @@ def batches(
     pad=plan.tokenizer.special.pad,
   )
   members = _members(
-    config, 'train', seed, lambda document, _: cut(config, plan.document(document))
+    config, 'train', seed, lambda document, _: laid_out(config, plan, document)
   )
 
   def make(shard: int, pool) -> packing.Packer:
@@ -198,7 +212,7 @@ def pictures(
     rows: of every batch, those that are wanted, ascending.
   """
   config = with_pictures(config)
-  members = _members(config, split, seed, _one_picture)
+  members = _members(config, split, seed, one_picture)
 
   def make(shard: int, pool) -> iterators.Drawn:
     each = config.rows // config.shards
@@ -253,11 +267,12 @@ def _members(
 
   def member(name: str, opened: corpus.Collection) -> mixture.Member:
     source = config.sources[name]
-    endless = corpus.Endless(opened, name=name, seed=seed)
+    endless = epochs.Endless(opened, name=name, seed=seed)
     return mixture.Member(
-      make=lambda index: parts(endless[index], index),
-      limit=corpus.limit(source, opened),
+      make=lambda index: endless.made(index, lambda document: parts(document, index)),
+      limit=epochs.limit(source, opened),
       schedule=source.schedule,
+      size=len(endless),
     )
 
   opened = collections(config, split)
@@ -291,9 +306,22 @@ def _iterate(config: DataConfig, make, stack, rows) -> grain.DatasetIterator:
   )
 
 
-def cut(config: DataConfig, sequence: layout.Sequence) -> list[layout.Sequence]:
-  """A document as sequences that fit into rows, as the config wishes."""
-  pictures = len(sequence.images)
+def laid_out(
+  config: DataConfig, plan: layout.Layout, document: documents.Document
+) -> list[layout.Sequence]:
+  """A document as sequences that fit into rows, as the config wishes.
+
+  Raises:
+    ValueError: it does not fit, or (`documents.Unsuited`) has images where rows hold
+      none.
+  """
+  pictures = sum(isinstance(each, documents.Image) for each in document)
+  if pictures and not config.image_slots:
+    raise documents.Unsuited(
+      'a document with an image, which a transformer of text alone has no use for '
+      '(data.image_slots=0)'
+    )
+  sequence = plan.document(document)
   policy = config.long_pictures if pictures else config.long_texts
   if len(sequence) <= config.row_length and pictures <= config.image_slots:
     return [sequence]
@@ -308,9 +336,15 @@ def cut(config: DataConfig, sequence: layout.Sequence) -> list[layout.Sequence]:
   return list(parts) if policy == 'split' else [next(parts)]
 
 
-def _one_picture(document: documents.Document, index: int) -> list[np.ndarray]:
-  """One picture of every document, so that stories do not count more."""
+def one_picture(document: documents.Document, index: int) -> list[np.ndarray]:
+  """One picture of every document, so that stories do not count more.
+
+  Raises:
+    documents.Unsuited: it has none.
+  """
   shown = [each.pixels for each in document if isinstance(each, documents.Image)]
   if not shown:
-    raise ValueError('expected a picture in the document, found none; leave it out')
+    raise documents.Unsuited(
+      'a document without an image, which an autoencoder has no use for'
+    )
   return [shown[index % len(shown)]]

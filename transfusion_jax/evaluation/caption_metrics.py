@@ -9,6 +9,7 @@ close to the others, and not to be compared with them.
 """
 
 import dataclasses
+import itertools
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -85,8 +86,8 @@ class Captions:
   ) -> Iterator[tuple[str, float | report.Gallery]]:
     """Scores over all pictures, and the first captions."""
     said, references, tiles = [], [], []
-    for start in range(0, len(self._chosen), self._rows):
-      part = [self._held[k] for k in self._chosen[start : start + self._rows]]
+    chosen = (each for _, each in self._held.sound(self._chosen))
+    while part := list(itertools.islice(chosen, self._rows)):
       captions = writer.caption(
         [each.picture for each in part], limit=self._config.limit
       )

@@ -7,6 +7,7 @@ protocol of papers on MS-COCO is 30,000 captions drawn by lot from its validatio
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -138,20 +139,19 @@ class Drawings:
   def _prompts(self) -> list[str]:
     """A caption of every picture that was chosen, of several one by lot."""
     found = []
-    for number in self._asked:
-      captions = self._held[number].captions
+    for number, each in self._held.sound(self._asked):
+      captions = each.captions
       random = np.random.default_rng((self._config.seed, number))
       found.append(captions[int(random.integers(len(captions)))])
     return found
 
   def _pictures(self) -> Float[np.ndarray, 'n f']:
     """Features of the pictures to compare with; they are the same at every step."""
-    return np.concatenate(
-      [
-        self._features(np.stack([self._held[k].picture for k in self._compared[part]]))
-        for part in self._parts(self._compared)
-      ]
-    )
+    shown = (each.picture for _, each in self._held.sound(self._compared))
+    found = []
+    while part := list(itertools.islice(shown, self._rows)):
+      found.append(self._features(np.stack(part)))
+    return np.concatenate(found)
 
   def _parts(self, items: Sequence) -> Iterator[slice]:
     for start in range(0, len(items), self._rows):
