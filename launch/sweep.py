@@ -50,9 +50,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for all that the sweep writes.')
 _METRIC = flags.DEFINE_string('metric', '-loss', 'Score that trials are ranked by.')
-_PROCESSES = flags.DEFINE_integer('processes', 1, 'Trials at a time.', lower_bound=1)
+_PROCESSES = flags.DEFINE_integer('processes', 1, 'Trials at a time.', 1, 1024)
 _TRIALS = flags.DEFINE_list('trials', [], 'Numbers of trials; all if there are none.')
-_RETRIES = flags.DEFINE_integer('retries', 1, 'After failures.', lower_bound=0)
+_RETRIES = flags.DEFINE_integer('retries', 1, 'After failures.', 0, 2**16)
 _ON_FAILURE = flags.DEFINE_enum(
   'on-failure', 'skip', ['skip', 'stop'], 'What becomes of the others.'
 )
