@@ -182,7 +182,7 @@ def test_every_button_makes_a_task(file, kind, press):
   [
     ('draw', ('a zeppelin', 1), "expected words of the vocabulary.*'zeppelin'"),
     ('draw', ('a ' * 50, 1), 'expected a prompt that leaves room in 40 positions'),
-    ('draw', ('a', 0), 'expected count of at least 1'),
+    ('draw', ('a', 0), 'expected count from 1'),
     ('describe', (None, ''), 'expected a picture, found none'),
     ('describe', ('none.png', ''), 'none.png'),
     ('edit', (None, 'a'), 'expected a picture, found none'),
