@@ -56,7 +56,9 @@ BELOW = {
   **dict.fromkeys(SHARED, ('trained', *BELOW['trained'])),
 }
 BELOW = {**BELOW, 'buttons': ('orders', *BELOW['orders'])}
-BELOW = {**BELOW, 'page': ('buttons', *BELOW['buttons'])}
+BELOW = {**BELOW, 'uploads': ('core',)}
+BELOW = {**BELOW, 'gate': ('uploads', 'core')}
+BELOW = {**BELOW, 'page': ('buttons', 'gate', 'uploads', *BELOW['buttons'])}
 BELOW = {**BELOW, 'studio': ('orders', *BELOW['orders'])}
 BELOW = {**BELOW, 'stages': ('feeds', 'results', *BELOW['feeds'])}
 BELOW = {
