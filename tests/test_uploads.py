@@ -79,9 +79,7 @@ def test_an_upload_is_taken(folder):
 def test_every_other_path_is_refused_alike(folder, path):
   if isinstance(path, str):
     path = path.replace('{folder}', str(folder)).replace('{tmp}', str(folder.parent))
-  with pytest.raises(
-    ValueError, match='^expected a file that was uploaded'
-  ):
+  with pytest.raises(ValueError, match='^expected a file that was uploaded'):
     uploads.check(path, folder)
 
 

@@ -87,7 +87,6 @@ def build(
     with found.Row():
       for field in drawing:
         field.render()
-  page.queue(max_size=WAITING, api_open=False)
   return page
 
 
@@ -111,6 +110,7 @@ def serve(
     'hosts': hosts(host, port, names),
     'addresses': host in EVERYWHERE,
   }
+  page.queue(max_size=WAITING, api_open=False)
   page.launch(
     server_name=host,
     server_port=port,
