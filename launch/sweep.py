@@ -38,7 +38,7 @@ from ml_collections import config_flags
 
 from launch import trial_processes
 from transfusion_jax import config, preflight
-from transfusion_jax.core import command, log
+from transfusion_jax.core import command, log, paths
 from transfusion_jax.evaluation import pages
 from transfusion_jax.sweeping import ledger as ledger_lib
 from transfusion_jax.sweeping import page, scores, sharing, table
@@ -64,7 +64,7 @@ _RESULTS_ONLY = flags.DEFINE_boolean('results-only', False, 'Run nothing.')
 def main() -> None:
   """Checks all trials, then runs them or says how, and writes what came of them."""
   with command.user_errors():
-    trials, root = _trials(), pathlib.Path(_WORKDIR.value)
+    trials, root = _trials(), paths.local(_WORKDIR.value, '--workdir')
     chosen = _chosen(_TRIALS.value, len(trials))
   places = [workdir.Workdir(root / 'trials' / each.name) for each in trials]
   if _DRY_RUN.value or _LAUNCHER.value:
