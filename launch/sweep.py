@@ -38,7 +38,7 @@ from ml_collections import config_flags
 
 from launch import trial_processes
 from transfusion_jax import config, preflight
-from transfusion_jax.core import command, log
+from transfusion_jax.core import command, log, paths
 from transfusion_jax.evaluation import pages
 from transfusion_jax.sweeping import ledger as ledger_lib
 from transfusion_jax.sweeping import page, scores, sharing, table
@@ -50,9 +50,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for all that the sweep writes.')
 _METRIC = flags.DEFINE_string('metric', '-loss', 'Score that trials are ranked by.')
-_PROCESSES = flags.DEFINE_integer('processes', 1, 'Trials at a time.', lower_bound=1)
+_PROCESSES = flags.DEFINE_integer('processes', 1, 'Trials at a time.', 1, 1024)
 _TRIALS = flags.DEFINE_list('trials', [], 'Numbers of trials; all if there are none.')
-_RETRIES = flags.DEFINE_integer('retries', 1, 'After failures.', lower_bound=0)
+_RETRIES = flags.DEFINE_integer('retries', 1, 'After failures.', 0, 2**16)
 _ON_FAILURE = flags.DEFINE_enum(
   'on-failure', 'skip', ['skip', 'stop'], 'What becomes of the others.'
 )
@@ -64,7 +64,7 @@ _RESULTS_ONLY = flags.DEFINE_boolean('results-only', False, 'Run nothing.')
 def main() -> None:
   """Checks all trials, then runs them or says how, and writes what came of them."""
   with command.user_errors():
-    trials, root = _trials(), pathlib.Path(_WORKDIR.value)
+    trials, root = _trials(), paths.local(_WORKDIR.value, '--workdir')
     chosen = _chosen(_TRIALS.value, len(trials))
   places = [workdir.Workdir(root / 'trials' / each.name) for each in trials]
   if _DRY_RUN.value or _LAUNCHER.value:

@@ -171,30 +171,35 @@ def main(argv: Sequence[str]) -> int:
     resource = _resource(asked)
     resource.create()
     command_line.check_remote(asked.command, resource.pod.hosts)
-    if asked.attempts < 1:
-      raise ValueError(
-        f'expected at least one attempt, found {asked.attempts}; change --attempts'
+  # Of this user alone: where anybody may write, a link could lie in its place.
+  with tempfile.TemporaryDirectory() as folder:
+    archive = str(pathlib.Path(folder) / f'{asked.name}.tgz')
+    stages = _stages(resource, archive, asked.setup, asked.command)
+    if asked.dry_run:
+      _print(resource, archive, stages, keep=asked.keep)
+      return 0
+    parser.need('gcloud', 'install the Google Cloud CLI, or see --dry-run')
+    keeper = Keeper(resource, asked.attempts)
+    if keeper.state() == UNKNOWN:
+      parser.error(
+        f'expected gcloud to answer, found {keeper.trouble!r}; correct --project and '
+        '--zone, or log in'
       )
-  archive = str(pathlib.Path(tempfile.gettempdir()) / f'{asked.name}.tgz')
-  stages = _stages(resource, archive, asked.setup, asked.command)
-  if asked.dry_run:
-    _print(resource, archive, stages, keep=asked.keep)
-    return 0
-  parser.need('gcloud', 'install the Google Cloud CLI, or see --dry-run')
-  keeper = Keeper(resource, asked.attempts)
-  if keeper.state() == UNKNOWN:
-    parser.error(
-      f'expected gcloud to answer, found {keeper.trouble!r}; correct --project and '
-      '--zone, or log in'
-    )
-  subprocess.run(queued_resource.pack(archive), check=True)
+    subprocess.run(queued_resource.pack(archive), check=True)
+    return _keep(keeper, stages, keep=asked.keep)
+
+
+def _keep(
+  keeper: Keeper, stages: Sequence[Sequence[Sequence[str]]], *, keep: bool
+) -> int:
+  """Runs all stages, and gives the machines back however that ends."""
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     return keeper.run(stages)
   except KeyboardInterrupt:
     return _INTERRUPTED
   finally:
-    if not asked.keep and keeper.state() != ABSENT:
+    if not keep and keeper.state() != ABSENT:
       keeper.give_back()
     signal.signal(signal.SIGTERM, before)
 
@@ -206,13 +211,14 @@ def _parser() -> command_line.Parser:
   parser.add_argument('--project', required=True, help='of Google Cloud')
   parser.add_argument('--zone', required=True, help='for example us-west4-a')
   parser.add_argument('--topology', required=True, help='for example v5e:16x16')
-  parser.add_argument('--slices', type=int, default=1, help='of that topology')
+  count = command_line.whole(1, command_line.MOST)
+  parser.add_argument('--slices', type=count, default=1, help='of that topology')
   parser.add_argument('--spot', action='store_true', help='cheap, may be taken back')
   parser.add_argument('--setup', default='', help='shell for every host, run first')
   parser.add_argument(
     '--create-flag', action='append', default=[], help='for gcloud, can be repeated'
   )
-  parser.add_argument('--attempts', type=int, default=100, help='times to ask')
+  parser.add_argument('--attempts', type=count, default=100, help='times to ask')
   parser.add_argument('--keep', action='store_true', help='the machines, in the end')
   return parser
 
@@ -251,8 +257,11 @@ def _print(
   *,
   keep: bool,
 ) -> None:
-  first = queued_resource.pack(archive), resource.describe(), resource.create()
+  folder = str(pathlib.Path(archive).parent)
+  pack = ['mkdir', '--mode=700', folder], queued_resource.pack(archive)
+  first = *pack, resource.describe(), resource.create()
   last = [] if keep else [resource.delete()]
+  last.append(['rm', '--recursive', folder])
   for command in (*first, *(each for stage in stages for each in stage), *last):
     print(command_line.shown(command))
 

@@ -340,7 +340,7 @@ def test_sample_draws_pictures_and_keeps_old_ones(finished, tmp_path, variables)
 def test_sample_captions_a_picture_of_any_size(finished, tmp_path, variables):
   path = tmp_path / 'x.png'
   Image.new('RGBA', (50, 70), (90, 150, 230, 255)).save(path)
-  done = sample(finished, variables, f'--image={path}')
+  done = sample(finished, variables, f'--image={path}', '--step=9')
   assert done.returncode == 0, done.stderr
   assert len(done.stdout.splitlines()) == 1
 
@@ -360,6 +360,14 @@ def test_sample_continues_freely(finished, tmp_path, variables):
     (('--image=missing.png',), 'missing.png'),
     (('--prompt=a panda', '--steps=5000'), '--steps'),
     (('--count=0',), '--count'),
+    (('--seed=99999999999999999999',), '--seed'),
+    (('--pictures=-1',), '--pictures'),
+    (('--guidance=nan',), '--guidance'),
+    (('--step=7',), 'one of the steps 9, 10'),
+    (('--step=last',), 'latest'),
+    (('--stop=a,,b',), '--stop'),
+    (('--output=setup.py',), '--output=setup.py'),
+    (('--image=https://example.com/a.png',), 'download it'),
     (('--guidanse=3',), 'guidanse'),
   ],
 )

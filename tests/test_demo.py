@@ -1,9 +1,14 @@
 """What the demo's page does with its fields, with a stand-in and with a tiny model."""
 
 import dataclasses
+import importlib.util
+import json
 import pathlib
 import socket
+import subprocess
 import sys
+import tempfile
+import threading
 
 import numpy as np
 import pytest
@@ -58,7 +63,7 @@ def pressed(*made: list[requests.Piece]) -> tuple[buttons.Buttons, Recorder]:
 @pytest.fixture
 def studio() -> buttons.Buttons:
   """Buttons that a tiny model answers."""
-  made = studio_lib.Studio(tiny.writer(), LIMITS).make
+  made = studio_lib.Studio(tiny.writer(), LIMITS, seconds=600.0).make
   return buttons.Buttons(made, tiny.image_sampling())
 
 
@@ -182,7 +187,7 @@ def test_every_button_makes_a_task(file, kind, press):
   [
     ('draw', ('a zeppelin', 1), "expected words of the vocabulary.*'zeppelin'"),
     ('draw', ('a ' * 50, 1), 'expected a prompt that leaves room in 40 positions'),
-    ('draw', ('a', 0), 'expected count of at least 1'),
+    ('draw', ('a', 0), 'expected count from 1'),
     ('describe', (None, ''), 'expected a picture, found none'),
     ('describe', ('none.png', ''), 'none.png'),
     ('edit', (None, 'a'), 'expected a picture, found none'),
@@ -200,6 +205,101 @@ def test_mistakes_are_one_line(studio, button, fields, message):
     getattr(studio, button)(*fields, *drawing)
   assert raised.value.code == 2
   assert '\n' not in raised.value.message
+
+
+GOOD = {
+  'draw': ('a', 1),
+  'edit': ('FILE', 'a'),
+  'vary': ('FILE', 0.5, 'a', 1),
+  'write': ('a', 1, 1.0),
+}
+
+
+@pytest.mark.parametrize(
+  ('button', 'place', 'name', 'values'),
+  [
+    ('draw', 0, 'prompt', [None, 3, ['a'], {'path': 'a'}, 'a ' * 10**4]),
+    ('draw', 1, 'count', [None, '4', True, 0, 17, 10**9, -1, 2.5, float('nan'), [1]]),
+    ('edit', 1, 'instruction', [None, 3, 'a' * 10_001]),
+    ('vary', 1, 'strength', [None, '1', 0, 1.1, float('nan'), float('inf'), True]),
+    ('vary', 2, 'prompt', [None, {}]),
+    ('vary', 3, 'count', [17, 1e300]),
+    ('write', 0, 'beginning', [None, ['a'], 'a' * 10_001]),
+    ('write', 1, 'pictures', [-1, 5, 10**6, None, 'many']),
+    ('write', 2, 'temperature', [-1.0, 2.1, float('nan'), None, '1']),
+  ],
+)
+def test_fields_are_bounded_whatever_a_browser_says(button, place, name, values, file):
+  do, recorder = pressed([shown(1)])
+  fields = [file if each == 'FILE' else each for each in GOOD[button]]
+  getattr(do, button)(*fields, *DRAWING)
+  for value in values:
+    wrong = [*fields[:place], value, *fields[place + 1 :]]
+    with pytest.raises(command.Exit, match=f'expected .*{name}') as raised:
+      getattr(do, button)(*wrong, *DRAWING)
+    assert raised.value.code == 2
+    assert len(raised.value.message) < 200
+  assert len(recorder.calls) == 1
+
+
+@pytest.mark.parametrize(
+  ('place', 'name', 'values'),
+  [
+    (0, 'seed', [None, -1, 2**32, 1e30, 'a', float('nan'), True]),
+    (1, 'solver', [None, 'magic', 3, ['ddim'], '../ddim']),
+    (2, 'steps', [None, 0, -1, 2**21, 2.5, '5', float('inf')]),
+    (3, 'guidance', [None, 0, 11, -3.0, float('nan'), float('inf'), '2', [2]]),
+  ],
+)
+def test_ways_of_drawing_are_bounded(place, name, values):
+  do, recorder = pressed([shown(1)])
+  for value in values:
+    wrong = [*DRAWING[:place], value, *DRAWING[place + 1 :]]
+    with pytest.raises(command.Exit, match=f'expected .*{name}'):
+      do.draw('a', 1, *wrong)
+  assert not recorder.calls
+
+
+def test_numbers_may_come_as_a_browser_writes_them():
+  do, recorder = pressed([shown(1)])
+  do.draw('a', 2.0, 7.0, 'ddim', 5.0, 2)
+  order, sampling, _ = recorder.calls[0]
+  assert (order['count'], order['seed'], sampling.steps) == (2, 7, 5)
+  assert type(order['count']) is type(order['seed']) is type(sampling.steps) is int
+  assert type(sampling.guidance) is float
+
+
+def test_paint_of_another_size_is_a_mistake(studio):
+  layers = [np.full((tiny.SIDE, tiny.SIDE + 1, 4), 255, np.uint8)]
+  with pytest.raises(command.Exit, match='expected paint as large as the picture'):
+    studio.inpaint({**PAINTED, 'layers': layers}, 'a', 0, 'ddim', 2, 1.0)
+
+
+class Slow:
+  """A model's limits that take their time, until they are told to go on."""
+
+  def __init__(self):
+    self.go_on, self.begun = threading.Event(), 0
+
+  def tasks(self, *rest, **more):
+    self.begun += 1
+    self.go_on.wait(30)
+    raise ValueError('expected this, found it; good')
+
+
+def test_a_request_ends_in_time_and_the_next_one_waits_for_it():
+  slow = Slow()
+  made = studio_lib.Studio.__new__(studio_lib.Studio)
+  fields = {'model': None, 'limits': slow, 'seconds': 0.05, '_busy': threading.Lock()}
+  made.__dict__.update(fields)
+  for found in ('found it at work', 'found the one before it at work'):
+    with pytest.raises(command.Exit, match=f'an answer within 0.05 seconds, {found}'):
+      made.make({}, tiny.image_sampling(), 0.0)
+  assert slow.begun == 1
+  made.__dict__['seconds'] = 30.0
+  slow.go_on.set()
+  with pytest.raises(command.Exit, match='expected this'):
+    made.make({}, tiny.image_sampling(), 0.0)
 
 
 @pytest.mark.parametrize(('seed', 'steps'), [(None, 2), (0, 0), (0, 501)])
@@ -227,10 +327,10 @@ def test_a_defect_keeps_its_traceback():
     buttons.Buttons(make, tiny.image_sampling()).draw('a', 1, *DRAWING)
 
 
-def test_a_missing_package_names_what_installs_it(monkeypatch):
+def test_a_missing_package_names_what_installs_it(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'gradio', None)
   with pytest.raises(ImportError, match=r"pip install 'transfusion-jax\[demo\]'"):
-    page.gradio()
+    page.gradio(tmp_path)
 
 
 def test_a_taken_port_is_found_before_anything_is_loaded():
@@ -243,15 +343,47 @@ def test_a_taken_port_is_found_before_anything_is_loaded():
   page.check_free('127.0.0.1', port)
 
 
-@pytest.mark.filterwarnings('ignore')  # those of Gradio and what it needs
-@pytest.mark.parametrize('draws', [True, False])
-def test_the_page_has_what_the_model_can_do(draws):
-  pytest.importorskip('gradio')
-  sampling = tiny.image_sampling()
-  built = page.build(Recorder(), sampling, title='run', levels=1000, draws=draws)
-  events = {each.api_name: each for each in built.fns.values()}
-  all_of_them = {'draw', 'describe', 'edit', 'inpaint', 'vary', 'write'}
-  assert set(events) == (all_of_them if draws else {'write'})
-  queues = {(each.concurrency_id, each.concurrency_limit) for each in events.values()}
-  assert queues == {('model', 1)}
-  assert not built.analytics_enabled
+def test_names_that_a_browser_may_call_the_page_by():
+  own = {'localhost:7860', '127.0.0.1:7860', '[::1]:7860'}
+  assert page.hosts('127.0.0.1', 7860) == own
+  assert page.hosts('::1', 7860) == own
+  assert page.hosts('box.lan', 7860) == {*own, 'box.lan:7860'}
+  names = ['box.lan', 'localhost:8000', '[fe80::1]']
+  added = {'box.lan:7860', 'localhost:8000', '[fe80::1]:7860'}
+  assert page.hosts('127.0.0.1', 7860, names) == own | added
+  assert {'localhost', 'localhost:80', '[::1]'} <= page.hosts('127.0.0.1', 80)
+
+
+def test_a_host_that_is_none_is_one_line():
+  for host in ('no.such.host.invalid', '256.1.1.1', 'a' * 70, '\udcff'):
+    with pytest.raises(ValueError, match='change --port or --host'):
+      page.check_free(host, 7860)
+
+
+def describe_pages() -> None:
+  """Prints what pages can do, with pictures and without, in a process of its own."""
+  for draws in (True, False):
+    with tempfile.TemporaryDirectory() as folder:
+      about = {'title': 'run', 'levels': 1000, 'draws': draws}
+      sampling = tiny.image_sampling()
+      built = page.build(Recorder(), sampling, pathlib.Path(folder), **about)
+    events = {each.api_name: each for each in built.fns.values()}
+    queues = {(each.concurrency_id, each.concurrency_limit) for each in events.values()}
+    print(json.dumps([sorted(events), sorted(queues), built.analytics_enabled]))
+
+
+def test_a_page_has_what_its_model_can_do(environment):
+  """Elsewhere, since Gradio leaves an event loop open, which is an error here."""
+  if importlib.util.find_spec('gradio') is None:
+    pytest.skip('there is no Gradio')
+  done = subprocess.run(
+    [sys.executable, '-c', 'from tests import test_demo; test_demo.describe_pages()'],
+    env=environment(PYTHONPATH=str(pathlib.Path(__file__).parents[1])),
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  drawing, writing = map(json.loads, done.stdout.splitlines())
+  all_of_them = ['describe', 'draw', 'edit', 'inpaint', 'vary', 'write']
+  assert drawing == [all_of_them, [['model', 1]], False]
+  assert writing == [['write'], [['model', 1]], False]

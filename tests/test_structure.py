@@ -56,7 +56,9 @@ BELOW = {
   **dict.fromkeys(SHARED, ('trained', *BELOW['trained'])),
 }
 BELOW = {**BELOW, 'buttons': ('orders', *BELOW['orders'])}
-BELOW = {**BELOW, 'page': ('buttons', *BELOW['buttons'])}
+BELOW = {**BELOW, 'uploads': ('core',)}
+BELOW = {**BELOW, 'gate': ('uploads', 'core')}
+BELOW = {**BELOW, 'page': ('buttons', 'gate', 'uploads', *BELOW['buttons'])}
 BELOW = {**BELOW, 'studio': ('orders', *BELOW['orders'])}
 BELOW = {**BELOW, 'stages': ('feeds', 'results', *BELOW['feeds'])}
 BELOW = {
@@ -198,6 +200,26 @@ def unread_fields(files: Mapping[str, str]) -> list[str]:
   ]
 
 
+def flags_without_range(path: str, source: str) -> list[str]:
+  """Flags that take a number, whichever: absl's integers and floats, argparse's types.
+
+  `command.define_number` and `command_line.whole` are what there is instead; integers
+  of absl have both bounds.
+  """
+  found = []
+  for node in ast.walk(ast.parse(source)):
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+      continue
+    name, named = node.func.attr, {each.arg: each.value for each in node.keywords}
+    bounds = len(node.args) + len({'lower_bound', 'upper_bound'} & set(named))
+    ranged = bounds >= 5 or any(isinstance(each, ast.Starred) for each in node.args)
+    kind = named.get('type') if name == 'add_argument' else None
+    plain = isinstance(kind, ast.Name) and kind.id in ('int', 'float')
+    if plain or name == 'DEFINE_float' or (name == 'DEFINE_integer' and not ranged):
+      found.append(f'{path}:{node.lineno}: a number without a range; declare one')
+  return found
+
+
 def package_file(path: str, source: str) -> list[str]:
   """An `__init__.py` holds a docstring; at the top, the version too."""
   body = ast.parse(source).body
@@ -261,6 +283,18 @@ def test_commands_are_not_imported_into_the_process_of_all_tests():
 
 def test_every_config_field_is_read():
   _none(unread_fields(OURS))
+
+
+def test_numbers_of_flags_have_a_range():
+  files = sources(PACKAGE, 'launch')
+  del files[f'{PACKAGE}/core/command.py']  # `define_number` itself
+  _none(
+    [
+      line
+      for path, source in files.items()
+      for line in flags_without_range(path, source)
+    ]
+  )
 
 
 def test_package_files_hold_a_docstring():
@@ -398,6 +432,25 @@ def test_unread_fields_can_fail():
   by_name = "def f(config):\n  return [getattr(config, name) for name in ('named',)]"
   found = unread_fields({'a.py': section, 'b.py': use, 'c.py': by_name})
   assert [line.split()[1] for line in found] == ['AConfig.unread', 'AConfig.checked']
+
+
+@pytest.mark.parametrize(
+  ('source', 'complaints'),
+  [
+    ("flags.DEFINE_integer('a', 1, 'A.', 0, 9)", 0),
+    ("flags.DEFINE_integer('a', 1, 'A.', lower_bound=0, upper_bound=9)", 0),
+    ("flags.DEFINE_integer('a', 1, 'A.', *SEEDS)", 0),
+    ("command.define_number('a', 1.0, 'A.')", 0),
+    ("parser.add_argument('--a', type=whole(0, 9))", 0),
+    ("flags.DEFINE_integer('a', 1, 'A.')", 1),
+    ("flags.DEFINE_integer('a', 1, 'A.', 0)", 1),
+    ("flags.DEFINE_float('a', 1.0, 'A.', 0.0, 9.0)", 1),
+    ("parser.add_argument('--a', type=int)", 1),
+    ("parser.add_argument('--a', type=float)", 1),
+  ],
+)
+def test_flags_without_range_can_fail(source, complaints):
+  assert len(flags_without_range('a.py', source)) == complaints
 
 
 def test_package_file_can_fail():

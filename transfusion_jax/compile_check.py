@@ -37,12 +37,12 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'For example v5e:16x16 or v5p:8x8x8.')
-_SLICES = flags.DEFINE_integer('slices', 1, 'Slices of that topology.')
-_BATCH = flags.DEFINE_integer('batch', 0, 'Rows of all hosts; 0: data.rows.')
+_SLICES = flags.DEFINE_integer('slices', 1, 'Slices of that topology.', 1, 2**16)
+_BATCH = flags.DEFINE_integer('batch', 0, 'Rows of all hosts; 0: data.rows.', 0, 2**30)
 _JSON = flags.DEFINE_string('json', None, 'File for the numbers.')
 _HLO = flags.DEFINE_string('hlo', None, 'File for the scheduled HLO.')
 _SEARCH = flags.DEFINE_boolean('search', False, 'Try meshes, remat and micro-batches.')
-_TRIES = flags.DEFINE_integer('tries', 16, 'Compilations that --search may take.')
+_TRIES = flags.DEFINE_integer('tries', 16, 'Compilations of --search.', 1, 2**16)
 
 
 def main() -> None:

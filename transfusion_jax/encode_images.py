@@ -41,11 +41,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _SOURCE = flags.DEFINE_string('source', None, 'Which of data.sources is encoded.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the files, or gs://...')
-_FILES = flags.DEFINE_integer('files', 8, 'How many files are written.', 1)
-_BATCH = flags.DEFINE_integer('batch', 32, 'Pictures a device encodes at once.', 1)
-_PROCESS = flags.DEFINE_integer('process', 0, 'Which process this is.', 0)
-_PROCESSES = flags.DEFINE_integer('processes', 1, 'How many share the files out.', 1)
-_THREADS = flags.DEFINE_integer('threads', 16, 'Threads that read and decode.', 1)
+_FILES = flags.DEFINE_integer('files', 8, 'How many files are written.', 1, 10**5)
+_BATCH = flags.DEFINE_integer(
+  'batch', 32, 'Pictures a device encodes at once.', 1, 2**16
+)
+_PROCESS = flags.DEFINE_integer('process', 0, 'Which process this is.', 0, 2**16)
+_PROCESSES = flags.DEFINE_integer(
+  'processes', 1, 'How many share the files out.', 1, 2**16
+)
+_THREADS = flags.DEFINE_integer('threads', 16, 'Threads that read and decode.', 1, 1024)
 
 
 def main() -> None:

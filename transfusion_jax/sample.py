@@ -12,9 +12,12 @@ and, in place of the prompt,
   --requests=orders.jsonl                     all that the lines of a file ask for
                                               (`transfusion_jax/orders.py`)
 
-or nothing at all: the model writes documents of text and pictures. What is made is
-printed, and goes to `DIR/samples` unless `--output` says otherwise: PNG files and a
-line of `samples.jsonl` each. Existing files are kept.
+or nothing at all: the model writes documents of text and pictures. A run that has
+learnt no pictures writes on from the prompt. `--step=5000` takes that checkpoint
+instead of the newest.
+
+What is made is printed, and goes to `DIR/samples` unless `--output` says otherwise: PNG
+files and a line of `samples.jsonl` each. Existing files are kept.
 """
 
 import dataclasses
@@ -26,10 +29,10 @@ import tqdm
 from absl import flags
 
 from transfusion_jax import config, orders, trained
-from transfusion_jax.core import command
+from transfusion_jax.core import command, paths
 from transfusion_jax.data import images
 from transfusion_jax.generation import image, logits, requests, tasks
-from transfusion_jax.training import mesh, workdir
+from transfusion_jax.training import checkpoint_reader, mesh, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a trained run.')
 _REQUESTS = flags.DEFINE_string('requests', None, 'JSON Lines file of what to make.')
@@ -38,23 +41,31 @@ _IMAGE = flags.DEFINE_string('image', None, 'Describe or change the picture in a
 _QUESTION = flags.DEFINE_string('question', None, 'Answer this about the picture.')
 _INSTRUCTION = flags.DEFINE_string('instruction', None, 'Change the picture like this.')
 _MASK = flags.DEFINE_string('mask', None, 'Draw the picture anew where this is white.')
-_STRENGTH = flags.DEFINE_float('strength', None, 'Vary the picture, up to 1.')
+_STRENGTH = command.define_number('strength', None, 'Vary it, above 0 up to 1.', 0, 1)
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for what is made.')
-_COUNT = flags.DEFINE_integer('count', 4, 'How many pictures or documents.')
-_ROWS = flags.DEFINE_integer('rows', 16, 'Most requests at a time.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of all that is drawn by lot.')
+_STEP = flags.DEFINE_string('step', 'latest', 'Number of a checkpoint, or latest.')
+_COUNT = flags.DEFINE_integer(
+  'count', 4, 'How many images or documents.', *orders.COUNTS
+)
+_ROWS = flags.DEFINE_integer('rows', 16, 'Most requests at a time.', 1, 2**16)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of all that is drawn by lot.', *command.SEEDS)
 _SOLVER = flags.DEFINE_enum(
   'solver', None, ['ddpm', 'ddim', 'dpm2m', 'euler', 'heun'], 'How steps are taken.'
 )
-_STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps.')
-_GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance; 1 is none.')
-_TEMPERATURE = flags.DEFINE_float('temperature', None, 'Of text; 0 is greedy.')
-_TOP_K = flags.DEFINE_integer('top_k', 0, 'Of text; 0 is all.')
-_TOP_P = flags.DEFINE_float('top_p', 1.0, 'Of text; 1 is all.')
-_MIN_P = flags.DEFINE_float('min_p', 0.0, 'Of text; 0 is all.')
-_LIMIT = flags.DEFINE_integer('limit', 2**20, 'Most tokens of a text.')
+_STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps.', 1, 2**20)
+_GUIDANCE = command.define_number('guidance', None, 'Scale; 1 is none.', 0, 1000)
+_TEMPERATURE = command.define_number('temperature', None, '0 is greedy.', 0, 1000)
+_TOP_K = flags.DEFINE_integer('top_k', 0, 'Of text; 0 is all.', 0, 2**30)
+_TOP_P = command.define_number('top_p', 1.0, 'Of text; 1 is all.', 0, 1)
+_MIN_P = command.define_number('min_p', 0.0, 'Of text; 0 is all.', 0, 1)
+_LIMIT = flags.DEFINE_integer('limit', 2**20, 'Most tokens of a text.', 0, 2**30)
 _STOP = flags.DEFINE_list('stop', [], 'Strings before which text ends.')
-_PICTURES = flags.DEFINE_integer('pictures', 2, 'Most pictures in a free document.')
+_PICTURES = flags.DEFINE_integer(
+  'pictures',
+  None,
+  'Most images in a free document; 2 unless the run has learnt none.',
+  *orders.PICTURES,
+)
 
 
 def main() -> None:
@@ -63,9 +74,12 @@ def main() -> None:
     run, place, sampling = _settings()
     asked = list(_tasks(run, sampling.steps))
     text = _text(asked)
-    writer = trained.writer(run, place, mesh.single())
-  output = pathlib.Path(_OUTPUT.value or place.root / 'samples')
-  output.mkdir(parents=True, exist_ok=True)
+    step = checkpoint_reader.named(place.checkpoints, _STEP.value)
+    output = command.output_folder(
+      'output', _OUTPUT.value or str(place.root / 'samples')
+    )
+    lines = command.output_file('output', str(output / 'samples.jsonl'))
+    writer = trained.writer(run, place, mesh.single(), step=step)
   bar = tqdm.tqdm(total=len(asked), unit='request', disable=len(asked) == 1)
   done = tasks.perform(
     writer,
@@ -75,7 +89,7 @@ def main() -> None:
     rows=_ROWS.value,
     stop=_STOP.value,
   )
-  with bar, (output / 'samples.jsonl').open('a', encoding='utf-8') as file:
+  with bar, lines.open('a', encoding='utf-8') as file:
     for number, pieces in done:
       order, task = asked[number]
       found = list(_kept(pieces, output))
@@ -88,11 +102,11 @@ def main() -> None:
 def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSampling]:
   if not _WORKDIR.value:
     raise ValueError('expected --workdir=DIR, found none; name a trained run')
-  for flag in (_COUNT, _ROWS):
-    if flag.value < 1:
-      raise ValueError(
-        f'expected --{flag.name} of at least 1, found {flag.value}; raise it'
-      )
+  if not all(_STOP.value):
+    raise ValueError(
+      f'expected --stop=STRING,STRING, found an empty one in {_STOP.value}; take out a '
+      'comma'
+    )
   place = workdir.at(_WORKDIR.value)
   run = trained.for_this_device(trained.run_in(place))
   chosen = {'guidance': _GUIDANCE.value, 'steps': _STEPS.value, 'solver': _SOLVER.value}
@@ -125,6 +139,7 @@ def _tasks(
 
 
 def _orders() -> Iterator[tuple[str, pathlib.Path, orders.Order]]:
+  """Each order, the place that it comes from, and the folder of its files."""
   given = (_PROMPT, _IMAGE, _QUESTION, _INSTRUCTION, _MASK, _STRENGTH)
   order = {flag.name: flag.value for flag in given if flag.value is not None}
   if _REQUESTS.value is not None:
@@ -133,8 +148,8 @@ def _orders() -> Iterator[tuple[str, pathlib.Path, orders.Order]]:
         f'expected --requests alone, found --{" --".join(order)} as well; put all into '
         'the file'
       )
-    folder = pathlib.Path(_REQUESTS.value).parent
-    yield from ((where, folder, each) for where, each in orders.read(_REQUESTS.value))
+    file = paths.local(_REQUESTS.value, '--requests')
+    yield from ((where, file.parent, each) for where, each in orders.read(file))
     return
   if 'prompt' in order and 'image' not in order and not order['prompt'].split():
     raise ValueError(
@@ -161,13 +176,17 @@ def _kept(
 
 
 def _write(output: pathlib.Path, png: bytes) -> pathlib.Path:
-  """Writes a picture under the next free number."""
+  """Writes an image under the next free number; never over anything that is there."""
   number = sum(1 for _ in output.glob('*.png'))
-  while (output / f'{number:04}.png').exists():
-    number += 1
-  path = output / f'{number:04}.png'
-  path.write_bytes(png)
-  return path
+  while True:
+    path = output / f'{number:04}.png'
+    try:
+      with path.open('xb') as file:
+        file.write(png)
+    except FileExistsError:
+      number += 1
+    else:
+      return path
 
 
 def _tell(task: tasks.Task, found: list[dict[str, str]], output: pathlib.Path) -> None:

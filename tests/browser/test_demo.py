@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -47,8 +48,10 @@ def address():
 def serve(port: int) -> None:
   """The server, in a process of its own."""
   sampling = tiny.image_sampling()
-  built = page.build(make, sampling, title='a run', levels=1000, draws=True)
-  page.serve(built, '127.0.0.1', port)
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name).resolve()
+    built = page.build(make, sampling, folder, title='a run', levels=1000, draws=True)
+    page.serve(built, folder, '127.0.0.1', port)
 
 
 @pytest.fixture(params=[1200, 390])

@@ -99,6 +99,21 @@ def test_what_a_cluster_cannot_do(capsys, module, changed, said):
   assert said in refused(capsys, module, **changed)
 
 
+NUMBERS = [
+  *(('launch.local', name) for name in ('processes', 'devices')),
+  *((module, 'slices') for module in REMOTE),
+  *((module, name) for module in GKE for name in ('restarts', 'grace')),
+  ('launch.tpu_vm', 'attempts'),
+]
+
+
+@pytest.mark.parametrize(('module', 'name'), NUMBERS)
+@pytest.mark.parametrize('value', ['-1', '9' * 20, '9' * 5000, 'nan', '1e3', '', '\n'])
+def test_numbers_have_a_range(capsys, module, name, value):
+  line = refused(capsys, module, **{name: value})
+  assert line.startswith(f'error: expected --{name} from ')
+
+
 @pytest.mark.parametrize('claim', ['runs', 'runs:', ':/runs', 'runs:runs'])
 def test_a_claim_without_a_place(capsys, claim):
   assert '--claim' in refused(capsys, 'launch.gke.__main__', claim=claim)

@@ -3,10 +3,12 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -103,6 +105,22 @@ ONCE = ['scp', 'install', 'run']
 def test_success_gives_the_machines_back(cloud):
   assert launch() == 0
   assert cloud.verbs() == ['create', *ONCE, 'delete']
+
+
+def test_the_archive_lies_where_nobody_else_can_put_a_link(cloud, monkeypatch):
+  shared = cloud.folder / 'shared'
+  shared.mkdir()
+  mine = cloud.folder / 'mine'
+  mine.write_text('precious')
+  (shared / 'run1.tgz').symlink_to(mine)
+  monkeypatch.setattr(tempfile, 'tempdir', str(shared))
+  tar = '#!/bin/bash\nfor word; do case $word in --file=*) file=${word#--file=};; esac;'
+  tar += f' done; ls -ld "$(dirname $file)" >>{cloud.folder}/seen; echo code >"$file"\n'
+  cloud.write(tar=tar)
+  assert launch() == 0
+  assert (cloud.folder / 'seen').read_text().startswith('drwx------')
+  assert mine.read_text() == 'precious'
+  assert [path.name for path in shared.iterdir()] == ['run1.tgz']  # the link alone
 
 
 def test_what_is_kept_is_used_again(cloud):
@@ -207,11 +225,17 @@ def test_ctrl_c_saves_first(cloud):
 def test_a_dry_run_prints_what_runs(cloud, slices, capsys):
   flags = (f'--slices={slices}', '--spot', '--create-flag=--network=tpus')
   assert launch('--dry-run', *flags) == 0
-  pack, *printed = capsys.readouterr().out.splitlines()
-  assert pack.startswith('tar --create')
+  make, pack, *printed, remove = capsys.readouterr().out.splitlines()
+  folder = make.removeprefix('mkdir --mode=700 ')
+  assert pack.startswith(f'tar --create --gzip --file={folder}/run1.tgz ')
+  assert remove == f'rm --recursive {folder}'
+  printed = [line.replace(folder, 'FOLDER') for line in printed]
   assert not (cloud.folder / 'log').exists()
   assert launch(*flags) == 0
-  done = [line for line in cloud.asked() if ' describe ' not in line]
+  copies = re.compile(r'(?<= scp )\S+(?=/run1.tgz)')
+  done = [
+    copies.sub('FOLDER', line) for line in cloud.asked() if ' describe ' not in line
+  ]
   assert printed[0].split()[4] == 'describe'
   # Slices are spoken to at once, in any order.
   assert sorted(done) == sorted(printed[1:])
@@ -228,7 +252,7 @@ def test_gcloud_knows_the_flags(tmp_path, capsys):
   """By gcloud's own parser, which asks nobody."""
   flags = ('--slices=2', '--spot', '--create-flag=--network=tpus')
   assert launch('--dry-run', *flags) == 0
-  printed = capsys.readouterr().out.splitlines()[1:]
+  printed = capsys.readouterr().out.splitlines()[2:-1]
   asked = [*printed, f'{printed[0]} --zona=a']
   (tmp_path / 'commands').write_text(
     json.dumps([{'command_string': each} for each in asked])

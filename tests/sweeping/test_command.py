@@ -51,6 +51,13 @@ def test_devices_that_do_not_suit_are_told_before_anything_begins(tmp_path, comm
   assert not (tmp_path / 'sweep' / 'trials').exists()
 
 
+def test_a_folder_that_is_no_path_is_refused(tmp_path, command):
+  done = command('return [{}]', '--workdir=gs://bucket/sweep', '--dry-run')
+  assert done.returncode == 2
+  assert 'expected a path on this machine for --workdir' in done.stderr
+  assert not (ROOT / 'gs:').exists()
+
+
 def test_a_launcher_gets_a_line_for_every_trial(tmp_path, command):
   flags = ('--launcher=submit --name={name} --wrap={quoted}', '--trials=1-2')
   done = command('return [{"seed": k} for k in range(4)]', *flags)

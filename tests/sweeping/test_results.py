@@ -1,6 +1,7 @@
 """The table and the page: what is read, how it is ranked, what is shown."""
 
 import csv
+import dataclasses
 import html.parser
 
 import pytest
@@ -91,6 +92,28 @@ def test_csv(tmp_path, rows):
   assert scored == ['0.75', '0.5', '0.25', '0.125', *[''] * 5]
   assert read[2]['model.adapter.unet.widths'] == '(32, 64)'
   assert read[0]['status'] == 'done'
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['=1+1', '+1', '-1', '@SUM(A1)', '\t=1', '\r=1', ' =1', '\n=1', '＝1', '=cmd|x!A0'],
+)
+def test_no_text_of_a_cell_is_a_formula(text, tmp_path, rows):
+  assert table.cell(text) == f"'{text}"
+  row = dataclasses.replace(
+    rows[0], status=text, settings={text: text, 'b': -1.5, 'c': None, 'd': ('=1',)}
+  )
+  path = tmp_path / 'sweep.csv'
+  table.write_csv(path, [row])
+  with path.open(newline='') as file:
+    names, values = csv.reader(file)
+  assert names[3] == values[1] == values[3] == f"'{text}"
+  assert values[4:7] == ['-1.5', '', "('=1',)"]
+
+
+@pytest.mark.parametrize('value', [0, -1, -2.5, 1e-9, 'a = b', 'a-b', '', 'done'])
+def test_numbers_and_plain_texts_stay_as_they_are(value):
+  assert table.cell(value) == value
 
 
 class Page(html.parser.HTMLParser):

@@ -15,6 +15,9 @@ from transfusion_jax.sweeping import scores
 from transfusion_jax.sweeping import trials as trials_lib
 from transfusion_jax.training import workdir
 
+_SIGNS = (*'=+-@', *'＝＋－＠', '\t', '\r', '\n')
+"""What formulas begin with."""
+
 _BUCKET = re.compile(r'loss_image_\d')
 
 
@@ -120,12 +123,24 @@ def write_csv(path: pathlib.Path, found: Sequence[Row]) -> None:
   fresh = path.with_name(path.name + '.tmp')
   with fresh.open('w', newline='') as file:
     writer = csv.writer(file)
-    writer.writerow(['trial', 'status', 'seconds', *fields, *known])
+    writer.writerow(map(cell, ['trial', 'status', 'seconds', *fields, *known]))
     for row in found:
-      about = [row.trial, row.status, f'{row.seconds:.1f}']
+      about = [row.trial, row.status, round(row.seconds, 1)]
       measured = [row.scores.get(name, '') for name in known]
-      writer.writerow([*about, *row.settings.values(), *measured])
+      writer.writerow(map(cell, [*about, *row.settings.values(), *measured]))
   fresh.replace(path)
+
+
+def cell(value: Any) -> Any:
+  """A value as a cell of CSV: numbers as they are, a text never a formula.
+
+  Spreadsheets run what begins with one of these signs, whoever wrote it; behind an
+  apostrophe it is a text (OWASP, CSV injection).
+  """
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    return value
+  text = '' if value is None else str(value)
+  return f"'{text}" if text.lstrip(' ').startswith(_SIGNS) else text
 
 
 def _setting(values: Mapping[tuple[str, ...], Any], field: str) -> Any:

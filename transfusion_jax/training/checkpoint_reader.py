@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,20 @@ def which(directory: pathlib.Path, step: int | None) -> int:
   if step is not None:
     check_step(directory, step, there)
   return there[-1] if step is None else step
+
+
+def named(directory: pathlib.Path, asked: str) -> int:
+  """The step that a flag asks for, by its number or as `latest`.
+
+  Raises:
+    ValueError: it is neither, or there is no such checkpoint.
+  """
+  if asked != 'latest' and not re.fullmatch('[0-9]{1,18}', asked):
+    raise ValueError(
+      f'expected --step to be a number or latest, found {asked!r}; the steps that are '
+      f'there: {", ".join(map(str, steps(directory))) or "none"}'
+    )
+  return which(directory, None if asked == 'latest' else int(asked))
 
 
 def arrays(

@@ -4,6 +4,7 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 
 import msgpack
 import numpy as np
@@ -235,3 +236,19 @@ def test_what_may_not_be_read(corpus, bucket, tmp_path, forbid):
   with pytest.raises(ValueError, match='gs://bucket/corpus/train-00001.*: Permission'):
     array_record.ArrayRecord('gs://bucket/corpus', str(tmp_path / 'copies'))
   assert len(os.listdir(tmp_path / 'copies')) == 1
+
+
+def test_what_goes_to_a_bucket_is_written_where_nobody_can_put_a_link(
+  tmp_path, monkeypatch
+):
+  mine, shared = tmp_path / 'mine', tmp_path / 'shared'
+  mine.write_text('precious')
+  shared.mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(shared))
+  name = f'.a-00000-of-00001.array_record.{os.getpid()}'
+  (shared / name).symlink_to(mine)
+  with array_record.Writer('memory://linked/a', 0, 1) as writer:
+    writer.write({'text': 'a fox'})
+  assert mine.read_text() == 'precious'
+  assert [path.name for path in shared.iterdir()] == [name]  # the link alone
+  assert array_record.written('memory://linked/a', 0, 1)

@@ -108,8 +108,12 @@ class Writer(contextlib.AbstractContextManager):
   def __init__(self, prefix: str, shard: int, shards: int):
     """Args: prefix: path of the set; shard: number of the file, of `shards`."""
     self._path = shard_path(prefix, shard, shards)
-    self._part = f'{_unfinished(self._path)}{os.getpid()}'
-    os.makedirs(os.path.dirname(self._part) or '.', exist_ok=True)
+    self._private = tempfile.TemporaryDirectory() if '://' in self._path else None
+    if self._private:  # nobody else can put a link where it is to be written
+      self._part = os.path.join(self._private.name, os.path.basename(self._path))
+    else:
+      self._part = f'{_unfinished(self._path)}{os.getpid()}'
+      os.makedirs(os.path.dirname(self._part) or '.', exist_ok=True)
     self._writer = array_record_module.ArrayRecordWriter(self._part, OPTIONS)
 
   def write(self, record: Mapping[str, Any]) -> None:
@@ -128,6 +132,8 @@ class Writer(contextlib.AbstractContextManager):
       files.publish(self._part, self._path)
     else:
       os.remove(self._part)
+    if self._private:
+      self._private.cleanup()
 
 
 def shard_path(prefix: str, shard: int, shards: int) -> str:
@@ -144,7 +150,7 @@ def written(prefix: str, shard: int, shards: int) -> bool:
 def sweep(prefix: str, shard: int, shards: int) -> None:
   """Removes what writers of a file on this machine have left that were killed."""
   path = shard_path(prefix, shard, shards)
-  if '://' not in path:  # else it lies where others of this name may be at work
+  if '://' not in path:  # else it lay in a folder of its own
     for part in glob.glob(f'{glob.escape(_unfinished(path))}*'):
       os.remove(part)
 
@@ -152,12 +158,9 @@ def sweep(prefix: str, shard: int, shards: int) -> None:
 def _unfinished(path: str) -> str:
   """How the path of a file begins that is being written.
 
-  Beside the file if that is possible: only then can it be renamed into its place.
+  Beside the file: only then can it be renamed into its place.
   """
-  if '://' in path:
-    folder, name = tempfile.gettempdir(), os.path.basename(path)
-  else:
-    folder, name = os.path.split(paths.local(path, 'files of records'))
+  folder, name = os.path.split(paths.local(path, 'files of records'))
   return os.path.join(folder, f'.{name}.')
 
 
