@@ -23,6 +23,7 @@ from transfusion_jax.evaluation import (
   harness,
   image_loss,
   perplexity,
+  samples,
   scene_scores,
   scene_tasks,
 )
@@ -84,7 +85,10 @@ class AutoencoderStage:
 
 
 Evaluator = (
-  scene_scores.ScenesConfig
+  samples.SamplesConfig
+  | image_loss.HeldoutImageLossConfig
+  | perplexity.HeldoutPerplexityConfig
+  | scene_scores.ScenesConfig
   | scene_tasks.SceneTasksConfig
   | perplexity.PerplexityConfig
   | image_loss.ImageLossConfig

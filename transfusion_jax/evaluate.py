@@ -19,7 +19,7 @@ TensorBoard to `DIR/tensorboard`; `DIR/report.html` shows all of it.
 import difflib
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from absl import flags
 from jax.sharding import Mesh
@@ -57,18 +57,41 @@ def main() -> None:
     trained.check_field(run, field)
     sections = chosen(run.evaluation.evaluators, _ONLY.value)
     evaluators = build.evaluators(run, sections)
+    if not evaluators:
+      raise ValueError(
+        f'expected an evaluator that suits the run, found that {", ".join(sections)} '
+        'measure on held-out data, and nothing that they can use is held out; name '
+        'another one, or take them from a config file with --evaluation=FILE'
+      )
     devices = mesh.make(run.mesh)
     steps = _steps(place, _STEP.value)
+  failed: dict[str, Exception] = {}
   for step in steps:
     names = list(evaluators)
     if not _AGAIN.value:
       names = results.due(run, place, names, step=step, field=field)
     if names:
       some = {name: evaluators[name] for name in names}
-      _evaluate(run, place, devices, some, step, field)
+      failed |= _evaluate(run, place, devices, some, step, field)
     else:
       log.info(f'step {step}: nothing to do; --again evaluates it again')
   print(f'report: {results.write_report(place)}')
+  if failed:
+    raise command.Exit(*failure(failed))
+
+
+def failure(failed: Mapping[str, Exception]) -> tuple[int, str]:
+  """The exit code of a command whose evaluators failed, and its last line."""
+  mended = all(isinstance(each, ValueError | OSError) for each in failed.values())
+  said = '; '.join(
+    f'{name}: {type(error).__name__}: {command.line(error)}'
+    for name, error in failed.items()
+  )
+  return (
+    2 if mended else 1,
+    f'error: expected scores of all evaluators, found that some failed: {said}; the '
+    'same command tries them again',
+  )
 
 
 def page() -> ConfigDict:
@@ -80,6 +103,11 @@ def page() -> ConfigDict:
   if found.kind == 'transfusion':
     found.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
     if _EVALUATION.value is not None:
+      if 'evaluation' not in _EVALUATION.value or 'sampling' not in _EVALUATION.value:
+        raise ValueError(
+          'expected a config of a mixed run in --evaluation, found one without '
+          '`evaluation` and `sampling`; name another file'
+        )
       found.evaluation = _EVALUATION.value.evaluation
       found.sampling = _EVALUATION.value.sampling
   return found
@@ -123,16 +151,16 @@ def _evaluate(
   evaluators: dict[str, evaluator.Evaluator],
   step: int,
   field: trained.Field,
-) -> None:
-  """One step, unless training has removed it meanwhile."""
+) -> dict[str, Exception]:
+  """One step, unless training has removed it meanwhile; which evaluators failed."""
   try:
     writer = trained.writer(run, place, devices, step=step, field=field)
   except (ValueError, OSError) as error:
     if step in checkpoint_reader.steps(place.checkpoints):
       raise
     log.info(f'step {step} was removed before it could be read ({error})')
-    return
-  results.evaluate(run, place, writer, evaluators, step=step, field=field)
+    return {}
+  return results.evaluate(run, place, writer, evaluators, step=step, field=field)
 
 
 def _steps(place: workdir.Workdir, asked: str) -> Iterable[int]:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 import transfusion_jax
 from transfusion_jax import build, config, feeds, results, trained
-from transfusion_jax.core import command, log, tree
+from transfusion_jax.core import command, log, sealed_json, tree
 from transfusion_jax.data import pipeline
 from transfusion_jax.training import (
   checkpoint_reader,
@@ -138,7 +138,7 @@ def _report(
   facts = facts | {'time': goodput.shares(seconds)}
   whole = sum(seconds.values()) + results.seconds_at(place, run.train.steps)
   kept = {'command': command_line, 'seconds': whole, 'facts': facts}
-  workdir.write_json(place.facts, kept)
+  sealed_json.write(place.facts, kept)
   print(f'report: {results.write_report(place)}')
 
 

@@ -80,6 +80,10 @@ class Captions:
     )
     self._chosen = self._held.choose(config.pictures, config.seed)
 
+  def check(self) -> None:
+    """Reads the first of the pictures that were chosen; all are needed."""
+    _ = self._held[self._chosen[0]]
+
   def __call__(
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:

@@ -96,6 +96,11 @@ class Drawings:
     self._clip = clip_score.ClipScore(config.clip) if rated else None
     self._real: Float[np.ndarray, 'n f'] | None = None
 
+  def check(self) -> None:
+    """Reads the first of the pictures that were chosen; all are needed."""
+    for number in (self._asked[0], self._compared[0]):
+      _ = self._held[number]
+
   def __call__(
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:

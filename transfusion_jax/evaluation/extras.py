@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 
+from transfusion_jax.core import paths
+
 
 def need(package: str, purpose: str) -> None:
   """Checks, without importing it, that a package is installed.
@@ -23,9 +25,8 @@ def file(path: str, what: str) -> pathlib.Path:
   Raises:
     ValueError: there is none.
   """
-  found = pathlib.Path(path).expanduser()
-  if not path or not found.is_file():
+  if not path or not paths.local(path, what).is_file():
     raise ValueError(
       f'expected {what}, found no file {path!r}; get it once, and give its path'
     )
-  return found
+  return paths.local(path, what)

@@ -2,10 +2,10 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transfusion_jax.core import log
+from transfusion_jax.core import json_text, log
 from transfusion_jax.training import processes, storage, tensorboard
 
 
@@ -67,6 +67,28 @@ def keep(path: pathlib.Path, *, until: int) -> None:
     fresh = path.with_suffix('.tmp')
     fresh.write_text(lines)
     fresh.replace(path)
+
+
+def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The records of a file, one after the other; damaged lines are left out.
+
+  They are told of in one warning; a last line that a kill cut short is none of them.
+  """
+  if not path.exists():
+    return
+  damaged: list[int] = []
+  with path.open('rb') as file:
+    for number, line in enumerate(file, 1):
+      if not line.strip():
+        continue
+      try:
+        yield json_text.parse_object(line)
+      except ValueError:
+        damaged += [number] if line.endswith(b'\n') else []
+  if damaged:
+    log.warning(
+      f'{path}: {len(damaged)} damaged lines are left out, first {damaged[0]}'
+    )
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
