@@ -20,6 +20,7 @@ from transfusion_jax.evaluation import (
   curves,
   evaluator,
   galleries,
+  plots,
   report,
   scene_scores,
   scene_tasks,
@@ -126,7 +127,8 @@ def _keep(
   if images or texts:
     board.show(step, images, texts)
   if outcome.error is None:
-    said = ', '.join(f'{key} {value:.4g}' for key, value in outcome.values.items())
+    told = {k: x for k, x in outcome.values.items() if not plots.LEVEL.match(k)}
+    said = ', '.join(f'{key} {value:.4g}' for key, value in told.items())
     log.info(f'step {step}, {name}: {said or "done"} ({outcome.seconds:.0f} s)')
 
 
@@ -137,7 +139,7 @@ _SHOWN = 16
 def _shown(
   name: str, found: Mapping[str, report.Gallery]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """The images of some galleries as TensorBoard shows them, and a list of their texts."""
+  """Images of some galleries as TensorBoard shows them, and lists of their texts."""
   images, texts = {}, {}
   for key, gallery in found.items():
     lines = []

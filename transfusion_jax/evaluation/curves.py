@@ -78,7 +78,7 @@ def thinned(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
 def extremes(
   steps: Float64[np.ndarray, ' n'], values: Float64[np.ndarray, ' n'], points: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """At most so many points of a line: the extremes of groups, the first and the last."""
+  """At most so many points of a line: the extremes of groups, and both ends."""
   if len(steps) <= points:
     return steps, values
   parts = np.array_split(np.arange(len(steps)), max(points // 2 - 1, 1))

@@ -97,10 +97,8 @@ def of_levels(runs: Mapping[str, Scores]) -> list[dict[str, str]]:
   for name, lines in sorted(found.items()):
     made = {label: curves.Curve.whole(*line) for label, line in lines.items()}
     colours = LEVELS[::-1] if len(runs) == 1 else None
-    place = f'levels/{name}'
-    plots += _plot(
-      name, place, made, colours=colours, points=True, across='noise level'
-    )
+    look = {'colours': colours, 'points': True, 'across': 'noise level'}
+    plots += _plot(name, f'levels/{name}', made, **look)
   return plots
 
 
@@ -113,7 +111,8 @@ def _levels(scores: Mapping[str, float | None]) -> dict[str, Line]:
       level = (int(match[2]) + 0.5) / 10
       found.setdefault(match[1], []).append((level, float(value)))
   return {
-    name: tuple(map(np.array, zip(*each, strict=True))) for name, each in found.items()
+    name: (np.array([level for level, _ in each]), np.array([loss for _, loss in each]))
+    for name, each in found.items()
   }
 
 
