@@ -302,13 +302,18 @@ def evaluators(
     ValueError: one does not suit the run, its data does not suit it, or a file is
       missing.
   """
-  made = {}
+  made, left_out = {}, {}
+  plan = text_layout(run)
   for name, section in sections.items():
     try:
-      made[name] = evaluators_lib.make(run, section, text_layout(run), latents(run))
-      made[name].check()
+      found = evaluators_lib.make(run, section, plan, latents(run))
+      found.check()
+      made[name] = found
     except evaluator.Unsuited as error:
-      log.once(f'evaluation.evaluators.{name} is left out: {error}')
-    except ValueError as error:
+      left_out.setdefault(str(error), []).append(name)
+    except (ValueError, OSError) as error:
       raise ValueError(f'evaluation.evaluators.{name}: {error}') from error
+  for reason, names in left_out.items():
+    if reason:
+      log.once(f'evaluation without {" and ".join(names)}: {reason}')
   return made

@@ -19,7 +19,7 @@ TensorBoard to `DIR/tensorboard`; `DIR/report.html` shows all of it.
 import difflib
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from absl import flags
 from jax.sharding import Mesh
@@ -77,21 +77,7 @@ def main() -> None:
       log.info(f'step {step}: nothing to do; --again evaluates it again')
   print(f'report: {results.write_report(place)}')
   if failed:
-    raise command.Exit(*failure(failed))
-
-
-def failure(failed: Mapping[str, Exception]) -> tuple[int, str]:
-  """The exit code of a command whose evaluators failed, and its last line."""
-  mended = all(isinstance(each, ValueError | OSError) for each in failed.values())
-  said = '; '.join(
-    f'{name}: {type(error).__name__}: {command.line(error)}'
-    for name, error in failed.items()
-  )
-  return (
-    2 if mended else 1,
-    f'error: expected scores of all evaluators, found that some failed: {said}; the '
-    'same command tries them again',
-  )
+    raise command.Exit(*results.failure(failed))
 
 
 def page() -> ConfigDict:

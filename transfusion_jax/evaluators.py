@@ -37,7 +37,8 @@ def make(
     latents: height, width and channels of an image's latents.
 
   Raises:
-    evaluator.Unsuited: the run's own data holds nothing out that suits it.
+    evaluator.Unsuited: the run's own data holds nothing out that suits it; a run
+      without images has none, and one with images need not have texts alone.
     ValueError: it does not suit the run, or a file is missing.
   """
   _check(run, section)
@@ -54,7 +55,7 @@ def make(
     'heldout_image_loss': lambda it: image_loss.HeldoutImageLoss(
       it, image_shape=stored, **own
     ),
-    'heldout_perplexity': lambda it: perplexity.HeldoutPerplexity(it, **own),
+    'heldout_perplexity': lambda it: _of_texts(it, own),
     'perplexity': lambda it: perplexity.Perplexity(it, **held),
     'image_loss': lambda it: image_loss.ImageLoss(
       it, image_slots=data.image_slots, **held
@@ -67,13 +68,18 @@ def make(
   return kinds[section.kind](section)
 
 
+def _of_texts(section, own) -> evaluator.Evaluator:
+  try:
+    return perplexity.HeldoutPerplexity(section, **own)
+  except evaluator.Unsuited as error:
+    raise evaluator.Unsuited('' if own['data'].image_slots else str(error)) from error
+
+
 def _check(run: config.TransfusionRun, section: config.Evaluator) -> None:
   """Raises ValueError if an evaluator cannot suit a run."""
   pictures = run.data.image_slots > 0
   if section.kind in ('samples', 'heldout_image_loss') and not pictures:
-    raise evaluator.Unsuited(
-      f'expected a run with images for {section.kind}, found data.image_slots=0'
-    )
+    raise evaluator.Unsuited
   if section.kind not in OF_TEXT and not pictures:
     raise ValueError(
       f'expected a run with pictures for {section.kind}, found data.image_slots=0; '

@@ -156,6 +156,17 @@ def _said(error: Exception) -> str:
   return f'{type(error).__name__}: {command.line(error)}'
 
 
+def failure(failed: Mapping[str, Exception]) -> tuple[int, str]:
+  """The exit code of a command whose evaluators failed, and its last line."""
+  mended = all(isinstance(each, ValueError | OSError) for each in failed.values())
+  said = '; '.join(f'{name}: {_said(error)}' for name, error in failed.items())
+  return (
+    2 if mended else 1,
+    f'error: expected scores of all evaluators, found that some failed: {said}; the '
+    'same command tries them again',
+  )
+
+
 def seconds_at(place: workdir.Workdir, step: int) -> float:
   """What the evaluations of a step have taken."""
   taken = {

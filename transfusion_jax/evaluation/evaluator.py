@@ -25,7 +25,8 @@ TRIED = 300
 class Unsuited(ValueError):
   """There is nothing in a run for an evaluator that was not asked for by name.
 
-  Such evaluators are defaults: they are left out, and training starts.
+  Such evaluators are defaults: they are left out, and training starts. The message is
+  empty where that is as a person would expect.
   """
 
 

@@ -125,7 +125,7 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 def of_scores(
   runs: Mapping[str, Scores],
 ) -> list[dict[str, str]]:
-  """Every score that was measured at several steps, all runs in one plot.
+  """Every score that was measured at several steps and changed, all runs in one plot.
 
   Args:
     runs: steps and scores by run.
@@ -136,7 +136,8 @@ def of_scores(
     lines = {
       run: curves.Curve.whole(*series(steps, name)) for run, steps in runs.items()
     }
-    if any(len(line.steps) > 1 for line in lines.values()):
+    values = {value for line in lines.values() for value in line.values.tolist()}
+    if len(values) > 1 and any(len(line.steps) > 1 for line in lines.values()):
       plots += _plot(name, f'scores/{name}', lines, points=True)
   return plots
 

@@ -86,9 +86,7 @@ def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
       except ValueError:
         damaged += [number] if line.endswith(b'\n') else []
   if damaged:
-    log.warning(
-      f'{path}: {len(damaged)} damaged lines are left out, first {damaged[0]}'
-    )
+    log.warning(f'{path}: left out {len(damaged)} damaged lines, first {damaged[0]}')
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
