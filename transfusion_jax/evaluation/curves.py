@@ -63,15 +63,12 @@ def thinned(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
   for record in records:
     lines.append(record)
     if len(lines) == 2 * max(WHOLE, width):
-      count = len(lines) // width
-      _add(groups, lines, width, done)
-      lines, done = [], done + count
-      while done > WHOLE:
-        groups = {name: _halved(each) for name, each in groups.items()}
-        width, done = 2 * width, -(-done // 2)
+      width, done = _add(groups, lines, width, done)
+      lines = []
   if not groups and len(lines) <= WHOLE:
     return {name: Curve.whole(*_finite(lines, name)) for name in _names(lines)}
-  _add(groups, lines, width, done)
+  if lines:
+    _add(groups, lines, width, done)
   return {name: _curve(each) for name, each in sorted(groups.items())}
 
 
@@ -121,10 +118,12 @@ def _finite(lines: list[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.n
 
 def _add(
   groups: dict[str, np.ndarray], lines: list[Mapping[str, Any]], width: int, done: int
-) -> None:
-  """Puts lines behind the groups of every name, `width` of them together."""
-  if not lines:
-    return
+) -> tuple[int, int]:
+  """Puts lines behind the groups of every name, `width` of them together.
+
+  Returns:
+    Lines of a group from now on, and groups; no more than `WHOLE`.
+  """
   count = -(-len(lines) // width)
   steps = _grouped(_column(lines, 'step'), count, width)
   empty = np.full((len(_FIELDS), done), np.nan)
@@ -143,6 +142,11 @@ def _add(
     ]
     made = np.where(seen.any(1), np.stack(fields), np.nan)
     groups[name] = np.concatenate([groups.get(name, empty), made], axis=1)
+  done += count
+  while done > WHOLE:
+    groups |= {name: _halved(each) for name, each in groups.items()}
+    width, done = 2 * width, -(-done // 2)
+  return width, done
 
 
 def _grouped(column: np.ndarray, count: int, width: int) -> np.ndarray:

@@ -7,7 +7,7 @@ can draw.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import jax
@@ -87,9 +87,7 @@ class Samples:
     own = own_documents.OwnDocuments(data, plan, seed=config.seed)
     count = max(config.prompts, config.captions, config.images)
     asked = own_documents
-    found = own.choose(
-      2 * count, lambda each: evaluator.has_images(each) and own.fits(each), 'images'
-    )
+    found = own.choose(2 * count, lambda one: _pixels(one) and own.fits(one), 'images')
     self._moments = own.moments
     self._draws = _some(map(asked.to_draw, found), config.prompts)
     self._says = _some(map(asked.to_say, found), config.captions)
@@ -103,6 +101,10 @@ class Samples:
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, evaluator.Value]]:
     """Drawings, captions and reconstructions, of what there is."""
+    if self._draws:
+      yield 'drawings', self._drawings(writer)
+    if self._says:
+      yield 'captions', self._captions(writer)
     if self._moments:
       log.once(
         'evaluation: latents are stored instead of images (data.moments), so that '
@@ -110,20 +112,16 @@ class Samples:
       )
     elif self._images:
       yield from self._reconstructions(writer)
-    if self._draws:
-      yield 'drawings', self._drawings(writer)
-    if self._says:
-      yield 'captions', self._captions(writer)
 
   def _drawings(self, writer: writer_lib.Writer) -> report.Gallery:
     asked = [self._seen(writer, each) for each in self._draws]
     keys = jax.random.split(jax.random.key(self._config.seed), len(asked))
 
-    def draw(part: slice) -> Sequence[np.ndarray]:
+    def draw(part: slice) -> list[np.ndarray]:
       prompts = [
         writer.layout.prompt(given, open_image=True) for given, _ in asked[part]
       ]
-      return writer.draw_after(prompts, keys[part], self._sampling)
+      return list(writer.draw_after(prompts, keys[part], self._sampling))
 
     drawn = self._in_rows(draw, len(asked))
     tiles = [
@@ -192,7 +190,7 @@ class Samples:
     decoded = [_decoded(writer, each) for each in (*given, true)]
     return tuple(decoded[:-1]), decoded[-1]
 
-  def _in_rows(self, make: Callable[[slice], Sequence[Any]], count: int) -> list[Any]:
+  def _in_rows(self, make: Callable[[slice], list[Any]], count: int) -> list[Any]:
     """What `make` makes of so many examples, some at a time."""
     starts = range(0, count, self._rows)
     return [each for start in starts for each in make(slice(start, start + self._rows))]
@@ -204,7 +202,7 @@ def psnr(one: UInt8[np.ndarray, 'h w 3'], other: UInt8[np.ndarray, 'h w 3']) -> 
   return float(10 * np.log10(255**2 / max(error, ROUNDING)))
 
 
-def _some(found: Iterator[Asked | None], count: int) -> list[Asked]:
+def _some(found: Iterable[Asked | None], count: int) -> list[Asked]:
   return [each for each in found if each is not None][:count]
 
 
