@@ -280,9 +280,9 @@ def test_every_run_has_them_and_none_stands_in_the_way(tmp_path, monkeypatch):
   assert find(dataclasses.replace(run, data=none)) == []
   assert len(told) == 1
   assert told[0].startswith('evaluation without heldout_images and samples: expected')
-  for number in range(40):
-    (path / f'text{number}.txt').write_text('some text')
-  assert find(run_of(path, image_slots=0)) == ['heldout_texts']
+  (tmp_path / 'texts').mkdir()
+  texts = records(tmp_path / 'texts', images=0, captions=0, texts=8)
+  assert find(run_of(texts, image_slots=0)) == ['heldout_texts']
 
 
 @pytest.mark.parametrize(
