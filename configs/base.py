@@ -76,6 +76,7 @@ def transfusion() -> ConfigDict:
     percentile=0.0,
   )
   run.evaluation.update(every=0, rows=64)
+  evaluate(run, **of_own_data())
   return run
 
 
@@ -203,6 +204,9 @@ COMMON_SENSE = (
 
 
 EVALUATORS = {
+  'samples': {'prompts': 8, 'captions': 8, 'images': 8, 'limit': 128, 'seed': 0},
+  'heldout_image_loss': {'documents': 64, 'seed': 0},
+  'heldout_perplexity': {'documents': 64, 'seed': 0},
   'scene_tasks': {'questions': 128, 'edits': 32, 'shown': 48, 'seed': 0},
   'scenes': {'prompts': 128, 'shown': 32, 'seed': 0},
   'perplexity': {'documents': 0},
@@ -237,6 +241,18 @@ def evaluator(kind: str, source: ConfigDict | None = None, **changes) -> ConfigD
   if source is not None:
     made.source = source
   return made
+
+
+def of_own_data() -> dict[str, ConfigDict]:
+  """The evaluators of every run: they measure on what its own data holds out.
+
+  One for which nothing is held out is left out.
+  """
+  return {
+    'samples': evaluator('samples'),
+    'heldout_images': evaluator('heldout_image_loss'),
+    'heldout_texts': evaluator('heldout_perplexity'),
+  }
 
 
 def evaluate(run: ConfigDict, **evaluators) -> None:

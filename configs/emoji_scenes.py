@@ -46,5 +46,5 @@ def get_config() -> ConfigDict:
   run.train.update(steps=5000, log_every=10)
   run.train.checkpoints.every = 1000
   run.sampling.update(solver='dpm2m', steps=25, guidance=2.0, clip=1.8)
-  base.evaluate(run, scenes=base.evaluator('scenes', prompts=128))
+  base.evaluate(run, scenes=base.evaluator('scenes', prompts=128), **base.of_own_data())
   return run

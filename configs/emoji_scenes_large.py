@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
   run.train.update(steps=40_000, log_every=50)
   run.train.checkpoints.every = 2000
   run.sampling.update(solver='ddim', steps=50, guidance=2.5)
-  base.evaluate(run, scenes=base.evaluator('scenes', prompts=256))
+  base.evaluate(run, scenes=base.evaluator('scenes', prompts=256), **base.of_own_data())
   return run
 
 

@@ -34,5 +34,6 @@ def get_config() -> ConfigDict:
     run,
     scenes=base.evaluator('scenes', prompts=128),
     tasks=base.evaluator('scene_tasks'),
+    **base.of_own_data(),
   )
   return run

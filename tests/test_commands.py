@@ -143,7 +143,9 @@ def test_evaluating_changes_nothing_in_training(tmp_path, finished, variables):
   assert done.returncode == 0, done.stderr
   assert losses(workdir) == losses(finished)
   lines = (workdir / 'evaluation.jsonl').read_text().splitlines()
-  assert [json.loads(line)['step'] for line in lines] == [4, 8, 10]
+  found = [(record['step'], record['name']) for record in map(json.loads, lines)]
+  assert [step for step, name in found if name == 'scenes'] == [4, 8, 10]
+  assert {'samples', 'heldout_images'} < {name for _, name in found}
 
 
 def test_another_seed_is_another_run(tmp_path, finished, variables):

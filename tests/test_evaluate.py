@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import base, emoji_scenes
 from tests import tiny
 from tests.training import test_tensorboard
 from transfusion_jax import build, config, results, trained
-from transfusion_jax.core import sealed_json
+from transfusion_jax.core import log, sealed_json
 from transfusion_jax.evaluation import evaluator, galleries, report
 from transfusion_jax.training import checkpoint, mesh, metrics, workdir
 
@@ -143,6 +144,9 @@ class Counting:
 
   calls: int = 0
 
+  def check(self):
+    pass
+
   def __call__(self, writer):
     self.calls += 1
     yield 'calls', float(self.calls)
@@ -166,14 +170,204 @@ def test_results_are_kept_and_not_found_twice(tmp_path, prose):
   (record,) = metrics.read(place.evaluation)
   assert record['values'] == {'calls': 1.0, 'nothing': None}
   (file,) = place.board('evaluation').iterdir()
-  assert test_tensorboard.scalars(file) == [('prose/calls', 5, 1.0)]
+  assert test_tensorboard.scalars(file)[0] == ('prose/calls', 5, 1.0)
   shown = galleries.load(place.galleries(5, 'prose'))['shown']
   assert (shown.title, shown.note) == ('Shown', 'A note.')
   assert (shown.tiles[0].text, shown.tiles[0].good) == ('a fox', False)
   assert (shown.tiles[0].picture == 9).all()
 
 
+@dataclasses.dataclass
+class Failing:
+  """Finds something, and then fails."""
+
+  error: BaseException
+
+  def check(self):
+    pass
+
+  def __call__(self, writer):
+    yield 'first', 1.0
+    tile = report.Tile(
+      np.zeros((4, 4, 3), np.uint8), 'a <b>fox</b>\nhere', None, 'a dog'
+    )
+    yield 'shown', report.Gallery('Before it failed', 'A note.', (tile,))
+    raise self.error
+
+
+@pytest.fixture
+def warned(monkeypatch) -> list[str]:
+  said: list[str] = []
+  monkeypatch.setattr(log, 'warning', said.append)
+  return said
+
+
+def begun(folder: pathlib.Path, prose: pathlib.Path):
+  run, place = config.parse(page(prose)), workdir.Workdir(folder)
+  workdir.write_json(place.config, config.to_dict(run))
+  return run, place
+
+
+def test_an_evaluator_that_fails_is_told_and_the_others_go_on(tmp_path, prose, warned):
+  run, place = begun(tmp_path, prose)
+  both = {'prose': Failing(RuntimeError('too\nbad')), 'noise': Counting()}
+  failed = results.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
+  assert list(failed) == ['prose']
+  assert warned == ['step 5, prose failed: RuntimeError: too bad']
+  first, second = metrics.read(place.evaluation)
+  assert (first['values'], first['error']) == ({'first': 1.0}, 'RuntimeError: too bad')
+  assert second['values']['calls'] == 1.0
+  assert 'error' not in second
+  due = results.due(run, place, ['prose', 'noise'], step=5, field='ema')
+  assert due == ['prose']
+  results.write_report(place)
+  text = (tmp_path / 'report.html').read_text()
+  assert 'Evaluator prose failed at step 5: RuntimeError: too bad' in text
+  assert 'Before it failed' in text
+  assert 'a &lt;b&gt;fox&lt;/b&gt;' in text
+  again = {'prose': Counting()}
+  assert not results.evaluate(run, place, tiny.writer(), again, step=5, field='ema')
+  results.write_report(place)
+  assert 'failed' not in (tmp_path / 'report.html').read_text()
+
+
+@pytest.mark.parametrize(
+  ('error', 'code'),
+  [(ValueError('a'), 2), (OSError(28, 'full'), 2), (KeyError('a'), 1)],
+)
+def test_a_command_ends_with_what_failed(error, code):
+  found, line = results.failure({'prose': error, 'noise': OSError('b')})
+  assert found == code
+  assert line.startswith('error: expected scores of all evaluators, found that some')
+  assert '\n' not in line
+
+
+def test_storage_that_fails_is_no_end(tmp_path, prose, warned, monkeypatch):
+  run, place = begun(tmp_path, prose)
+
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(results.galleries, 'save', full)
+    both = {'prose': Counting(), 'noise': Counting()}
+    failed = results.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
+  assert set(failed) == {'prose', 'noise'}
+  assert all('No space left' in line for line in warned)
+  assert len(warned) == 2
+
+
+def test_a_signal_goes_through_a_failing_evaluator(tmp_path, prose):
+  run, place = begun(tmp_path, prose)
+  one = {'prose': Failing(KeyboardInterrupt())}
+  with pytest.raises(KeyboardInterrupt):
+    results.evaluate(run, place, tiny.writer(), one, step=5, field='ema')
+
+
+def test_images_and_texts_are_shown_by_tensorboard(tmp_path, prose, warned):
+  run, place = begun(tmp_path, prose)
+  one = {'prose': Failing(RuntimeError('bad'))}
+  results.evaluate(run, place, tiny.writer(), one, step=5, field='ema')
+  (file,) = place.board('evaluation').iterdir()
+  values = {
+    value.tag: value
+    for event in test_tensorboard.events(file)
+    for value in event.summary.value
+  }
+  shown = values['prose/shown/01'].image
+  assert (shown.height, shown.width) == (4, 4)
+  assert shown.encoded_image_string.startswith(b'\x89PNG')
+  (text,) = values['prose/shown/text_summary'].tensor.string_val
+  assert text.decode() == '1. a <b>fox</b> here (in the data: a dog)'
+
+
+DAMAGE = {
+  'a picture that has gone': lambda folder: (folder / 'shown_000.png').unlink(),
+  'a picture of something else': lambda folder: (folder / 'shown_000.png').write_bytes(
+    (folder / 'shown_000.png').read_bytes() + b'.'
+  ),
+  'a list that is cut short': lambda folder: (folder / 'gallery.json').write_text('{'),
+  'a list of another kind': lambda folder: (folder / 'gallery.json').write_text('[]'),
+  'a digit': lambda folder: (folder / 'gallery.json').write_text(
+    (folder / 'gallery.json').read_text().replace('A note', 'B note')
+  ),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+def test_a_damaged_gallery_does_not_lose_the_report(tmp_path, prose, warned, damage):
+  run, place = begun(tmp_path, prose)
+  both = {'prose': Counting(), 'noise': Counting()}
+  results.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
+  DAMAGE[damage](place.galleries(5, 'prose'))
+  results.write_report(place)
+  (line,) = warned
+  assert str(place.galleries(5, 'prose')) in line
+  text = (tmp_path / 'report.html').read_text()
+  assert text.count('<h2>Shown</h2>') == 1
+  assert 'What is missing' in text
+  assert 'noise/' in text
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"seconds": 1}', '{"a": ' * 200])
+def test_damaged_facts_do_not_lose_the_report(tmp_path, prose, warned, content):
+  run, place = begun(tmp_path, prose)
+  results.evaluate(
+    run, place, tiny.writer(), {'prose': Counting()}, step=5, field='ema'
+  )
+  place.facts.write_text(content)
+  nested = workdir.Workdir(place.autoencoder)
+  nested.root.mkdir()
+  nested.latents.write_text('[1')
+  results.write_report(place)
+  assert len(warned) == 2
+  assert 'facts.json' in warned[0]
+  assert 'latents.json' in warned[1]
+  assert '<h2>Shown</h2>' in (tmp_path / 'report.html').read_text()
+
+
+def test_a_run_without_numbers_has_a_report(tmp_path, prose):
+  _, place = begun(tmp_path, prose)
+  place.metrics.write_text('')
+  results.write_report(place)
+  assert 'Nothing was logged.' in (tmp_path / 'report.html').read_text()
+  nan = '{"step": 1, "loss": NaN}\n{"step": 2, "loss": Infinity}\n'
+  place.metrics.write_text(nan)
+  results.write_report(place)
+
+
+def test_evaluators_try_their_data_before_a_run(tmp_path, prose):
+  """Pictures without text: their perplexity was found to be none in training."""
+  pictures = tmp_path / 'pictures'
+  pictures.mkdir()
+  for number in range(3):
+    Image.fromarray(tiny.picture(number)).save(pictures / f'{number}.png')
+  broken = tmp_path / 'broken'
+  broken.mkdir()
+  for number in range(3):
+    (broken / f'{number}.png').write_bytes(b'nothing')
+  bad = {
+    'perplexity': base.source('folder', str(pictures), form='text'),
+    'image_loss': base.source('folder', str(broken), form='picture'),
+    'drawings': base.source('folder', str(pictures)),
+  }
+  for kind, source in bad.items():
+    made = page(prose)
+    counts = {'prompts': 2, 'pictures': 2} if kind == 'drawings' else {}
+    base.evaluate(made, some=base.evaluator(kind, source, **counts))
+    run = config.parse(made)
+    with pytest.raises(ValueError, match='evaluation.evaluators.some: ') as error:
+      build.evaluators(run, run.evaluation.evaluators)
+    assert '\n' not in str(error.value)
+
+
 CASES = {
+  'an empty name': (['--workdir={mixed}', '--only=,'], "found '' in --only"),
+  'another kind of config': (['--workdir={mixed}',
+                              '--evaluation=configs/emoji_autoencoder.py'],
+                             'a config of a mixed run'),
+  'no rows': (['--workdir={mixed}', '--config.evaluation.rows=0'], 'rows >= 1'),
+  'a step below 0': (['--workdir={mixed}', '--step=-1'], 'latest, all or watch'),
   'a run': (['--workdir={empty}'], 'config.json'),
   'a step': (['--workdir={mixed}', '--step=6'], 'one of the steps 5, 7'),
   'a number': (['--workdir={mixed}', '--step=last'], 'latest, all or watch'),

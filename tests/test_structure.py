@@ -49,7 +49,8 @@ SHARED = ('preflight', 'feeds', 'results', 'orders')
 
 BELOW = {**BELOW, 'compiling': ('training', *BELOW['training'])}
 BELOW = {**BELOW, 'config': ('training', 'evaluation', *BELOW['training'])}
-BELOW = {**BELOW, 'build': ('config', *BELOW['config'])}
+BELOW = {**BELOW, 'evaluators': ('config', *BELOW['config'])}
+BELOW = {**BELOW, 'build': ('evaluators', *BELOW['evaluators'])}
 BELOW = {**BELOW, 'trained': ('build', *BELOW['build'])}
 BELOW = {
   **BELOW,

@@ -9,20 +9,11 @@ import optax
 from jax.sharding import Mesh
 
 from transfusion_jax import config
-from transfusion_jax.core import axes, compiler, sharding
+from transfusion_jax import evaluators as evaluators_lib
+from transfusion_jax.core import axes, compiler, log, sharding
 from transfusion_jax.data import layout, pipeline, tokenizers
 from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.evaluation import (
-  caption_metrics,
-  drawings,
-  evaluator,
-  geneval,
-  harness,
-  image_loss,
-  perplexity,
-  scene_scores,
-  scene_tasks,
-)
+from transfusion_jax.evaluation import evaluator
 from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import (
   autoencoder,
@@ -298,53 +289,31 @@ def writer(
 def evaluators(
   run: config.TransfusionRun, sections: Mapping[str, config.Evaluator]
 ) -> dict[str, evaluator.Evaluator]:
-  """Evaluators by name, their files opened; no device is asked for.
+  """Evaluators by name, their files opened and tried; no device is asked for.
+
+  Those that measure on what the run's own data holds out are left out, with a line in
+  the log, where nothing is held out that suits them.
 
   Args:
     run: of the model that is evaluated.
     sections: which.
 
   Raises:
-    ValueError: one does not suit the run, or a file is missing.
+    ValueError: one does not suit the run, its data does not suit it, or a file is
+      missing.
   """
-  data, rows = run.data, run.evaluation.rows
-  held = {'scenes': data.scenes, 'pictures': data.images, 'rows': rows}
-  kinds = {
-    'scenes': lambda it: scene_scores.Scenes(it, data.scenes, run.sampling, rows=rows),
-    'scene_tasks': lambda it: scene_tasks.SceneTasks(
-      it, data.scenes, run.sampling, rows=rows
-    ),
-    'perplexity': lambda it: perplexity.Perplexity(it, **held),
-    'image_loss': lambda it: image_loss.ImageLoss(
-      it, image_slots=data.image_slots, **held
-    ),
-    'drawings': lambda it: drawings.Drawings(it, sampling=run.sampling, **held),
-    'captions': lambda it: caption_metrics.Captions(it, **held),
-    'geneval': lambda it: geneval.Geneval(it, sampling=run.sampling, rows=rows),
-    'harness': lambda it: harness.Harness(it, rows=rows),
-  }
-  made = {}
+  made, left_out = {}, {}
+  plan = text_layout(run)
   for name, section in sections.items():
     try:
-      _check_pictures(run, section)
-      made[name] = kinds[section.kind](section)
-    except ValueError as error:
+      found = evaluators_lib.make(run, section, plan, latents(run))
+      found.check()
+      made[name] = found
+    except evaluator.Unsuited as error:
+      left_out.setdefault(str(error), []).append(name)
+    except (ValueError, OSError) as error:
       raise ValueError(f'evaluation.evaluators.{name}: {error}') from error
+  for reason, names in left_out.items():
+    if reason:
+      log.once(f'evaluation without {" and ".join(names)}: {reason}')
   return made
-
-
-_OF_SCENES = ('scenes', 'scene_tasks')
-"""Evaluators of emoji scenes."""
-
-
-def _check_pictures(run: config.TransfusionRun, section: config.Evaluator) -> None:
-  if section.kind not in ('perplexity', 'harness') and not run.data.image_slots:
-    raise ValueError(
-      f'expected a run with pictures for {section.kind}, found data.image_slots=0; '
-      'remove the evaluator, or name others with --only'
-    )
-  if section.kind in _OF_SCENES and not pipeline.scene_forms(run.data):
-    raise ValueError(
-      f'expected emoji scenes among data.sources, found {sorted(run.data.sources)}; '
-      'remove the evaluator'
-    )

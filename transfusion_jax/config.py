@@ -25,6 +25,7 @@ from transfusion_jax.evaluation import (
   harness,
   image_loss,
   perplexity,
+  samples,
   scene_scores,
   scene_tasks,
 )
@@ -91,7 +92,10 @@ class AutoencoderStage:
 
 
 Evaluator = (
-  scene_scores.ScenesConfig
+  samples.SamplesConfig
+  | image_loss.HeldoutImageLossConfig
+  | perplexity.HeldoutPerplexityConfig
+  | scene_scores.ScenesConfig
   | scene_tasks.SceneTasksConfig
   | perplexity.PerplexityConfig
   | image_loss.ImageLossConfig

@@ -56,18 +56,27 @@ def main() -> None:
     trained.check_field(run, field)
     sections = chosen(run.evaluation.evaluators, _ONLY.value)
     evaluators = build.evaluators(run, sections)
+    if not evaluators:
+      raise ValueError(
+        f'expected an evaluator that suits the run, found that {", ".join(sections)} '
+        'measure on held-out data, and nothing that they can use is held out; name '
+        'another one, or take them from a config file with --evaluation=FILE'
+      )
     devices = mesh.make(run.mesh)
     steps = _steps(place, _STEP.value)
+  failed: dict[str, Exception] = {}
   for step in steps:
     names = list(evaluators)
     if not _AGAIN.value:
       names = results.due(run, place, names, step=step, field=field)
     if names:
       some = {name: evaluators[name] for name in names}
-      _evaluate(run, place, devices, some, step, field)
+      failed |= _evaluate(run, place, devices, some, step, field)
     else:
       log.info(f'step {step}: nothing to do; --again evaluates it again')
   print(f'report: {results.write_report(place)}')
+  if failed:
+    raise command.Exit(*results.failure(failed))
 
 
 def page() -> ConfigDict:
@@ -79,6 +88,11 @@ def page() -> ConfigDict:
   if found.kind == 'transfusion':
     found.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
     if _EVALUATION.value is not None:
+      if 'evaluation' not in _EVALUATION.value or 'sampling' not in _EVALUATION.value:
+        raise ValueError(
+          'expected a config of a mixed run in --evaluation, found one without '
+          '`evaluation` and `sampling`; name another file'
+        )
       found.evaluation = _EVALUATION.value.evaluation
       found.sampling = _EVALUATION.value.sampling
   return found
@@ -122,16 +136,16 @@ def _evaluate(
   evaluators: dict[str, evaluator.Evaluator],
   step: int,
   field: trained.Field,
-) -> None:
-  """One step, unless training has removed it meanwhile."""
+) -> dict[str, Exception]:
+  """One step, unless training has removed it meanwhile; which evaluators failed."""
   try:
     writer = trained.writer(run, place, devices, step=step, field=field)
   except (ValueError, OSError) as error:
     if step in checkpoint_reader.steps(place.checkpoints):
       raise
     log.info(f'step {step} was removed before it could be read ({error})')
-    return
-  results.evaluate(run, place, writer, evaluators, step=step, field=field)
+    return {}
+  return results.evaluate(run, place, writer, evaluators, step=step, field=field)
 
 
 def _steps(place: workdir.Workdir, asked: str) -> Iterable[int]:

@@ -25,9 +25,9 @@ def main() -> None:
   with command.user_errors():
     if not _WORKDIRS.value:
       raise ValueError('expected --workdir=DIR, found none; name one run or several')
+    output = command.output_file('output', _OUTPUT.value)
     places = [workdir.at(each) for each in _WORKDIRS.value]
     runs = [results.reported(place) for place in places]
-    output = command.output_file('output', _OUTPUT.value)
     report.write_page(output, told_apart(runs, _WORKDIRS.value))
   print(f'report: {output}')
 

@@ -6,18 +6,21 @@ shows `tensorboard/evaluation`.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from transfusion_jax import config, trained
-from transfusion_jax.core import log
+from transfusion_jax.core import command, log, sealed_json
 from transfusion_jax.data import emoji_glyphs, pipeline
 from transfusion_jax.evaluation import (
+  curves,
   evaluator,
   galleries,
+  plots,
   report,
   scene_scores,
   scene_tasks,
@@ -34,11 +37,16 @@ def due(
   step: int,
   field: trained.Field,
 ) -> list[str]:
-  """The evaluators that have not yet been at work on a step with these settings."""
+  """The evaluators that have not yet been at work on a step with these settings.
+
+  Those that failed there are due again.
+  """
   done = [
     (record['name'], record['config'])
     for record in metrics.read(place.evaluation)
-    if record['step'] == step and record['parameters'] == field
+    if record['step'] == step
+    and record['parameters'] == field
+    and not record.get('error')
   ]
   return [name for name in names if (name, settings(run, name)) not in done]
 
@@ -60,8 +68,10 @@ def evaluate(
   *,
   step: int,
   field: trained.Field,
-) -> None:
+) -> dict[str, Exception]:
   """Measures a model, and keeps every evaluator's results as soon as they are there.
+
+  One that fails is told of, and the others' turn comes.
 
   Args:
     run: that trained the model; its sections say how it is measured.
@@ -70,21 +80,91 @@ def evaluate(
     evaluators: by their names in the run.
     step: of the model.
     field: which parameters it holds.
+
+  Returns:
+    What ended those evaluators that failed, by name.
   """
   board = tensorboard.Board(place.board('evaluation'), step=None)
-  own = trained.own_field(run)
+  failed: dict[str, Exception] = {}
   for outcome in evaluator.run(evaluators, writer):
-    name = _shown_as(outcome.name, field, own)
-    galleries.save(place.galleries(step, name), outcome.galleries)
-    values = {key: _finite(value) for key, value in outcome.values.items()}
-    metrics.append(
-      place.evaluation,
-      {'step': step, 'parameters': field, 'name': outcome.name, 'values': values,
-       'seconds': outcome.seconds, 'config': settings(run, outcome.name)},
-    )  # fmt: skip
-    board.write(step, evaluator.prefixed(name, values))
-    said = ', '.join(f'{key} {value:.4g}' for key, value in outcome.values.items())
-    log.info(f'step {step}, {name}: {said} ({outcome.seconds:.0f} s)')
+    error = outcome.error
+    try:
+      _keep(run, place, board, outcome, step, field)
+    except OSError as lost:
+      error = error or lost
+    if error is not None:
+      failed[outcome.name] = error
+      log.warning(f'step {step}, {outcome.name} failed: {_said(error)}')
+      log.logger.debug('evaluator %s', outcome.name, exc_info=error)
+  return failed
+
+
+def _keep(
+  run: config.TransfusionRun,
+  place: workdir.Workdir,
+  board: tensorboard.Board,
+  outcome: evaluator.Outcome,
+  step: int,
+  field: trained.Field,
+) -> None:
+  """Keeps what an evaluator has found; OSError where storage fails."""
+  name = _shown_as(outcome.name, field, trained.own_field(run))
+  galleries.save(place.galleries(step, name), outcome.galleries)
+  values = {key: _finite(value) for key, value in outcome.values.items()}
+  record = {
+    'step': step,
+    'parameters': field,
+    'name': outcome.name,
+    'values': values,
+    'seconds': outcome.seconds,
+    'config': settings(run, outcome.name),
+  }
+  if outcome.error is not None:
+    record['error'] = _said(outcome.error)
+  metrics.append(place.evaluation, record)
+  board.write(step, evaluator.prefixed(name, values))
+  images, texts = _shown(name, outcome.galleries)
+  if images or texts:
+    board.show(step, images, texts)
+  if outcome.error is None:
+    told = {k: x for k, x in outcome.values.items() if not plots.LEVEL.match(k)}
+    said = ', '.join(f'{key} {value:.4g}' for key, value in told.items())
+    log.info(f'step {step}, {name}: {said or "done"} ({outcome.seconds:.0f} s)')
+
+
+_SHOWN = 16
+"""Images of a gallery in TensorBoard."""
+
+
+def _shown(
+  name: str, found: Mapping[str, report.Gallery]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Images of some galleries as TensorBoard shows them, and lists of their texts."""
+  images, texts = {}, {}
+  for key, gallery in found.items():
+    lines = []
+    for number, tile in enumerate(gallery.tiles[:_SHOWN], 1):
+      images[f'{name}/{key}/{number:02}'] = tile.picture
+      truth = f' (in the data: {tile.truth})' if tile.truth else ''
+      lines.append(f'{number}. ' + ' '.join(f'{tile.text}{truth}'.split()))
+    if lines:
+      texts[f'{name}/{key}'] = '\n'.join(lines)
+  return images, texts
+
+
+def _said(error: Exception) -> str:
+  return f'{type(error).__name__}: {command.line(error)}'
+
+
+def failure(failed: Mapping[str, Exception]) -> tuple[int, str]:
+  """The exit code of a command whose evaluators failed, and its last line."""
+  mended = all(isinstance(each, ValueError | OSError) for each in failed.values())
+  said = '; '.join(f'{name}: {_said(error)}' for name, error in failed.items())
+  return (
+    2 if mended else 1,
+    f'error: expected scores of all evaluators, found that some failed: {said}; the '
+    'same command tries them again',
+  )
 
 
 def seconds_at(place: workdir.Workdir, step: int) -> float:
@@ -105,68 +185,88 @@ def write_report(place: workdir.Workdir) -> pathlib.Path:
 def reported(place: workdir.Workdir) -> report.Run:
   """All that a report says of a run, from what its work directory keeps.
 
+  What is damaged of it is left out, and named.
+
   Raises:
     ValueError: there is no run.
   """
   run = config.from_dict(trained.read_config(place))
+  name = place.root.resolve().name
   if isinstance(run, config.AutoencoderRun):
-    curves = {'autoencoder': metrics.read(place.metrics)}
-    return report.Run(place.root.name, '', {}, curves, (), (), {}, '')
+    logged = {'autoencoder': curves.thinned(metrics.records(place.metrics))}
+    return report.Run(name, '', {}, logged, (), (), {}, '')
   nested = workdir.Workdir(trained.autoencoder_of(run, place))
-  kept = _read_json(place.facts)
-  about = {
-    'autoencoder_psnr': _read_json(nested.latents).get('psnr'),
-    'wall_seconds': kept.get('seconds'),
-  }
-  scores, shown = _scores(run, place)
+  trouble: list[str] = []
+  kept = _sound(lambda: sealed_json.read(place.facts), place.facts, trouble)
+  latents = _sound(lambda: sealed_json.read(nested.latents), nested.latents, trouble)
+  about = {'autoencoder_psnr': latents.get('psnr'), 'wall_seconds': kept.get('seconds')}
+  records = sorted(metrics.records(place.evaluation), key=lambda each: each['step'])
+  scores, shown = _scores(run, place, records, trouble)
   if scores:
     scores[-1][1].update({name: value for name, value in about.items() if value})
-  scenes = pipeline.scene_forms(run.data)
+  logged = {'transfusion': place.metrics, 'autoencoder': nested.metrics}
   return report.Run(
-    name=place.root.resolve().name,
+    name=name,
     command=kept.get('command', ''),
     facts=kept.get('facts', {}),
     curves={
-      'transfusion': metrics.read(place.metrics),
-      'autoencoder': metrics.read(nested.metrics),
+      stage: curves.thinned(metrics.records(path)) for stage, path in logged.items()
     },
     scores=scores,
-    goals=_goals(place),
+    goals=_goals(records),
     galleries=shown,
-    attribution=emoji_glyphs.ATTRIBUTION if scenes else '',
+    attribution=emoji_glyphs.ATTRIBUTION if pipeline.scene_forms(run.data) else '',
+    trouble=trouble,
   )
 
 
 def _scores(
-  run: config.TransfusionRun, place: workdir.Workdir
+  run: config.TransfusionRun,
+  place: workdir.Workdir,
+  records: Iterable[Mapping[str, Any]],
+  trouble: list[str],
 ) -> tuple[list[tuple[int, dict[str, float | None]]], dict[str, report.Gallery]]:
-  """Scores by step, and each evaluator's newest galleries."""
+  """Scores by step, and each evaluator's newest galleries; what is missing is added."""
   by_step: dict[int, dict[str, float | None]] = {}
-  newest: dict[str, int] = {}
+  newest: dict[str, Mapping[str, Any]] = {}
   own = trained.own_field(run)
-  for record in sorted(metrics.read(place.evaluation), key=lambda each: each['step']):
+  for record in records:
     name = _shown_as(record['name'], record['parameters'], own)
     values = evaluator.prefixed(name, record['values'])
     by_step.setdefault(record['step'], {}).update(values)
-    newest[name] = record['step']
-  shown = {
-    f'{name}/{key}': gallery
-    for name, step in newest.items()
-    for key, gallery in galleries.load(place.galleries(step, name)).items()
-  }
+    newest[name] = record
+  shown = {}
+  for name, record in newest.items():
+    step = record['step']
+    if record.get('error'):
+      trouble.append(f'Evaluator {name} failed at step {step:,}: {record["error"]}')
+    place_of = place.galleries(step, name)
+    found = _sound(lambda place_of=place_of: galleries.load(place_of), None, trouble)
+    shown |= {f'{name}/{key}': gallery for key, gallery in found.items()}
   return sorted(by_step.items()), shown
+
+
+def _sound(
+  read: Callable[[], dict[str, Any]], path: pathlib.Path | None, trouble: list[str]
+) -> dict[str, Any]:
+  """What is read, or nothing where there is no such file or it is damaged."""
+  if path is not None and not path.exists():
+    return {}
+  try:
+    return read()
+  except (ValueError, KeyError, TypeError, OSError) as error:
+    log.warning(f'left out of the report: {command.line(error)}')
+    trouble.append(f'Left out: {command.line(error)}')
+    return {}
 
 
 _GOALS = {'scenes': scene_scores.GOALS, 'scene_tasks': scene_tasks.GOALS}
 """By kind of evaluator."""
 
 
-def _goals(place: workdir.Workdir) -> tuple[report.Goal, ...]:
+def _goals(records: Iterable[Mapping[str, Any]]) -> tuple[report.Goal, ...]:
   """What is asked of scenes, and of the run where they were evaluated."""
-  kinds = {
-    record['name']: record['config']['evaluator']['kind']
-    for record in metrics.read(place.evaluation)
-  }
+  kinds = {record['name']: record['config']['evaluator']['kind'] for record in records}
   goals = [
     dataclasses.replace(goal, name=f'{name}/{goal.name}')
     for name, kind in kinds.items()
@@ -178,10 +278,6 @@ def _goals(place: workdir.Workdir) -> tuple[report.Goal, ...]:
 def _shown_as(name: str, field: trained.Field, own: trained.Field) -> str:
   """An evaluator's name; other parameters than a run's own are named with it."""
   return name if field == own else f'{name}.{field}'
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _finite(value: float) -> float | None:

@@ -141,14 +141,16 @@ def train_transfusion(
   if run.data.image_slots:
     frozen = trained.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   trainer = build.trainer(run, devices)
-  evaluate = _evaluation(run, place, devices, frozen, stop)
+  interlude = loop.Interlude(
+    max(run.evaluation.every, 0), _evaluation(run, place, devices, frozen, stop)
+  )
   outcome = stage.run(
     _stage(
       'transfusion',
       run,
       trainer,
       lambda s: feeds.documents(run, devices, frozen, s),
-      loop.Interlude(max(run.evaluation.every, 0), evaluate),
+      interlude,
     ),
     place,
     stop,
@@ -159,7 +161,7 @@ def train_transfusion(
   if not run.evaluation.in_training:
     log.info(f'done: {place.root}')
     return
-  evaluate(outcome.state)
+  interlude(outcome.state)
   _leave_if_stopped(stop)
   if processes.leads():
     _report(run, place, _facts(run, trainer), outcome.seconds, command_line)

@@ -140,7 +140,12 @@ def _data(keys) -> np.ndarray:
   ('line', 'found'),
   [
     ('{"tag": "a"', 'no JSON'),
-    ('', 'no JSON'),
+    ('5', 'int'),
+    (
+      '{"tag": "a", "prompt": "b", "include": [{"class": "b", "count": 1}], '
+      '"exclude": 5}',
+      'exclude=5',
+    ),
     ('["tag"]', 'list'),
     ('{"tag": "a", "include": [{"class": "b", "count": 1}]}', 'prompt=None'),
     ('{"tag": "a", "prompt": "b", "include": []}', r'include=\[\]'),

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from transfusion_jax.evaluation import plots, report
+from transfusion_jax.evaluation import curves, plots, report
 
 GOALS = (
   report.Goal('background', 'background colour right', 0.99, None),
@@ -143,7 +143,7 @@ def test_goal(low, high, value, verdict):
 
 
 def test_page_stands_alone(tmp_path):
-  _, page, text = write(tmp_path, curves={'transfusion': records()})
+  _, page, text = write(tmp_path, curves={'transfusion': curves.thinned(records())})
   assert page.links
   assert all(link.startswith(('data:image/png;base64,', '#')) for link in page.links)
   assert not re.search(r'https?://|@import|file:|<script|<link', text)
@@ -175,7 +175,7 @@ def test_text_is_escaped(tmp_path):
     name=evil,
     command=evil,
     galleries={evil: report.Gallery(evil, evil, (tile(evil, True),))},
-    curves={evil: records()},
+    curves={evil: curves.thinned(records())},
     facts={evil: evil},
     attribution=evil,
     scores={evil: 1.0},
@@ -186,14 +186,14 @@ def test_text_is_escaped(tmp_path):
 
 
 def test_every_loss_is_plotted(tmp_path):
-  _, page, _ = write(tmp_path, curves={'transfusion': records()})
+  _, page, _ = write(tmp_path, curves={'transfusion': curves.thinned(records())})
   assert page.tags.count('svg') == 4  # loss, text, image, and image by noise level
   for name in ('loss_text', 'loss_image by noise level', '0.9 – 1.0'):
     assert name in page.text
 
 
 def test_plots_take_the_colour_of_the_text(tmp_path):
-  _, _, text = write(tmp_path, curves={'transfusion': records()})
+  _, _, text = write(tmp_path, curves={'transfusion': curves.thinned(records())})
   assert 'currentColor' in text
   assert '#010203' not in text
 
@@ -208,14 +208,14 @@ def test_plots_take_the_colour_of_the_text(tmp_path):
   ],
 )
 def test_nothing_to_plot(tmp_path, curve):
-  _, page, _ = write(tmp_path, curves={'transfusion': curve})
+  _, page, _ = write(tmp_path, curves={'transfusion': curves.thinned(curve)})
   assert 'svg' not in page.tags
   assert 'Nothing was logged.' in page.text
 
 
 def test_gaps_in_curves_are_left_out(tmp_path):
   curve = records() + [{'step': 41, 'loss': None}, {'step': 42, 'loss': float('nan')}]
-  _, page, text = write(tmp_path, curves={'transfusion': curve})
+  _, page, text = write(tmp_path, curves={'transfusion': curves.thinned(curve)})
   assert page.tags.count('svg') == 4
   assert 'nan' not in text.lower().split('<section>')[-1]
 
@@ -231,8 +231,8 @@ def test_all_empty(tmp_path):
 
 
 def test_same_input_same_page(tmp_path):
-  curves = {'transfusion': records()}
-  pages = [write(tmp_path / name, curves=curves)[2] for name in 'ab']
+  logged = {'transfusion': curves.thinned(records())}
+  pages = [write(tmp_path / name, curves=logged)[2] for name in 'ab']
   assert pages[0] == pages[1]
 
 
@@ -262,8 +262,12 @@ def test_steps_stand_in_a_table_and_in_plots(tmp_path):
 
 
 def test_runs_stand_side_by_side(tmp_path):
-  one = made(name='one', curves={'transfusion': records()})
-  other = made(name='two', curves={'transfusion': records(20)}, scores={'extra': 0.125})
+  one = made(name='one', curves={'transfusion': curves.thinned(records())})
+  other = made(
+    name='two',
+    curves={'transfusion': curves.thinned(records(20))},
+    scores={'extra': 0.125},
+  )
   page = write_several(tmp_path / 'page.html', one, other)
   assert page.tags.count('svg') == 3 + 2  # losses together, noise levels for each
   assert page.tags.count('img') == 2
@@ -273,6 +277,39 @@ def test_runs_stand_side_by_side(tmp_path):
 
 
 def test_what_a_plot_leaves_out():
-  records_of = [{'step': 1, 'x': 1.0}, {'step': 2}, {'step': 3, 'x': float('inf')}]
-  steps, values = plots.series(records_of, 'x')
+  scores = [(1, {'x': 1.0}), (2, {}), (3, {'x': float('inf')})]
+  steps, values = plots.series(scores, 'x')
   assert (steps.tolist(), values.tolist()) == ([1.0], [1.0])
+
+
+def test_losses_by_noise_level_are_a_plot_and_no_rows(tmp_path):
+  def scores(first: float) -> dict[str, float]:
+    return {f'own/loss_image_{k}': first - k / 20 for k in range(10)}
+
+  steps = [(20, {'own/loss_image': 0.7, **scores(1.0)}), (40, scores(0.9))]
+  run = made(goals=(), galleries={}, trouble=('Evaluator a failed <b>',))
+  page = write_several(tmp_path / 'page.html', dataclasses.replace(run, scores=steps))
+  assert page.tags.count('svg') == 1
+  for words in ('noise level', 'step 20', 'step 40', 'Evaluator a failed <b>'):
+    assert words in page.text
+  assert 'own/ loss_ image_' not in page.text
+  two = [dataclasses.replace(run, scores=steps, name=name) for name in ('a', 'b')]
+  assert write_several(tmp_path / 'page.html', *two).tags.count('svg') == 1
+
+
+def test_what_never_changes_is_no_plot(tmp_path):
+  steps = [(step, {'a/count': 7.0}) for step in (20, 40)]
+  run = made(goals=(), galleries={})
+  page = write_several(tmp_path / 'page.html', dataclasses.replace(run, scores=steps))
+  assert 'svg' not in page.tags
+
+
+def test_a_pair_takes_two_places_and_a_truth_stands_below(tmp_path):
+  pair = report.Tile(np.zeros((32, 65, 3), np.uint8), 'said', None, 'a <i>fox</i>')
+  long = report.Tile(np.zeros((32, 32, 3), np.uint8), 'x' * 1000, None)
+  shown = report.Gallery('Pairs', 'N.', (pair, long))
+  _, page, text = write(tmp_path, galleries={'a': shown})
+  assert re.findall(r'<figure class="([^"]*)"', text) == ['card tile pair', 'card tile']
+  assert 'a <i>fox</i>' in page.text
+  assert 'x' * (report.LONGEST - 1) + '…' in text
+  assert 'x' * report.LONGEST not in text

@@ -81,6 +81,10 @@ class Captions:
     )
     self._chosen = self._held.choose(config.pictures, config.seed)
 
+  def check(self) -> None:
+    """Looks for an image with a caption among the first."""
+    self._held.check()
+
   def __call__(
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:

@@ -97,6 +97,10 @@ class Drawings:
     self._clip = clip_score.ClipScore(config.clip) if rated else None
     self._real: Float[np.ndarray, 'n f'] | None = None
 
+  def check(self) -> None:
+    """Looks for an image with a caption among the first."""
+    self._held.check()
+
   def __call__(
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:

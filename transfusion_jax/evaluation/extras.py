@@ -25,8 +25,8 @@ def file(path: str, what: str) -> pathlib.Path:
   Raises:
     ValueError: there is none, or it is a URL.
   """
-  if not path or not (found := paths.local(path, what)).is_file():
+  if not path or not paths.local(path, what).is_file():
     raise ValueError(
       f'expected {what}, found no file {path!r}; get it once, and give its path'
     )
-  return found
+  return paths.local(path, what)

@@ -14,6 +14,7 @@ written here. `scenes.py` scores the same six categories on emoji scenes, exactl
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 from PIL import Image
 
-from transfusion_jax.core import digest, log, paths
+from transfusion_jax.core import digest, json_text, log, paths
 from transfusion_jax.data import images
 from transfusion_jax.evaluation import extras, report
 from transfusion_jax.generation import image
@@ -94,12 +95,27 @@ class Geneval:
     self._prompts = read(extras.file(config.prompts, "GenEval's prompt file"))
     self._together = max(rows // config.images, 1)
 
+  def check(self) -> None:
+    """Looks whether the pictures' folder can be made and written to."""
+    there = self._directory
+    while not there.exists() and there != there.parent:
+      there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK):
+      raise ValueError(
+        f'expected a directory for pictures, found {there}, which cannot be written '
+        'to; name another'
+      )
+
+  @property
+  def _directory(self) -> pathlib.Path:
+    return paths.local(self._config.directory, 'directory')
+
   def __call__(
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:
     """How many pictures there are now, and how many of them are new."""
     config = self._config
-    folder = pathlib.Path(config.directory) / self._name(writer)
+    folder = self._directory / self._name(writer)
     places = {k: folder / f'{k:05d}' for k in range(len(self._prompts))}
     missing = [k for k, place in places.items() if not place.exists()]
     for start in range(0, len(missing), self._together):
@@ -150,24 +166,29 @@ def read(path: pathlib.Path) -> list[Prompt]:
   Raises:
     ValueError: a line is not what the scorer reads; the message names it.
   """
-  lines = path.read_text(encoding='utf-8').rstrip('\n').split('\n')
-  return [_parse(line, f'{path}:{number}') for number, line in enumerate(lines, 1)]
+  lines = json_text.lines(path.read_bytes())
+  found = [_parse(line, f'{path}:{number}') for number, line in lines]
+  if not found:
+    raise _malformed(str(path), 'nothing')
+  return found
 
 
-def _parse(line: str, place: str) -> Prompt:
+def _parse(line: bytes, place: str) -> Prompt:
   try:
-    value = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise _malformed(place, f'no JSON ({error.msg})') from error
+    value = json_text.parse(line)
+  except ValueError as error:
+    raise _malformed(place, f'no JSON ({error})') from error
   if not isinstance(value, Mapping):
     raise _malformed(place, f'{type(value).__name__}')
   for field, kind in (('tag', str), ('prompt', str), ('include', list)):
     if not isinstance(value.get(field), kind) or not value[field]:
       raise _malformed(place, f'{field}={value.get(field)!r}')
+  if not isinstance(value.get('exclude', []), list):
+    raise _malformed(place, f'exclude={value["exclude"]!r}')
   for asked in [*value['include'], *value.get('exclude', [])]:
     if not _counted(asked):
       raise _malformed(place, f'the object {asked!r}')
-  return Prompt(line, value['prompt'])
+  return Prompt(line.decode().rstrip('\r'), value['prompt'])
 
 
 def _counted(asked: Any) -> bool:

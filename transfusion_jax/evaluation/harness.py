@@ -64,6 +64,9 @@ class Harness:
     self._config, self._rows = config, rows
     self._manager = _open(config)
 
+  def check(self) -> None:
+    """Nothing is left to try: the tasks were loaded when they were opened."""
+
   def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
     """Every measure of every task, `hellaswag_acc_norm`, and its standard error."""
     import lm_eval
@@ -88,11 +91,13 @@ def _open(config: HarnessConfig) -> Any:
   """What knows the tasks; they have been loaded once, so that their data is there."""
   import lm_eval.tasks
 
-  if config.folder and not pathlib.Path(config.folder).is_dir():
-    raise ValueError(
-      f'expected a folder of task files, found no {config.folder!r}; check the path'
-    )
-  folder = config.folder or None
+  folder = None
+  if config.folder:
+    folder = str(paths.local(config.folder, 'folder'))
+    if not pathlib.Path(folder).is_dir():
+      raise ValueError(
+        f'expected a folder of task files, found no {config.folder!r}; check the path'
+      )
   # All tasks of the package take seconds to be listed: one's own may be enough.
   manager = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=False)
   if not set(config.tasks) <= set(manager.all_tasks):

@@ -17,12 +17,22 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from transfusion_jax.core import sharding
-from transfusion_jax.data import corpus, emoji_scenes, held_out, images, packing
+from transfusion_jax.data import (
+  corpus,
+  documents,
+  emoji_scenes,
+  held_out,
+  images,
+  layout,
+  packing,
+  pipeline,
+)
 from transfusion_jax.diffusion import path as path_lib
+from transfusion_jax.evaluation import evaluator, own_documents
 from transfusion_jax.evaluation import rows as rows_lib
 from transfusion_jax.generation import writer as writer_lib
+from transfusion_jax.models import autoencoder, transfusion
 from transfusion_jax.models import batch as batch_lib
-from transfusion_jax.models import transfusion
 from transfusion_jax.objectives import denoising, loss
 
 
@@ -55,8 +65,51 @@ class ImageLossConfig:
       )
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldoutImageLossConfig:
+  """Documents with images that the run's own data holds out.
+
+  Attributes:
+    kind: tells this evaluator from the others.
+    documents: at most.
+    seed: of the choice, of levels and noise.
+  """
+
+  kind: Literal['heldout_image_loss']
+  documents: int
+  seed: int
+
+  def __post_init__(self):
+    if self.documents < 1:
+      raise ValueError(
+        f'expected documents of at least 1, found {self.documents}; raise it, or '
+        'remove the evaluator'
+      )
+
+
+OWN_ROWS = 8
+"""Rows at a time of the few documents of a run's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+  """What rows hold.
+
+  Attributes:
+    rows: that go through the model at a time.
+    image_slots: images of a row.
+    image: shape of each, of pixels or of moments of latents.
+    moments: whether it is moments.
+  """
+
+  rows: int
+  image_slots: int
+  image: tuple[int, int, int]
+  moments: bool
+
+
 class ImageLoss:
-  """The evaluator."""
+  """The evaluator, on a source of its own."""
 
   def __init__(
     self,
@@ -82,45 +135,110 @@ class ImageLoss:
     self._documents = held_out.HeldOut(
       config.source, scenes=scenes, pictures=pictures, count=config.documents
     )
-    self._seed, self._rows, self._slots = config.seed, rows, image_slots
-    self._pixels = (pictures.height, pictures.width, 3)
-    self._too_long = 0
+    pixels = (pictures.height, pictures.width, 3)
+    self._seed, self._shape = config.seed, _Shape(rows, image_slots, pixels, False)
+
+  def check(self) -> None:
+    """Makes documents until one has an image."""
+    evaluator.demand(self._documents, evaluator.has_images, 'images')
 
   def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
     """The mean squared error by bucket, and the mean of the buckets."""
-    mesh = sharding.mesh_of(writer.model)
-    shape = rows_lib.shape(
-      writer, rows=self._rows, pictures=(self._slots, *self._pixels)
-    )
-    sums, counts = np.zeros((2, denoising.BUCKETS))
-    pictures = 0
-    for bins in rows_lib.batches(self._sequences(writer), shape):
-      arrays = packing.stack(bins, shape)
-      number, pictures = _numbers(bins, shape, pictures)
-      placed = rows_lib.placed(writer.model, {**arrays, 'number': number})
-      work = rows_lib.compiled(_errors, mesh, static=(4, 5))
-      found = work(
-        writer.model, writer.codec, placed, self._seed, writer.path, writer.target
-      )
-      sums += np.asarray(found.sum, np.float64)
-      counts += np.asarray(found.count, np.float64)
-    seen = counts > 0
-    means = sums[seen] / counts[seen]
-    yield 'loss_image', float(means.mean())
-    for bucket, mean in zip(np.flatnonzero(seen), means, strict=True):
-      yield f'loss_image_{bucket}', float(mean)
-    yield 'pictures', float(pictures)
-    yield 'left_out', float(self._documents.left_out + self._too_long)
+    yield from _measured(writer, self._documents, self._seed, self._shape)
 
-  def _sequences(self, writer: writer_lib.Writer):
-    """Documents that fit into a row."""
-    self._too_long = 0
-    for document in self._documents:
-      sequence = writer.layout.document(document)
-      if len(sequence) <= writer.context and len(sequence.images) <= self._slots:
-        yield sequence
-      else:
-        self._too_long += 1
+
+class HeldoutImageLoss:
+  """The evaluator, on what the run's own data holds out."""
+
+  def __init__(
+    self,
+    config: HeldoutImageLossConfig,
+    *,
+    data: pipeline.DataConfig,
+    plan: layout.Layout,
+    image_shape: tuple[int, int, int],
+    rows: int,
+  ):
+    """Chooses the documents.
+
+    Args:
+      config: how many.
+      data: of the run.
+      plan: of its documents.
+      image_shape: of an image as it comes from the data.
+      rows: that go through the model at a time.
+
+    Raises:
+      evaluator.Unsuited: no document with an image is held out.
+    """
+    own = own_documents.OwnDocuments(data, plan, seed=config.seed)
+    self._documents = own.choose(
+      config.documents,
+      lambda each: evaluator.has_images(each) and own.fits(each),
+      'images',
+    )
+    rows = min(rows, OWN_ROWS)
+    self._seed = config.seed
+    self._shape = _Shape(rows, data.image_slots, image_shape, data.moments)
+
+  def check(self) -> None:
+    """Nothing is left to try: the documents were read when they were chosen."""
+
+  def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
+    """As `ImageLoss`."""
+    yield from _measured(writer, self._documents, self._seed, self._shape)
+
+
+def _measured(
+  writer: writer_lib.Writer,
+  found: held_out.HeldOut | list[documents.Document],
+  seed: int,
+  kind: _Shape,
+) -> Iterator[tuple[str, float]]:
+  """The mean squared error by bucket, the mean of the buckets, and of how many."""
+  mesh = sharding.mesh_of(writer.model)
+  shape = rows_lib.shape(
+    writer, rows=kind.rows, pictures=(kind.image_slots, *kind.image)
+  )
+  if kind.moments:
+    shape = dataclasses.replace(shape, image_type=np.float16)
+  too_long: list[documents.Document] = []
+  sums, counts = np.zeros((2, denoising.BUCKETS))
+  pictures = 0
+  for bins in rows_lib.batches(_sequences(writer, found, kind, too_long), shape):
+    arrays = packing.stack(bins, shape)
+    number, pictures = _numbers(bins, shape, pictures)
+    placed = rows_lib.placed(writer.model, {**arrays, 'number': number})
+    work = rows_lib.compiled(_errors, mesh, static=(4, 5, 6))
+    asked = (seed, writer.path, writer.target, kind.moments)
+    ratio = work(writer.model, writer.codec, placed, *asked)
+    sums += np.asarray(ratio.sum, np.float64)
+    counts += np.asarray(ratio.count, np.float64)
+  seen = counts > 0
+  if not seen.any():
+    raise ValueError(
+      f'expected documents with images that fit into a row of {writer.context} '
+      f'positions, found none; {len(too_long)} are too long; raise data.row_length'
+    )
+  means = sums[seen] / counts[seen]
+  yield 'loss_image', float(means.mean())
+  for bucket, mean in zip(np.flatnonzero(seen), means, strict=True):
+    yield f'loss_image_{bucket}', float(mean)
+  yield 'pictures', float(pictures)
+  left_out = found.left_out if isinstance(found, held_out.HeldOut) else 0
+  yield 'left_out', float(left_out + len(too_long))
+
+
+def _sequences(
+  writer: writer_lib.Writer, found, kind: _Shape, too_long: list[documents.Document]
+) -> Iterator[layout.Sequence]:
+  """Documents that fit into a row; the others are put into `too_long`."""
+  for document in found:
+    sequence = writer.layout.document(document)
+    if len(sequence) <= writer.context and len(sequence.images) <= kind.image_slots:
+      yield sequence
+    else:
+      too_long.append(document)
 
 
 def _numbers(bins, shape: packing.Rows, first: int) -> tuple[np.ndarray, int]:
@@ -133,11 +251,16 @@ def _numbers(bins, shape: packing.Rows, first: int) -> tuple[np.ndarray, int]:
   return number, first
 
 
-def _errors(model, codec, arrays, seed, path, target):
+def _errors(model, codec, arrays, seed, path, target, moments):
   """Squared errors of some rows as sums and counts by bucket: a ratio of [BUCKETS]."""
   arrays = dict(arrays)
   number, pixels = arrays.pop('number'), arrays.pop('images')
-  latents = codec.encode(pixels.reshape(-1, *pixels.shape[2:]))
+  flat = pixels.reshape(-1, *pixels.shape[2:])
+  if moments:
+    posterior = autoencoder.Posterior.of(flat.astype(jnp.float32))
+    latents = codec.scaled(posterior, None)
+  else:
+    latents = codec.encode(flat)
   latents = latents.reshape(*number.shape, *latents.shape[1:])
   batch = batch_lib.Batch(images=latents, **arrays)
   return jax.lax.map(

@@ -7,7 +7,7 @@ as in other harnesses.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import jax.numpy as jnp
@@ -22,7 +22,9 @@ from transfusion_jax.data import (
   images,
   layout,
   packing,
+  pipeline,
 )
+from transfusion_jax.evaluation import evaluator, own_documents
 from transfusion_jax.evaluation import rows as rows_lib
 from transfusion_jax.generation import writer as writer_lib
 from transfusion_jax.models import batch as batch_lib
@@ -55,8 +57,34 @@ class PerplexityConfig:
       )
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldoutPerplexityConfig:
+  """Documents of text alone that the run's own data holds out.
+
+  Attributes:
+    kind: tells this evaluator from the others.
+    documents: at most.
+    seed: of the choice.
+  """
+
+  kind: Literal['heldout_perplexity']
+  documents: int
+  seed: int
+
+  def __post_init__(self):
+    if self.documents < 1:
+      raise ValueError(
+        f'expected documents of at least 1, found {self.documents}; raise it, or '
+        'remove the evaluator'
+      )
+
+
+OWN_ROWS = 8
+"""Rows at a time of the few documents of a run's own."""
+
+
 class Perplexity:
-  """The evaluator."""
+  """The evaluator, on a source of its own."""
 
   def __init__(
     self,
@@ -72,33 +100,103 @@ class Perplexity:
     )
     self._rows = rows
 
+  def check(self) -> None:
+    """Makes documents until one has text."""
+    evaluator.demand(self._documents, evaluator.has_text, 'text')
+
   def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
     """Nats and bits, and what they are means over."""
-    mesh = sharding.mesh_of(writer.model)
-    shape = rows_lib.shape(writer, rows=self._rows)
-    counts = {'documents': 0, 'bytes': 0, 'tokens': 0}
-    nats = 0.0
-    for bins in rows_lib.batches(self._windows(writer, counts), shape):
-      arrays = packing.stack(bins, shape)
-      placed = rows_lib.placed(writer.model, arrays)
-      found = rows_lib.compiled(_nats, mesh)(writer.model, placed)
-      nats += float(np.asarray(found).sum(dtype=np.float64))
-    per_token, per_byte = nats / counts['tokens'], nats / counts['bytes']
-    yield 'nats_per_token', per_token
-    yield 'perplexity', float(np.exp(per_token))
-    yield 'nats_per_byte', per_byte
-    yield 'bits_per_byte', per_byte / float(np.log(2))
-    yield from ((name, float(count)) for name, count in counts.items())
+    yield from _measured(writer, self._documents, self._rows)
     yield 'left_out', float(self._documents.left_out)
 
-  def _windows(self, writer: writer_lib.Writer, counts: dict[str, int]):
-    """Parts of documents that fit into rows; counts what they hold."""
-    for document in self._documents:
-      whole = without_end(writer.layout.document(document))
-      counts['documents'] += 1
-      counts['bytes'] += length_in_bytes(document)
-      counts['tokens'] += int(whole.weight.sum())
-      yield from layout.cut(whole, writer.context, 0)
+
+class HeldoutPerplexity:
+  """The evaluator, on texts that the run's own data holds out."""
+
+  def __init__(
+    self,
+    config: HeldoutPerplexityConfig,
+    *,
+    data: pipeline.DataConfig,
+    plan: layout.Layout,
+    rows: int,
+  ):
+    """Chooses the documents.
+
+    Args:
+      config: how many.
+      data: of the run.
+      plan: of its documents.
+      rows: that go through the model at a time.
+
+    Raises:
+      evaluator.Unsuited: no text alone is held out.
+    """
+
+    def suits(document: documents.Document) -> bool:
+      alone = not any(isinstance(each, documents.Image) for each in document)
+      return alone and evaluator.has_text(document) and _readable(plan, document)
+
+    own = own_documents.OwnDocuments(data, plan, seed=config.seed)
+    self._documents = own.choose(config.documents, suits, 'texts')
+    self._rows = min(rows, OWN_ROWS)
+
+  def check(self) -> None:
+    """Nothing is left to try: the documents were read when they were chosen."""
+
+  def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
+    """As `Perplexity`."""
+    yield from _measured(writer, self._documents, self._rows)
+
+
+def _readable(plan: layout.Layout, document: documents.Document) -> bool:
+  """Whether the tokenizer knows the words of a document."""
+  try:
+    return bool(plan.document(document).weight[:-2].any())
+  except ValueError:
+    return False
+
+
+def _measured(
+  writer: writer_lib.Writer,
+  found: Iterable[documents.Document],
+  rows: int,
+) -> Iterator[tuple[str, float]]:
+  """Nats and bits, and what they are means over."""
+  mesh = sharding.mesh_of(writer.model)
+  shape = rows_lib.shape(writer, rows=rows)
+  counts = {'documents': 0, 'bytes': 0, 'tokens': 0}
+  nats = 0.0
+  for bins in rows_lib.batches(_windows(writer, found, counts), shape):
+    arrays = packing.stack(bins, shape)
+    placed = rows_lib.placed(writer.model, arrays)
+    each = rows_lib.compiled(_nats, mesh)(writer.model, placed)
+    nats += float(np.asarray(each).sum(dtype=np.float64))
+  if not counts['tokens'] or not counts['bytes']:
+    raise ValueError(
+      f'expected text that is learnt, found none in {counts["documents"]} documents; '
+      'name other fields in `form`'
+    )
+  per_token, per_byte = nats / counts['tokens'], nats / counts['bytes']
+  yield 'nats_per_token', per_token
+  yield 'perplexity', float(np.exp(per_token))
+  yield 'nats_per_byte', per_byte
+  yield 'bits_per_byte', per_byte / float(np.log(2))
+  yield from ((name, float(count)) for name, count in counts.items())
+
+
+def _windows(
+  writer: writer_lib.Writer,
+  found: Iterable[documents.Document],
+  counts: dict[str, int],
+) -> Iterator[layout.Sequence]:
+  """Parts of documents that fit into rows; counts what they hold."""
+  for document in found:
+    whole = without_end(writer.layout.document(document))
+    counts['documents'] += 1
+    counts['bytes'] += length_in_bytes(document)
+    counts['tokens'] += int(whole.weight.sum())
+    yield from layout.cut(whole, writer.context, 0)
 
 
 def without_end(sequence: layout.Sequence) -> layout.Sequence:

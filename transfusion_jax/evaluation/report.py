@@ -20,7 +20,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from transfusion_jax.evaluation import pages, plots
+from transfusion_jax.evaluation import curves, pages, plots
+
+LONGEST = 400
+"""Characters of a text below a picture; the rest can be read in its own file."""
 
 STEPS = 6
 """Steps of a run whose scores stand in the table: the last. Plots have all of them."""
@@ -55,11 +58,19 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-  """A picture and its text, the prompt or the caption; `good` says whether they fit."""
+  """A picture and its text.
+
+  Attributes:
+    picture: one, or several side by side.
+    text: the prompt, or what the model says.
+    good: whether they fit; None: nobody has judged.
+    truth: what should be said, where that is known.
+  """
 
   picture: UInt8[np.ndarray, 'h w 3']
   text: str
   good: bool | None
+  truth: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,22 +90,25 @@ class Run:
     name: of the run.
     command: what was run.
     facts: sizes, steps, machine, versions; anything worth a line.
-    curves: records of `metrics.jsonl` by stage.
+    curves: what training logged, by stage and name; see `curves.thinned`.
     scores: steps, ascending, and what was measured there; None and what is not finite
       count as not measured.
     goals: one row each in the table of scores, in this order; other scores follow.
     galleries: pictures of the last step, by name.
     attribution: whose artwork is shown, or nothing.
+    trouble: what is not in the report, a line each: evaluators that failed, files that
+      were damaged.
   """
 
   name: str
   command: str
   facts: Mapping[str, str]
-  curves: Mapping[str, plots.Records]
+  curves: Mapping[str, Mapping[str, curves.Curve]]
   scores: Sequence[tuple[int, Mapping[str, float | None]]]
   goals: Sequence[Goal]
   galleries: Mapping[str, Gallery]
   attribution: str
+  trouble: Sequence[str] = ()
 
   @property
   def last(self) -> dict[str, float | None]:
@@ -123,6 +137,7 @@ def write(workdir: pathlib.Path, run: Run) -> pathlib.Path:
   """
   about = {'title': run.name, 'command': run.command, 'facts': dict(run.facts)}
   about |= {'verdicts': run.verdicts, 'attribution': run.attribution}
+  about |= {'trouble': list(run.trouble)}
   workdir.mkdir(parents=True, exist_ok=True)
   # Scores first: they have cost the most, and drawing the page may fail.
   values = json.dumps({**run.last, 'about': about}, indent=2, allow_nan=False)
@@ -142,6 +157,7 @@ def write_page(path: pathlib.Path, runs: Sequence[Run]) -> None:
     table=_table(runs),
     reached=asked.count('reached'),
     asked=len(asked),
+    levels=plots.of_levels({run.name: run.scores for run in runs}),
     trends=plots.of_scores({run.name: run.scores for run in runs}),
     galleries=_galleries(runs),
     stages=_stages(runs),
@@ -166,7 +182,7 @@ def _colours(runs: Sequence[Run]) -> dict[str, str]:
 def _table(runs: Sequence[Run]) -> dict[str, Any]:
   """The table of scores as text: a row for every score, a column for every step."""
   goals = {goal.name: goal for run in runs for goal in run.goals}
-  measured = {name for run in runs for name in run.last}
+  measured = {name for run in runs for name in run.last if not plots.LEVEL.match(name)}
   others = (Goal(name, '', None, None) for name in sorted(measured - goals.keys()))
   columns = [
     {'run': run.name, 'step': step, 'scores': scores, 'newest': step == newest}
@@ -235,8 +251,9 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
       'width': tile.picture.shape[1],
       'height': tile.picture.shape[0],
       'small': tile.picture.shape[0] <= 128,
-      'strip': tile.picture.shape[1] > 2 * tile.picture.shape[0],
-      'text': tile.text,
+      'shape': _shape(tile.picture),
+      'text': _shortened(tile.text),
+      'truth': _shortened(tile.truth),
       'good': tile.good,
     }
     for tile in gallery.tiles
@@ -248,7 +265,22 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
   }
 
 
+def _shape(picture: UInt8[np.ndarray, 'h w 3']) -> str:
+  """How much room a picture takes: a row of its own, two places, or one."""
+  sides = picture.shape[1] / picture.shape[0]
+  return 'strip' if sides > 4 else 'pair' if sides > 1.6 else ''
+
+
+def _shortened(text: str) -> str:
+  return text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'
+
+
 def _data_uri(picture: UInt8[np.ndarray, 'h w 3']) -> str:
+  return 'data:image/png;base64,' + base64.b64encode(png(picture)).decode()
+
+
+def png(picture: UInt8[np.ndarray, 'h w 3']) -> bytes:
+  """A picture as a file."""
   buffer = io.BytesIO()
   Image.fromarray(picture).save(buffer, format='PNG', optimize=True)
-  return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
+  return buffer.getvalue()

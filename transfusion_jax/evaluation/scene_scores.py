@@ -91,6 +91,11 @@ class Scenes:
     self._config, self._data = config, data
     self._sampling, self._rows = sampling, rows
 
+  def check(self) -> None:
+    """Draws a scene of every kind that is asked for."""
+    for kind in self._kinds:
+      self._scenes('test', kind, 1)
+
   def __call__(
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, evaluator.Value]]:

@@ -94,6 +94,10 @@ class SceneTasks:
     self._config, self._data = config, data
     self._sampling, self._rows = sampling, rows
 
+  def check(self) -> None:
+    """Draws the scene that is asked about first."""
+    _ = emoji_scenes.EmojiScenes(self._data, 'test')[0]
+
   def __call__(
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, evaluator.Value]]:

@@ -22,7 +22,7 @@ def gallery(
   prompts, stages = prompts[:_COUNT], min(_STAGES, sampling.steps)
   strips = writer.strips(prompts, keys[:_COUNT], sampling, stages=stages)
   tiles = [
-    report.Tile(_joined(strip), prompt, good=None)
+    report.Tile(joined(strip), prompt, good=None)
     for strip, prompt in zip(strips, prompts, strict=True)
   ]
   note = (
@@ -32,10 +32,11 @@ def gallery(
   return report.Gallery('From noise to picture', note, tiles)
 
 
-def _joined(
-  pictures: UInt8[np.ndarray, 'n h w 3'],
+def joined(
+  pictures: Sequence[UInt8[np.ndarray, 'h w 3']] | UInt8[np.ndarray, 'n h w 3'],
 ) -> UInt8[np.ndarray, 'h all 3']:
-  """Pictures beside each other, with white between them."""
+  """Pictures of one size beside each other, with white between them."""
+  pictures = np.stack(pictures)
   gap = -(-pictures.shape[2] // 32)
   framed = np.pad(pictures, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
   return np.concatenate(framed, axis=1)[:, :-gap]

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard: event files, written without TensorFlow.
+"""Curves, images and texts for TensorBoard: event files, written without TensorFlow.
 
 A file is open only while it is written to. The library's own writer leaves that to a
 thread, which a full disk ends, and whoever writes after that waits for it for ever.
@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 
@@ -41,6 +43,31 @@ class Board:
       for name, value in values.items()
       if isinstance(value, int | float) and name != 'step'
     ]
+    self._append(events)
+
+  def show(
+    self,
+    step: int,
+    images: Mapping[str, UInt8[np.ndarray, 'h w 3']],
+    texts: Mapping[str, str],
+  ) -> None:
+    """Images and texts, under their names; on disk when this returns.
+
+    Args:
+      step: that they belong to.
+      images: RGB.
+      texts: in Markdown, of which TensorBoard takes no HTML.
+
+    Raises:
+      OSError: storage fails; none of them is there then.
+    """
+    shown = [
+      summary.image(tag, each, dataformats='HWC') for tag, each in images.items()
+    ]
+    shown += [summary.text(tag, text) for tag, text in texts.items()]
+    self._append([_event(step=step, summary=each) for each in shown])
+
+  def _append(self, events: list[event_pb2.Event]) -> None:
     storage.append(self._path, b''.join(map(_record, self._first + events)))
     self._first = []
 
