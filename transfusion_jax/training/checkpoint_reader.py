@@ -9,9 +9,11 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from transfusion_jax.core import tree
-from transfusion_jax.training import seal
+from transfusion_jax.core import command, json_text, tree
+from transfusion_jax.training import seal, storage
 from transfusion_jax.training import state as state_lib
+
+METADATA = '_CHECKPOINT_METADATA'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +32,29 @@ def steps(directory: pathlib.Path) -> list[int]:
   """The complete steps of a run, ascending; it may go on meanwhile."""
   if not directory.is_dir():
     return []
+  _check_metadata(directory)
   with ocp.training.Checkpointer(directory.absolute()) as reader:
     return sorted(each.step for each in reader.checkpoints)
+
+
+def _check_metadata(directory: pathlib.Path) -> None:
+  """Checks what Orbax reads of every step before it lists them, and believes.
+
+  Raises:
+    ValueError: it is no object, or nothing that can be read without waiting.
+  """
+  for step in storage.numbers(directory):
+    path = directory / str(step) / METADATA
+    try:
+      if path.is_file():
+        json_text.parse_object(path.read_bytes())
+      elif path.exists():
+        raise ValueError('expected a file, found something else')
+    except (ValueError, OSError) as error:
+      raise ValueError(
+        f'expected checkpoints under {directory} that can be listed, found step {step} '
+        f'damaged: {METADATA}: {command.line(error)}; move the folder {step} away'
+      ) from error
 
 
 def which(directory: pathlib.Path, step: int | None) -> int:
