@@ -1,5 +1,6 @@
 """The work directory: whose it is."""
 
+import pathlib
 import shutil
 
 import pytest
@@ -115,8 +116,21 @@ def test_steps_that_were_saved_and_have_gone_are_not_begun_anew(place, sign):
   place.claim(CONFIG, CONTENTS)
   shutil.rmtree(place.checkpoints)
   place.checkpoints.write_text('not a folder')
-  with pytest.raises(ValueError, match='expected a folder at .*checkpoints'):
+  with pytest.raises(ValueError, match='expected a folder at .*Not a directory'):
     place.claim(CONFIG, CONTENTS)
+
+
+def test_steps_that_may_not_be_read_are_not_taken_for_none(place, monkeypatch):
+  place.claim(CONFIG, CONTENTS)
+  (place.checkpoints / '5').mkdir(parents=True)
+  place.note_saved(5)
+
+  def denied(_):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(pathlib.Path, 'iterdir', denied)
+  with pytest.raises(ValueError, match='can be read, found Permission denied'):
+    place.check(CONFIG, CONTENTS)
 
 
 def test_a_folder_in_a_bucket_or_a_file_is_refused_before_anything_is_made(

@@ -80,15 +80,7 @@ class HeldoutImageLossConfig:
   seed: int
 
   def __post_init__(self):
-    if self.documents < 1:
-      raise ValueError(
-        f'expected documents of at least 1, found {self.documents}; raise it, or '
-        'remove the evaluator'
-      )
-
-
-OWN_ROWS = 8
-"""Rows at a time of the few documents of a run's own."""
+    own_documents.check_count(self.documents)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +169,7 @@ class HeldoutImageLoss:
       lambda each: evaluator.has_images(each) and own.fits(each),
       'images',
     )
-    rows = min(rows, OWN_ROWS)
+    rows = min(rows, own_documents.ROWS)
     self._seed = config.seed
     self._shape = _Shape(rows, data.image_slots, image_shape, data.moments)
 

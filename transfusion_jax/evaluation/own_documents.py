@@ -22,8 +22,20 @@ fewer for texts, since images are decoded to find that there is no text alone.""
 DRAWN = 1024
 """Documents of a source that are looked at at most."""
 
+ROWS = 8
+"""Rows at a time at most: the documents are few."""
+
 ATTEMPTS = 4
 """Times that a captioned record is made a document, until its caption is there."""
+
+
+def check_count(documents: int) -> None:
+  """Raises ValueError if a config asks for no document."""
+  if documents < 1:
+    raise ValueError(
+      f'expected documents of at least 1, found {documents}; raise it, or remove the '
+      'evaluator'
+    )
 
 
 class OwnDocuments:

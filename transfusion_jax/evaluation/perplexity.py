@@ -72,15 +72,7 @@ class HeldoutPerplexityConfig:
   seed: int
 
   def __post_init__(self):
-    if self.documents < 1:
-      raise ValueError(
-        f'expected documents of at least 1, found {self.documents}; raise it, or '
-        'remove the evaluator'
-      )
-
-
-OWN_ROWS = 8
-"""Rows at a time of the few documents of a run's own."""
+    own_documents.check_count(self.documents)
 
 
 class Perplexity:
@@ -139,7 +131,7 @@ class HeldoutPerplexity:
 
     own = own_documents.OwnDocuments(data, plan, seed=config.seed)
     self._documents = own.choose(config.documents, suits, 'texts')
-    self._rows = min(rows, OWN_ROWS)
+    self._rows = min(rows, own_documents.ROWS)
 
   def check(self) -> None:
     """Nothing is left to try: the documents were read when they were chosen."""

@@ -180,14 +180,16 @@ class Workdir:
     return lines
 
   def _check_saved(self) -> None:
-    """Raises ValueError if steps were saved here and none is left."""
-    if self.checkpoints.exists() and not self.checkpoints.is_dir():
+    """Raises ValueError if steps were saved here and none is left, or can be seen."""
+    try:
+      there = any(self.checkpoints.iterdir()) if self.checkpoints.exists() else False
+    except OSError as error:  # NotADirectoryError is one
       raise ValueError(
-        f'expected a folder at {self.checkpoints}, found a file; move it away, or name '
-        'another --workdir'
-      )
+        f'expected a folder at {self.checkpoints} that can be read, found '
+        f'{error.strerror}; mend that, or name another --workdir'
+      ) from error
     signs = [p for p in (self.saved, self.facts, self.latents) if p.exists()]
-    if signs and not storage.numbers(self.checkpoints):
+    if signs and not (there and storage.numbers(self.checkpoints)):
       raise ValueError(
         f'expected the steps that were saved under {self.checkpoints} '
         f'({signs[0].name} tells of them), found none; bring a copy back, or begin '
