@@ -233,10 +233,10 @@ def test_an_evaluator_that_fails_is_told_and_the_others_go_on(tmp_path, prose, w
 
 @pytest.mark.parametrize(
   ('error', 'code'),
-  [(ValueError('a'), 2), (OSError(28, 'full'), 2), (KeyError('a'), 1)],
+  [(ValueError('a'), 2), (OSError(28, 'full'), 1), (KeyError('a'), 1)],
 )
 def test_a_command_ends_with_what_failed(error, code):
-  found, line = results.failure({'prose': error, 'noise': OSError('b')})
+  found, line = results.failure({'prose': error, 'noise': ValueError('b')})
   assert found == code
   assert line.startswith('error: expected scores of all evaluators, found that some')
   assert '\n' not in line

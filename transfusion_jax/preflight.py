@@ -108,7 +108,7 @@ def trace(run: config.Run) -> None:
     batch = build.batch_shapes(each, each.data.rows, placed)
     try:
       trainer.step.eval_shape(trainer.abstract, batch, *trainer.frozen)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # JAX says both of shapes
       raise ValueError(f'the step of kind {each.kind!r}: {error}') from error
 
 

@@ -158,7 +158,7 @@ def _said(error: Exception) -> str:
 
 def failure(failed: Mapping[str, Exception]) -> tuple[int, str]:
   """The exit code of a command whose evaluators failed, and its last line."""
-  mended = all(isinstance(each, ValueError | OSError) for each in failed.values())
+  mended = all(isinstance(each, ValueError) for each in failed.values())
   said = '; '.join(f'{name}: {_said(error)}' for name, error in failed.items())
   return (
     2 if mended else 1,

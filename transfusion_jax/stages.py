@@ -1,5 +1,6 @@
 """What a run does from first step to report: its stages, one after the other."""
 
+import contextlib
 import os
 import platform
 import time
@@ -72,7 +73,7 @@ def train_autoencoder(
     run: what is trained.
     place: its work directory.
     stop: asked after every step.
-    held: the lock of the work directory, or of one around it.
+    held: the lock of the work directory.
 
   Raises:
     command.Exit: the run was asked to stop, and did.
@@ -94,18 +95,26 @@ def train_autoencoder(
   )
   _leave_if_stopped(stop)
   params = processes.own(outcome.state.averaged, devices)
-  if processes.leads() and not place.latents.exists():
-    stop.unless_asked(lambda: _measure(run, params, place))
+  step = int(outcome.state.step)
+  if processes.leads() and not _measured(place, step):
+    stop.unless_asked(lambda: _measure(run, params, place, step))
   processes.meet('autoencoder measured')
   _leave_if_stopped(stop)
   return sum(outcome.seconds.values())
 
 
-def _measure(run: config.AutoencoderRun, params, place: workdir.Workdir) -> None:
+def _measured(place: workdir.Workdir, step: int) -> bool:
+  """Whether the latents of a step were measured; a longer run has others."""
+  return place.latents.exists() and sealed_json.read(place.latents).get('step') == step
+
+
+def _measure(
+  run: config.AutoencoderRun, params, place: workdir.Workdir, step: int
+) -> None:
   bind = build.autoencoder_blueprint(run).definition.bind
   with command.user_errors():
     measured = feeds.measure(run, bind(params))
-  sealed_json.write(place.latents, measured)
+  sealed_json.write(place.latents, {'step': step, **measured})
   log.info(f'autoencoder: {measured["psnr"]:.2f} dB PSNR on test pictures')
 
 
@@ -135,7 +144,10 @@ def train_transfusion(
   directory = trained.autoencoder_of(run, place)
   if build.trains_autoencoder(run):
     nested = workdir.Workdir(directory)
-    before = train_autoencoder(run.autoencoder.run, nested, stop, held)
+    with contextlib.ExitStack() as ends:
+      with command.user_errors():
+        inner = ends.enter_context(lock.Lock(nested.lock))
+      before = train_autoencoder(run.autoencoder.run, nested, stop, inner)
   devices = mesh.make(run.mesh)
   frozen = None  # where there are no pictures
   if run.data.image_slots:

@@ -17,7 +17,13 @@ def test_home_and_relative_paths_become_whole(monkeypatch, tmp_path):
   assert paths.anywhere('w/*.tar', 'path') == str(tmp_path / 'w' / '*.tar')
 
 
-@pytest.mark.parametrize('url', ['gs://b/run', 's3://b', 'memory://x', 'zip::gs://a/b'])
+@pytest.mark.parametrize(
+  'url',
+  [
+    *('gs://b/run', 's3://b', 'memory://x', 'zip::gs://a/b', 'gs:b/run', 'https:x'),
+    *('file://host/x', 'file:x'),
+  ],
+)
 def test_a_url_is_refused_where_a_folder_is_made_and_kept_where_it_is_read(url):
   with pytest.raises(ValueError, match=r'on this machine for --workdir, found'):
     paths.local(url, '--workdir')
@@ -33,12 +39,21 @@ def test_a_colon_alone_makes_no_url(name):
 
 def test_names_that_no_file_can_have_are_refused():
   for name in ('a\0b', os.fsdecode(b'caf\xe9')):
-    with pytest.raises(ValueError, match=r'in UTF-8 for --workdir'):
+    with pytest.raises(ValueError, match=r'expected a path for --workdir'):
       paths.local(name, '--workdir')
   with pytest.raises(ValueError, match=r'found none'):
     paths.local('', '--workdir')
+  with pytest.raises(ValueError, match=r'no user of that name'):
+    paths.local('~nobody-of-this-name/w', '--workdir')
+
+
+def test_a_url_of_a_local_file_is_its_path():
+  assert paths.local('file:///a/b', '--workdir') == pathlib.Path('/a/b')
+  assert paths.anywhere('file:///a/b', 'path') == '/a/b'
 
 
 def test_files_of_packages_stay_as_they_are():
   assert paths.anywhere('package:a/b.txt', 'path') == 'package:a/b.txt'
+  with pytest.raises(ValueError, match='on this machine'):
+    paths.local('package:a/b.txt', '--workdir')
   assert paths.anywhere('', 'path') == ''

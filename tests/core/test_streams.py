@@ -49,3 +49,17 @@ def test_a_terminal_that_cannot_show_a_letter(tmp_path, environment):
     check=True,
   )
   assert done.stdout.decode('ascii').splitlines()[-1] == '\\xe9 \\u6f22'
+
+
+def test_a_full_disk_costs_what_is_said_and_not_silently_what_is_made(
+  tmp_path, environment
+):
+  """/dev/full: every write to it fails."""
+  program = [sys.executable, '-c', PROGRAM, str(tmp_path / 'end')]
+  variables = environment(PYTHONUNBUFFERED='1')
+  for out, err, good in (('/dev/null', '/dev/full', True), ('/dev/full', None, False)):
+    with open(out, 'w') as stdout, open(err or '/dev/null', 'w') as stderr:
+      done = subprocess.run(
+        program, env=variables, input=b'go\n', stdout=stdout, stderr=stderr, check=False
+      )
+    assert (done.returncode == 0) == good

@@ -1,5 +1,7 @@
 """One training in a work directory: with kernel locks and without, alive and dead."""
 
+import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -30,8 +32,9 @@ def path(tmp_path) -> pathlib.Path:
 
 @pytest.fixture
 def quick(monkeypatch):
-  """Beats of 50 ms."""
+  """Beats of 50 ms, an owner is dead after four."""
   monkeypatch.setattr(lock, 'BEAT', 0.05)
+  monkeypatch.setattr(lock, 'PATIENCE', 4)
 
 
 @pytest.fixture
@@ -42,11 +45,38 @@ def no_kernel_locks(monkeypatch):
   monkeypatch.setattr(lock.fcntl, 'flock', flock)
 
 
+def note(path):
+  return path.with_name('lock.owner')
+
+
 def elsewhere(path, **changes):
-  """The content of the file as a process on another machine leaves it."""
+  """What a process on another machine notes."""
   owner = {'key': 'k', 'host': 'far', 'pid': 7, 'boot': 'b', 'count': 3, **changes}
   path.parent.mkdir(exist_ok=True)
-  path.write_text(json.dumps(owner))
+  fresh = note(path).with_suffix('.tmp')
+  fresh.write_text(json.dumps(owner))
+  fresh.replace(note(path))
+
+
+@contextlib.contextmanager
+def counting(path, seconds=60.0):
+  """An owner elsewhere that counts, and then is gone."""
+  ended = threading.Event()
+
+  def count():
+    until = time.monotonic() + seconds
+    for beat in itertools.count():
+      if ended.wait(0.05) or time.monotonic() > until:
+        break
+      elsewhere(path, count=beat)
+    note(path).unlink(missing_ok=True)
+
+  elsewhere(path)
+  thread = threading.Thread(target=count)
+  thread.start()
+  yield
+  ended.set()
+  thread.join()
 
 
 def test_one_at_a_time_and_free_afterwards(path):
@@ -54,7 +84,7 @@ def test_one_at_a_time_and_free_afterwards(path):
     with pytest.raises(ValueError, match=f'found process {os.getpid()} on .* at work'):
       lock.Lock(path).__enter__()
     held.check()
-  assert path.read_bytes() == b''
+  assert not note(path).exists()
   with lock.Lock(path):
     pass
 
@@ -71,27 +101,50 @@ def test_a_process_that_was_killed_holds_nothing(path, environment):
       lock.Lock(path).__enter__()
     process.send_signal(signal.SIGKILL)
   began = time.monotonic()
-  with lock.Lock(path):
+  with lock.Lock(path) as held:
     assert time.monotonic() - began < lock.BEAT  # the kernel knows: nothing to wait for
+    held.check()
 
 
-def test_an_owner_elsewhere_that_counts_is_alive(path, quick):
-  elsewhere(path)
-  counting = threading.Timer(0.1, lambda: elsewhere(path, count=4))
-  counting.start()
-  with pytest.raises(ValueError, match='found process 7 on far at work'):
+def test_an_owner_elsewhere_that_counts_is_alive(path, quick, monkeypatch):
+  monkeypatch.setattr(lock, 'LONGEST', 10)
+  with (
+    counting(path),
+    pytest.raises(ValueError, match='found process 7 on far at work'),
+  ):
     lock.Lock(path).__enter__()
-  counting.join()
+
+
+def test_an_owner_elsewhere_that_ends_is_waited_for(path, quick, monkeypatch):
+  monkeypatch.setattr(lock, 'LONGEST', 10_000)
+  with counting(path, seconds=0.5), lock.Lock(path) as held:
+    held.check()
+    assert json.loads(note(path).read_text())['pid'] == os.getpid()
 
 
 def test_an_owner_elsewhere_that_has_stopped_counting_is_dead(path, quick):
   elsewhere(path)
-  with lock.Lock(path):
-    assert json.loads(path.read_text())['pid'] == os.getpid()
+  with lock.Lock(path) as held:
+    held.check()
+    assert json.loads(note(path).read_text())['pid'] == os.getpid()
+
+
+@pytest.mark.usefixtures('quick')
+def test_machines_that_do_not_tell_when_they_started_are_not_the_same(
+  path, monkeypatch
+):
+  monkeypatch.setattr(lock, '_BOOT', pathlib.Path('/nowhere'))
+  monkeypatch.setattr(lock, 'LONGEST', 10)
+  monkeypatch.setattr(lock.socket, 'gethostname', lambda: 'far')
+  with counting(path):
+    elsewhere(path, boot='')
+    with pytest.raises(ValueError, match='at work'):
+      lock.Lock(path).__enter__()
 
 
 @pytest.mark.usefixtures('quick', 'no_kernel_locks')
-def test_without_kernel_locks_the_count_alone_decides(path):
+def test_without_kernel_locks_the_count_alone_decides(path, monkeypatch):
+  monkeypatch.setattr(lock, 'LONGEST', 10)
   with lock.Lock(path), pytest.raises(ValueError, match='at work'):
     lock.Lock(path).__enter__()
   with lock.Lock(path):
@@ -99,47 +152,57 @@ def test_without_kernel_locks_the_count_alone_decides(path):
 
 
 @pytest.mark.usefixtures('quick', 'no_kernel_locks')
-def test_of_two_that_find_it_dead_one_gets_it(path):
-  elsewhere(path)
-  got, refused = [], []
+@pytest.mark.parametrize('before', [True, False])
+def test_of_some_that_take_it_at_the_same_time_one_goes_on(path, before, monkeypatch):
+  monkeypatch.setattr(lock, 'SETTLED', 10)
+  monkeypatch.setattr(lock, 'LONGEST', 4)
+  if before:
+    elsewhere(path)
+  at_work, most, ended = [], [], []
+  ready = threading.Barrier(4)
 
-  def take():
-    mine = lock.Lock(path)
+  def train():
+    ready.wait()
     try:
-      mine.__enter__()
-      got.append(mine)
-    except ValueError as error:
-      refused.append(str(error))
+      with lock.Lock(path) as held:
+        held.check()
+        at_work.append(held)
+        most.append(len(at_work))
+        time.sleep(2)
+        at_work.remove(held)
+    except (ValueError, command.Exit) as error:
+      ended.append(str(error))
 
-  threads = [threading.Thread(target=take) for _ in range(4)]
+  threads = [threading.Thread(target=train) for _ in range(4)]
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join()
-  assert (len(got), len(refused)) == (1, 3)
-  got[0].__exit__(None, None, None)
+  assert (most, len(ended)) == ([1], 3)
 
 
 def test_a_run_whose_lock_was_taken_ends_at_its_next_save(path, quick):
   with lock.Lock(path) as held:
+    held.check()
     elsewhere(path, host='thief')
-    deadline = time.monotonic() + 10
-    while held._taken_by is None and time.monotonic() < deadline:
-      time.sleep(0.01)
+    time.sleep(3 * lock.BEAT)
     with pytest.raises(command.Exit, match='found process 7 on thief at work'):
       held.check()
-  assert 'thief' in path.read_text()  # left to its owner
+  assert 'thief' in note(path).read_text()  # left to its owner
 
 
-@pytest.mark.parametrize('text', ['', '[]', '5', '{"key": []}', '[' * 9999, 'x' * 600])
-def test_content_of_any_kind_is_nobodys(path, quick, text):
+@pytest.mark.parametrize(
+  'text', ['', '[]', '5', '{"key": []}', '[' * 9999, 'x' * 600, '{"pid": 1e999}']
+)
+def test_a_note_of_any_kind_is_nobodys(path, quick, text):
   path.parent.mkdir()
-  path.write_text(text)
-  with lock.Lock(path):
-    pass
+  note(path).write_text(text)
+  with lock.Lock(path) as held:
+    held.check()
 
 
-def test_what_cannot_be_a_lock_is_one_line(path):
-  path.mkdir(parents=True)
+@pytest.mark.parametrize('name', ['lock', 'lock.owner'])
+def test_what_cannot_be_a_lock_is_one_line(path, name):
+  path.with_name(name).mkdir(parents=True)
   with pytest.raises(ValueError, match='directory'):
     lock.Lock(path).__enter__()

@@ -15,7 +15,8 @@ def setup() -> None:
   """Sends the project's messages to standard error, one plain line each."""
   if logger.handlers:
     return
-  sys.stdout, sys.stderr = streams.Lasting(sys.stdout), streams.Lasting(sys.stderr)
+  sys.stdout = streams.Lasting(sys.stdout, lossy=False)
+  sys.stderr = streams.Lasting(sys.stderr, lossy=True)
   handler = logging.StreamHandler(sys.stderr)
   handler.setFormatter(logging.Formatter('%(message)s'))
   logger.addHandler(handler)

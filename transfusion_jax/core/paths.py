@@ -13,12 +13,16 @@ import re
 PACKAGE = 'package:'
 """Begins the name of a file that came with an installed Python package."""
 
-_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:/|[a-z0-9+]+::')
+_URL = re.compile(
+  r'[A-Za-z][A-Za-z0-9+.-]*:/|[a-z0-9+]+::'
+  r'|(?:gs|gcs|s3|s3a|az|abfs|adl|hdfs|https?|ftp|file):'
+)
+_LOCAL = 'file:///'
 
 
 def is_url(path: str) -> bool:
   """Whether a path names a place by protocol, such as `gs://bucket/folder`."""
-  return bool(_URL.match(path)) and not path.startswith('file:')
+  return bool(_URL.match(path)) and not path.startswith(_LOCAL)
 
 
 def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
@@ -34,7 +38,7 @@ def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
   name = os.fspath(path)
   if not name:
     raise ValueError(f'expected a path for {what}, found none; name one')
-  if is_url(name):
+  if is_url(name) or name.startswith(PACKAGE):
     raise ValueError(
       f'expected a path on this machine for {what}, found {name}; name a local folder '
       'or one that is mounted'
@@ -58,14 +62,19 @@ def anywhere(path: str, what: str) -> str:
 
 
 def _absolute(name: str, what: str) -> str:
-  name = name.removeprefix('file://')
+  name = name.removeprefix(_LOCAL[:-1]) if name.startswith(_LOCAL) else name
   try:
     os.fsencode(name)
     name.encode()
     if '\0' in name:
       raise ValueError('a NUL character')
-    return os.path.abspath(os.path.expanduser(name))
+    whole = os.path.expanduser(name)
+    if whole.startswith('~'):
+      raise ValueError('no user of that name')
+    return os.path.abspath(whole)
   except ValueError as error:  # UnicodeEncodeError is one
+    reason = 'not in UTF-8' if isinstance(error, UnicodeError) else error
     raise ValueError(
-      f'expected a path in UTF-8 for {what}, found {name!r}; rename the file or folder'
+      f'expected a path for {what}, found {name!r} ({reason}); rename the file or '
+      'folder, or write ./ before it'
     ) from error

@@ -7,6 +7,7 @@ caption be lost because the terminal cannot show a letter of it.
 import contextlib
 import errno
 import os
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
@@ -14,19 +15,19 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 class Lasting:
-  """A text stream whose writes never fail; all else is the stream's own.
+  """A text stream that goes on when nobody reads it; all else is the stream's own.
 
-  Characters that its encoding lacks are written as escapes. What cannot be written is
-  lost; once nobody reads any more, so is all that follows.
+  Characters that its encoding lacks are written as escapes.
   """
 
-  def __init__(self, stream: TextIO):
-    self._stream = stream
+  def __init__(self, stream: TextIO, *, lossy: bool):
+    """Args: stream; lossy: whether what fails otherwise, as on a full disk, is lost."""
+    self._stream, self._lossy = stream, lossy
     if hasattr(stream, 'reconfigure'):
       stream.reconfigure(errors='backslashreplace')
 
   def write(self, text: str) -> int:
-    """Writes, or does nothing."""
+    """Writes; does nothing where nobody reads."""
     try:
       return self._stream.write(text)
     except (OSError, ValueError) as error:  # ValueError: the stream was closed
@@ -34,18 +35,25 @@ class Lasting:
       return len(text)
 
   def flush(self) -> None:
-    """Flushes, or does nothing."""
+    """Flushes; does nothing where nobody reads."""
     try:
       self._stream.flush()
     except (OSError, ValueError) as error:
       self._failed(error)
+
+  def writelines(self, lines: Iterable[str]) -> None:
+    """Writes one after the other."""
+    for line in lines:
+      self.write(line)
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
 
   def _failed(self, error: Exception) -> None:
     """Sends what follows nowhere, if there is nobody left to read it."""
-    if getattr(error, 'errno', None) not in GONE:
+    if isinstance(error, OSError) and error.errno not in GONE:
+      if not self._lossy:
+        raise error
       return
     with contextlib.suppress(OSError, ValueError, AttributeError):
       nowhere = os.open(os.devnull, os.O_WRONLY)

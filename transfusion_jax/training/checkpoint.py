@@ -189,7 +189,7 @@ class Checkpoints:
       try:
         seal.write(self._directory / str(step))
         self._saved(step)
-      except OSError as error:
+      except (OSError, seal.Damaged) as error:
         log.warning(f'step {step} is saved, its files could not be sealed: {error}')
 
   def _open(self):

@@ -50,6 +50,8 @@ def _check_metadata(directory: pathlib.Path) -> None:
         json_text.parse_object(path.read_bytes())
       elif path.exists():
         raise ValueError('expected a file, found something else')
+    except FileNotFoundError:
+      continue  # the step is being removed
     except (ValueError, OSError) as error:
       raise ValueError(
         f'expected checkpoints under {directory} that can be listed, found step {step} '
@@ -122,7 +124,7 @@ def read(
   try:
     found, progress = _parts(directory, wanted, chosen, whole=whole)
   except seal.Damaged as error:
-    if step is None and not (directory / str(chosen)).exists():
+    if step is None and which(directory, None) != chosen:
       return read(directory, wanted, whole=whole)  # a newer one has taken its place
     raise _told(directory, chosen, error) from error
   absent = dict.fromkeys(

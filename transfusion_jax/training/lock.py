@@ -1,9 +1,10 @@
 """One training at a time in a work directory, on whatever file system it lies.
 
-The file `lock` names its owner and counts while it lives. Where the kernel locks files
-(`flock`), it frees the lock of a process that died, and on one machine nothing more is
-needed. An owner on another machine, or where the kernel has no such locks, is alive if
-its count goes on: that takes a few beats to see, and only where a run was killed.
+The kernel locks the file `lock` where the file system lets it (`flock`), and frees it
+when a process dies; `lock.owner` names the process, which counts in it while it lives.
+On the machine of the owner the kernel decides. Elsewhere, and where there are no such
+locks, or only such as other machines do not see, the count does: an owner that counts
+is alive, and one that has not counted for a while is dead, whatever the clocks say.
 """
 
 import contextlib
@@ -25,21 +26,26 @@ from transfusion_jax.training import processes
 BEAT = 5.0
 """Seconds between two counts."""
 
-PATIENCE = 4
-"""Beats in which a living owner has counted."""
+PATIENCE = 16
+"""Beats in which a living owner has counted: what buckets show may be a minute old."""
 
-_SIZE = 512  # bytes; all contents are as long, so that none is seen half
+LONGEST = 32
+"""Beats in which an owner elsewhere may end, such as one that is saving."""
+
+SETTLED = 0.5
+"""Beats in which two that took the lock at the same time have seen each other."""
+
 _BOOT = pathlib.Path('/proc/sys/kernel/random/boot_id')
 
 
 @dataclasses.dataclass(frozen=True)
 class _Owner:
-  """Content of the file.
+  """Who has the lock.
 
   Attributes:
-    key: of the process that owns it.
-    host: of that process.
-    pid: of that process.
+    key: of the process.
+    host: its machine's name.
+    pid: its number there.
     boot: since when its machine runs; empty where the system does not say.
     count: of beats.
   """
@@ -50,10 +56,9 @@ class _Owner:
   boot: str
   count: int
 
-  def text(self) -> bytes:
-    """The content, padded."""
-    text = json.dumps(dataclasses.asdict(self))
-    return text.encode().ljust(_SIZE - 1) + b'\n'
+  def beside(self, other: '_Owner') -> bool:
+    """Whether both run on one machine."""
+    return bool(self.boot) and (self.host, self.boot) == (other.host, other.boot)
 
 
 class Lock:
@@ -61,14 +66,13 @@ class Lock:
 
   def __init__(self, path: pathlib.Path):
     """Args: path: of the file; its folder is made when the lock is taken."""
-    self._path = path
+    self._path, self._note = path, path.with_name(f'{path.name}.owner')
     boot = _BOOT.read_text().strip() if _BOOT.exists() else ''
-    host = socket.gethostname()[:64].replace('"', '')
-    self._own = _Owner(uuid.uuid4().hex, host, os.getpid(), boot, 0)
+    self._own = _Owner(uuid.uuid4().hex, socket.gethostname(), os.getpid(), boot, 0)
     self._file: int | None = None
     self._ended = threading.Event()
     self._counting: threading.Thread | None = None
-    self._taken_by: _Owner | None = None
+    self._since = 0.0
 
   def __enter__(self) -> 'Lock':
     """Takes the lock.
@@ -98,81 +102,103 @@ class Lock:
       return
     self._ended.set()
     self._counting.join()
-    with contextlib.suppress(OSError):
-      if self._read() and self._read().key == self._own.key:
-        os.truncate(self._path, 0)
+    if self._taken_by() is None:
+      self._note.unlink(missing_ok=True)
     self._close()
 
   def check(self) -> None:
-    """Ends the run, if another one has taken the lock meanwhile.
+    """Ends the run, if another one has the lock; asked before anything is written.
 
     Raises:
-      command.Exit: it has, perhaps after this process had been asleep.
+      command.Exit: it took it at the same moment, or while this process was asleep.
     """
-    if self._taken_by is not None:
-      raise command.Exit(2, f'error: {self._refusal(self._taken_by)}')
+    if self._counting is None:
+      return
+    time.sleep(max(0.0, self._since + SETTLED * BEAT - time.monotonic()))
+    if (other := self._taken_by()) is not None:
+      raise command.Exit(2, f'error: {self._refusal(other)}')
 
   def _take(self) -> None:
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-    certain = self._of_kernel()
-    before = self._read()
-    foreign = before is not None and not (certain and before.boot == self._own.boot)
-    if foreign and self._lives(before):
-      raise ValueError(self._refusal(before))
+    until, told = time.monotonic() + LONGEST * BEAT, False
+    while (owner := self._rival()) is not None:
+      if owner.beside(self._own) and self._kernels() is False:
+        raise ValueError(self._refusal(owner))
+      if not told:
+        log.info(
+          f'{self._path.parent} is of a run on {owner.host} (process {owner.pid}); '
+          'waiting to see whether it lives'
+        )
+        told = True
+      if self._dead(owner):
+        break
+      if time.monotonic() > until:
+        raise ValueError(self._refusal(owner))
     self._write()
-    if foreign:  # another may have found it dead at the same time: the last one has it
-      time.sleep(BEAT / 2)
-      found = self._read()
-      if found is None or found.key != self._own.key:
-        raise ValueError(self._refusal(found or before))
+    self._since = time.monotonic()
     self._counting = threading.Thread(target=self._count, daemon=True)
     self._counting.start()
 
-  def _of_kernel(self) -> bool:
-    """Whether the kernel keeps the lock; ValueError if another process has it."""
+  def _rival(self) -> _Owner | None:
+    """Who may have the lock; None if nobody does.
+
+    Raises:
+      ValueError: somebody has it who does not say who it is.
+    """
+    owner, free = self._read(), self._kernels()
+    if owner is None and free is False:
+      time.sleep(BEAT / 10)  # it may be about to write its name
+      owner = self._read()
+      if owner is None:
+        raise ValueError(self._refusal(None))
+    if owner is not None and free and owner.beside(self._own):
+      return None  # it died: the kernel has freed its lock
+    return owner
+
+  def _kernels(self) -> bool | None:
+    """Whether the kernel gives this process the lock; None if it has no such locks."""
     try:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise ValueError(self._refusal(self._read())) from error
-    except OSError:  # this file system has no locks
+    except BlockingIOError:
       return False
+    except OSError:
+      return None
     return True
 
-  def _lives(self, owner: _Owner) -> bool:
-    """Whether an owner counts on."""
-    log.info(
-      f'{self._path} is of a run on {owner.host} (process {owner.pid}); waiting '
-      f'{PATIENCE * BEAT:.0f} s to see whether it still lives'
-    )
+  def _dead(self, owner: _Owner) -> bool:
+    """Whether an owner has stopped counting; at once no, where it counts or is gone."""
     until = time.monotonic() + PATIENCE * BEAT
     while time.monotonic() < until:
       time.sleep(BEAT / 5)
       if self._read() != owner:
-        return True
-    return False
+        return False
+    return True
 
   def _count(self) -> None:
     while not self._ended.wait(BEAT):
       with contextlib.suppress(OSError):
-        found = self._read()
-        if found is not None and found.key != self._own.key:
-          self._taken_by = found
-          return
-        if self._path.exists():  # else the folder has gone, which is told elsewhere
+        if self._taken_by() is None and self._path.parent.exists():
           self._write()
+
+  def _taken_by(self) -> _Owner | None:
+    """Another process that the note names."""
+    found = self._read()
+    return None if found is None or found.key == self._own.key else found
 
   def _write(self) -> None:
     self._own = dataclasses.replace(self._own, count=self._own.count + 1)
-    with self._path.open('r+b') as file:  # other machines see it when it is closed
-      file.write(self._own.text())
-      file.truncate(_SIZE)
+    fresh = self._note.with_name(f'{self._note.name}.{self._own.key[:8]}')
+    fresh.write_text(json.dumps(dataclasses.asdict(self._own)) + '\n')
+    fresh.replace(self._note)
 
   def _read(self) -> _Owner | None:
-    """The owner that the file names; None if it names none."""
+    """Who the note names; None if there is none, or nothing that could be one."""
     try:
-      return _Owner(**_typed(json_text.parse_object(self._path.read_bytes())))
-    except (OSError, ValueError, TypeError, KeyError):
+      if not self._note.is_file():
+        return None
+      return _Owner(**_typed(json_text.parse_object(self._note.read_bytes())))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
       return None
 
   def _refusal(self, owner: _Owner | None) -> str:

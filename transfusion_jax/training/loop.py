@@ -136,8 +136,8 @@ def fit(
     interlude: between steps, but not after the last; the speed leaves its time out.
 
   Raises:
-    command.Exit: the data ended before the steps did, or failed; too many batches were
-      broken; or the last step could not be saved. What was learnt is saved first.
+    command.Exit: the data ended before the steps did, or failed, behind a save of what
+      was learnt; too many batches were broken; or the last step could not be saved.
   """
   account, stop = around.account, around.stop
   done = int(state.step)

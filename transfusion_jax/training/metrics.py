@@ -71,16 +71,20 @@ def keep(path: pathlib.Path, *, until: int) -> None:
   """
   if not processes.leads() or not path.exists():
     return
-  fresh, changed = path.with_suffix('.tmp'), False
+  fresh, changed, damaged = path.with_suffix('.tmp'), False, {}
   with path.open('rb') as lines, fresh.open('wb') as kept:
     for number, line in enumerate(lines, 1):
       record, reason = _read(line)
       if reason:
-        _set_aside(path, number, line)
+        damaged[number] = line
       whole = line.endswith(b'\n')
       good = record is not None and record['step'] <= until
       kept.write(line + b'\n' * (not whole) if good else b'')
       changed |= not (good and whole)
+  if damaged:
+    place = path.parent / 'damaged' / path.name
+    storage.append(place, b''.join(damaged.values()))
+    log.warning(f'{_named(path, list(damaged))}; set aside in {place}')
   fresh.replace(path) if changed else fresh.unlink()
 
 
@@ -110,9 +114,7 @@ def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
       f'expected {path} to be readable, found {error.strerror}; check the folder'
     ) from error
   if damaged:
-    some = ', '.join(map(str, damaged[:NAMED]))
-    more = f' and {len(damaged) - NAMED} more' if len(damaged) > NAMED else ''
-    log.once_warning(f'{path}: line {some}{more} left out: not as it was written')
+    log.once_warning(f'{_named(path, damaged)}; left out')
 
 
 def _read(line: bytes) -> tuple[dict[str, Any] | None, str]:
@@ -123,7 +125,7 @@ def _read(line: bytes) -> tuple[dict[str, Any] | None, str]:
     return None, str(error) if line.endswith(b'\n') else ''
 
 
-def _set_aside(path: pathlib.Path, number: int, line: bytes) -> None:
-  place = path.parent / 'damaged' / path.name
-  storage.append(place, line)
-  log.warning(f'{path}: line {number} is not as it was written; set aside in {place}')
+def _named(path: pathlib.Path, lines: list[int]) -> str:
+  some = ', '.join(map(str, lines[:NAMED]))
+  more = f' and {len(lines) - NAMED} more' if len(lines) > NAMED else ''
+  return f'{path}: line {some}{more}: not as it was written'

@@ -9,6 +9,7 @@ the small ones, which are checked before anything big is read.
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -170,7 +171,8 @@ def _whole(mesh: Mesh | None) -> NamedSharding | None:
 def _files(directory: pathlib.Path) -> dict[str, list[int | str]]:
   found = {}
   for path in sorted(directory.rglob('*')):
-    if not path.is_file() and not path.is_dir():  # opening it may wait for ever
+    special = not path.is_file() and not path.is_dir() and os.path.lexists(path)
+    if special:  # opening it may wait for ever
       raise Damaged(f'{path.relative_to(directory)} is neither a file nor a folder')
     if path.is_file() and path.name not in (FILE, f'{FILE[:-5]}.tmp'):
       size = path.stat().st_size

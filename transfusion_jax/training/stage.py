@@ -75,8 +75,9 @@ def run(
     place: its work directory.
     stop: asked after every step.
     before: seconds that went before a fresh start, by account (`goodput`).
-    held: the lock of the work directory, or of one around it.
+    held: the lock of the work directory.
   """
+  held.check()
   kept, papers = stage.config.checkpoints, place.papers()
   with (
     goodput.Account() as account,
