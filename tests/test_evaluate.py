@@ -204,7 +204,7 @@ def warned(monkeypatch) -> list[str]:
 
 def begun(folder: pathlib.Path, prose: pathlib.Path):
   run, place = config.parse(page(prose)), workdir.Workdir(folder)
-  workdir.write_json(place.config, config.to_dict(run))
+  sealed_json.write(place.config, config.to_dict(run))
   return run, place
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from configs import emoji_scenes
 from transfusion_jax import config
+from transfusion_jax.core import sealed_json
 from transfusion_jax.training import workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -51,7 +52,7 @@ def runs(tmp_path_factory) -> pathlib.Path:
   nested.root.mkdir(parents=True)
   run = config.parse(emoji_scenes.get_config())
   for place, section in ((mixed, run), (nested, run.autoencoder.run)):
-    workdir.write_json(place.config, config.to_dict(section))
+    sealed_json.write(place.config, config.to_dict(section))
   lines = [{'step': k, 'loss': 1 / k, 'psnr': 1.0 * k} for k in range(1, 9)]
   nested.metrics.write_text(''.join(json.dumps(each) + '\n' for each in lines))
   mixed.metrics.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "loss": -Infinity}\n')

@@ -183,7 +183,7 @@ DECODES: dict[str, bytes] = {
   },
   **{
     f'{mode} as TIFF': save(PICTURE.convert(mode), 'TIFF')
-    for mode in ('1', 'L', 'LA', 'P', 'RGBA', 'CMYK', 'YCbCr')
+    for mode in ('1', 'L', 'LA', 'P', 'RGBA', 'CMYK')  # YCbCr: not by every Pillow
   },
   **{
     f'TIFF by {name}': save(PICTURE, 'TIFF', compression=name)

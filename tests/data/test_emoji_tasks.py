@@ -14,6 +14,7 @@ from transfusion_jax.data import (
   emoji_questions,
   emoji_scenes,
   emoji_tasks,
+  epochs,
   inspection,
   layout,
   pipeline,
@@ -152,7 +153,7 @@ def test_tasks_have_an_order_of_their_own(data, mini):
   def first(form):
     config = tiny.source('emoji_scenes', form=form)
     opened = corpus.open_collection(config, 'train', scenes=mini, pictures=None)
-    return corpus.Endless(opened, name=form, seed=0)
+    return epochs.Endless(opened, name=form, seed=0)
 
   captioned, asked = first('captioned'), first('question')
   picture = lambda document: next(s for s in document if hasattr(s, 'pixels'))  # noqa: E731

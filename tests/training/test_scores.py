@@ -1,9 +1,8 @@
 """The score by which a checkpoint stays: from training or from an evaluator."""
 
-import json
-
 import pytest
 
+from transfusion_jax.core import sealed_json
 from transfusion_jax.training import scores
 
 LOGGED = {'step': 20, 'loss_text': 0.5, 'batches': ['aa']}
@@ -16,7 +15,7 @@ def evaluation(tmp_path):
     {'step': 10, 'name': 'scenes', 'values': {'pair': 0.9}},
     {'step': 20, 'name': 'scenes', 'values': {'pair': 0.7, 'odd': None}},
   ]
-  path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+  path.write_bytes(b''.join(map(sealed_json.line, records)))
   return path
 
 
