@@ -49,3 +49,16 @@ def test_a_terminal_that_cannot_show_a_letter(tmp_path, environment):
     check=True,
   )
   assert done.stdout.decode('ascii').splitlines()[-1] == '\\xe9 \\u6f22'
+
+
+@pytest.mark.parametrize('closed', ['1>&-', '2>&-'])
+def test_a_stream_that_was_closed_before(tmp_path, environment, closed):
+  program = [sys.executable, '-c', PROGRAM, str(tmp_path / 'end')]
+  subprocess.run(
+    ['sh', '-c', f'exec "$@" {closed}', 'sh', *program],
+    env=environment(),
+    input=b'go\n',
+    capture_output=True,
+    check=True,
+  )
+  assert (tmp_path / 'end').read_text() == 'done'

@@ -7,25 +7,26 @@ caption be lost because the terminal cannot show a letter of it.
 import contextlib
 import errno
 import os
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """A pipe without a reader, a terminal that was closed."""
 
 
 class Lasting:
-  """A text stream whose writes never fail; all else is the stream's own.
+  """A stream whose writes never fail; all else is the stream's own.
 
-  Characters that its encoding lacks are written as escapes. What cannot be written is
-  lost; once nobody reads any more, so is all that follows.
+  Characters that its encoding lacks are written as escapes. None, which stands for a
+  stream that was closed before the start, is one that nobody reads. What cannot be
+  written is lost; once nobody reads any more, so is all that follows.
   """
 
-  def __init__(self, stream: TextIO):
-    self._stream = stream
+  def __init__(self, stream: TextIO | BinaryIO | None):
+    self._stream = stream = stream or open(os.devnull, 'w')  # noqa: SIM115 - it lasts
     if hasattr(stream, 'reconfigure'):
       stream.reconfigure(errors='backslashreplace')
 
-  def write(self, text: str) -> int:
+  def write(self, text: str | bytes) -> int:
     """Writes, or does nothing."""
     try:
       return self._stream.write(text)
