@@ -5,8 +5,9 @@ r"""Starts a command as several processes on this machine, as hosts would run it
 
 Every process has CPU devices of its own and finds in its environment where the others
 are; `train` joins them. Process 0 is heard as it is, the others with their number
-before every line. Ctrl-C and SIGTERM go to all. When one fails the others are ended,
-and its exit code is the launcher's; the last line says which one it was, and why.
+before every line. Ctrl-C, SIGTERM and SIGHUP (unless begun with nohup) go to all. When
+one fails the others are ended, and its exit code is the launcher's; the last line says
+which one it was, and why. Where nobody reads any more, the processes go on unheard.
 `--dry-run` prints what would run.
 """
 
@@ -24,6 +25,8 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from launch import command_line
+from transfusion_jax.core import log, streams
+from transfusion_jax.training import preemption
 
 GRACE = 5.0
 """Seconds between asking processes to end and ending them."""
@@ -80,10 +83,7 @@ class Process:
       start_new_session=True,
       preexec_fn=end_with_launcher,
     )
-    pairs = (
-      (self._process.stdout, sys.stdout.buffer),
-      (self._process.stderr, sys.stderr.buffer),
-    )
+    pairs = ((self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr))
     self._relays = [threading.Thread(target=self._relay, args=pair) for pair in pairs]
     for thread in self._relays:
       thread.start()
@@ -110,8 +110,13 @@ class Process:
       thread.join()
     return re.split(r'[\r\n]+', self._end.decode(errors='replace').strip())[-1]
 
-  def _relay(self, pipe, sink) -> None:
-    errors, part = sink is sys.stderr.buffer, b''
+  def _relay(self, pipe, stream) -> None:
+    # The pipe is read to its end whatever becomes of the sink: the process would wait.
+    sink, errors, part = (
+      streams.Lasting(stream.buffer, lossy=True),
+      stream is sys.stderr,
+      b'',
+    )
     # Progress bars end in a carriage return: process 0 is passed on as it comes.
     for part in iter(pipe.read1 if errors and not self.index else pipe.readline, b''):
       if _GREETING.search(part):
@@ -133,19 +138,23 @@ def run(command: Sequence[str], added: Sequence[Mapping[str, str]]) -> int:
     added: to the environment of each.
   """
   running: list[Process] = []
+  asked: list[int] = []
   ended = queue.SimpleQueue()
   handlers = {}
 
   def forward(number, frame):
     del frame
+    asked.append(number)
     for each in running:
       each.send(number)
 
   try:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in preemption.heeded():
       handlers[number] = signal.signal(number, forward)
     for index, variables in enumerate(added):
       running.append(Process(index, command, variables, ended))
+      if asked:  # before it was there
+        running[-1].send(asked[-1])
     failed = _wait(running, ended)
   finally:
     for each in running:
@@ -214,4 +223,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
+  log.setup()
   sys.exit(main(sys.argv[1:]))

@@ -287,17 +287,39 @@ class Slow:
     raise ValueError('expected this, found it; good')
 
 
+def waited_for(slow: Slow, seconds: float) -> studio_lib.Studio:
+  """A studio without a model."""
+  made = studio_lib.Studio.__new__(studio_lib.Studio)
+  fields = {'model': None, 'limits': slow, 'seconds': seconds}
+  made.__dict__.update(fields, _busy=threading.Lock())
+  return made
+
+
 def test_a_request_ends_in_time_and_the_next_one_waits_for_it():
   slow = Slow()
-  made = studio_lib.Studio.__new__(studio_lib.Studio)
-  fields = {'model': None, 'limits': slow, 'seconds': 0.05, '_busy': threading.Lock()}
-  made.__dict__.update(fields)
+  made = waited_for(slow, 0.05)
   for found in ('found it at work', 'found the one before it at work'):
     with pytest.raises(command.Exit, match=f'an answer within 0.05 seconds, {found}'):
       made.make({}, tiny.image_sampling(), 0.0)
   assert slow.begun == 1
   made.__dict__['seconds'] = 30.0
   slow.go_on.set()
+  with pytest.raises(command.Exit, match='expected this'):
+    made.make({}, tiny.image_sampling(), 0.0)
+
+
+def test_a_request_that_cannot_begin_leaves_room_for_the_next(monkeypatch):
+  slow = Slow()
+  slow.go_on.set()
+  made = waited_for(slow, 5.0)
+
+  def refuse(thread):
+    raise RuntimeError("can't start new thread")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(threading.Thread, 'start', refuse)
+    with pytest.raises(command.Exit, match="found none .can't start new thread"):
+      made.make({}, tiny.image_sampling(), 0.0)
   with pytest.raises(command.Exit, match='expected this'):
     made.make({}, tiny.image_sampling(), 0.0)
 

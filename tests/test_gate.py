@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import os
 import pathlib
+import time
 
 import pytest
 
-from transfusion_jax import gate
+from transfusion_jax import gate, uploads
 
 HOSTS = ('localhost:7860', '127.0.0.1:7860')
 HOST = (b'host', b'localhost:7860')
@@ -251,6 +253,113 @@ def test_uploads_are_bounded_together(folder):
     file.truncate(gate.MOST_KEPT)
   assert asked(folder, 'POST', '/gradio_api/upload', b'1')[0] == 507
   assert asked(folder, 'GET', '/')[0] == 200
+
+
+class Held:
+  """A page that writes what it is sent, and keeps each request until it is let go."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder, self.begun, self.go_on = folder, 0, asyncio.Event()
+    self.fails = False
+
+  async def __call__(self, scope, receive, send):
+    self.begun += 1
+    await self.go_on.wait()
+    if self.fails:
+      raise ConnectionError('the browser has gone')
+    message = await receive()
+    (self.folder / f'{self.begun}-{time.monotonic_ns()}').write_bytes(message['body'])
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+
+
+async def upload(stands: gate.Gate, size: int) -> int:
+  """Sends so many bytes; the status, 0 if the page fails."""
+  sent = []
+
+  async def receive():
+    return {'type': 'http.request', 'body': b'a' * size, 'more_body': False}
+
+  async def send(message):
+    sent.append(message)
+
+  headers = [HOST, (b'content-length', str(size).encode())]
+  scope = {'type': 'http', 'method': 'POST', 'path': UPLOAD, 'headers': headers}
+  try:
+    await stands(scope, receive, send)
+  except ConnectionError:
+    return 0
+  return sent[0]['status']
+
+
+UPLOAD = '/gradio_api/upload'
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_uploads_under_way_are_counted(folder, monkeypatch, fails):
+  monkeypatch.setattr(gate, 'MOST_KEPT', 10_000)
+
+  async def act():
+    page = Held(folder)
+    page.fails = fails
+    stands = gate.Gate(page, folder=folder, hosts=HOSTS)
+    all_ = [asyncio.create_task(upload(stands, 3_000)) for _ in range(8)]
+    done, held = set(), all_
+    while len(done) + page.begun < len(all_):
+      done, held = await asyncio.wait(all_, timeout=0.02)
+    page.go_on.set()
+    refused, kept = [task.result() for task in done], await asyncio.gather(*held)
+    after = await upload(stands, 3_000)  # within the second
+    monkeypatch.setattr(uploads, 'FRESH', 0.0)
+    return refused, kept, after, await upload(stands, 3_000), page.begun
+
+  refused, kept, after, later, begun = asyncio.run(act())
+  assert refused == [507] * 5
+  if fails:  # nothing was kept, as is seen at the next look
+    assert (kept, after, later, begun) == ([0] * 3, 507, 0, 4)
+  else:
+    assert (kept, after, later, begun) == ([200] * 3, 507, 507, 3)
+  assert uploads.size(folder) <= 10_000
+
+
+def test_many_uploads_look_at_the_folder_once(folder, monkeypatch):
+  looks, size = [], uploads.size
+  monkeypatch.setattr(uploads, 'size', lambda at: looks.append(at) or size(at))
+  monkeypatch.setattr(uploads, 'FRESH', 1e6)
+
+  async def act():
+    page = Held(folder)
+    page.go_on.set()
+    stands = gate.Gate(page, folder=folder, hosts=HOSTS)
+    await asyncio.gather(*(upload(stands, 10) for _ in range(20)))
+    return [await upload(stands, 10) for _ in range(20)]
+
+  assert asyncio.run(act()) == [200] * 20
+  assert len(looks) == 1
+
+
+def test_what_broke_off_makes_room(folder):
+  left = [folder / 'tmpold', folder / 'tmpnew', folder / 'abc' / 'whole']
+  left[2].parent.mkdir()
+  (folder / 'link').symlink_to(folder.parent / 'secret.png')
+  for path in left:
+    with path.open('wb') as file:
+      file.truncate(gate.MOST_KEPT if path is left[0] else 1)
+  os.mkfifo(folder / 'tmppipe')
+  past = time.time() - uploads.ABANDONED
+  os.utime(left[1], (past + 60, past + 60))
+  assert asked(folder, 'POST', UPLOAD, b'1')[0] == 507
+  for path in (left[0], left[2], folder.parent / 'secret.png', folder / 'tmppipe'):
+    os.utime(path, (past - 1, past - 1))
+  assert asked(folder, 'POST', UPLOAD, b'1')[0] == 200
+  assert [path.exists() for path in left] == [False, True, True]
+  assert (folder / 'link').exists()
+  assert (folder / 'tmppipe').exists()
+
+
+def test_a_folder_that_was_cleaned_away_is_empty(folder):
+  (folder / 'a.png').unlink()
+  folder.rmdir()
+  assert asked(folder, 'POST', UPLOAD, b'1')[0] == 200
 
 
 def test_who_is_slow_is_let_go(folder, monkeypatch):

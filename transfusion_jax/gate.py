@@ -31,7 +31,10 @@ MOST_FORM = uploads.MOST_BYTES + 2**20
 """Bytes of a form with a file."""
 
 MOST_KEPT = 2**30
-"""Bytes of uploads that are kept at a time; they go after a day, or with the page."""
+"""Bytes of uploads that are kept at a time, those under way included.
+
+They go after a day, or with the page; those that broke off, as `uploads.sweep` says.
+"""
 
 CHARACTERS = 10_000
 """Of any text in a body."""
@@ -86,6 +89,7 @@ class Gate:
       addresses: whether `Host` may be any address in numbers, which no site can fake.
     """
     self._app, self._folder = app, folder
+    self._room = uploads.Room(folder, MOST_KEPT)
     self._hosts, self._addresses = frozenset(map(str.lower, hosts)), addresses
 
   async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -98,10 +102,14 @@ class Gate:
       return
     try:
       receive = await self._admitted(scope, receive)
+      taken = await self._taken(scope)
     except Refused as refusal:
       await _answer(send, refusal)
       return
-    await self._app(scope, receive, _with_headers(send))
+    try:
+      await self._app(scope, receive, _with_headers(send))
+    finally:
+      self._room.leave(taken)
 
   async def _admitted(self, scope: Message, receive: Receive) -> Receive:
     """What the page reads the body of a request from; Refused if it may not pass."""
@@ -120,7 +128,6 @@ class Gate:
         413, f'expected a body of at most {most} bytes, found {size}; send less'
       )
     if path == _UPLOAD:
-      self._check_room(size)
       return _until(receive, size)
     body = await _read(_until(receive, size))
     self._check_body(body)
@@ -147,11 +154,15 @@ class Gate:
     elif not _READS.fullmatch(path) or '..' in path:
       raise Refused(404, 'expected a route of the page, found another; open /')
 
-  def _check_room(self, size: int) -> None:
-    if uploads.size(self._folder) + size > MOST_KEPT:
+  async def _taken(self, scope: Message) -> int:
+    """Bytes that are taken of the room for uploads; Refused if there are too few."""
+    upload = scope['method'] == 'POST' and scope['path'] == _UPLOAD
+    size = _Headers(scope['headers']).size() if upload else 0
+    if size and not await self._room.take(size):
       raise Refused(
         507, f'expected at most {MOST_KEPT} bytes of uploads, found more; try later'
       )
+    return size
 
   def _check_body(self, body: bytes) -> None:
     try:

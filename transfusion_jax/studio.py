@@ -65,9 +65,9 @@ class Studio:
     Work on a device cannot be stopped: it goes on until it is done, and the next order
     waits for it.
     """
+    done: queue.SimpleQueue = queue.SimpleQueue()
     if not self._busy.acquire(timeout=self.seconds):
       raise _late('the one before it at work', self.seconds)
-    done: queue.SimpleQueue = queue.SimpleQueue()
 
     def act() -> None:
       try:
@@ -77,7 +77,13 @@ class Studio:
       finally:
         self._busy.release()
 
-    threading.Thread(target=act, daemon=True).start()
+    try:
+      threading.Thread(target=act, daemon=True).start()
+    except Exception as error:  # then nothing began that would release it
+      self._busy.release()
+      raise command.Exit(
+        2, f'error: expected a new thread, found none ({error}); try again later'
+      ) from error
     try:
       value, error = done.get(timeout=self.seconds)
     except queue.Empty:

@@ -5,11 +5,13 @@ text first, so that nothing outside the folder is as much as touched: not a devi
 a pipe, not a mounted share. What it leads to is resolved then, and looked at once more.
 """
 
+import asyncio
 import contextlib
 import io
 import os
 import pathlib
 import stat
+import time
 import warnings
 from typing import Any
 
@@ -22,6 +24,14 @@ MOST_BYTES = 32 * 2**20
 
 MOST_PIXELS = 2**25
 """Of an image that is painted on."""
+
+ABANDONED = 300.0
+"""Seconds for which an upload that broke off is kept, many times what a body may take.
+Gradio receives files in the folder itself and moves what is whole to folders within.
+"""
+
+FRESH = 1.0
+"""Seconds for which it is known how much is kept."""
 
 
 def check(path: Any, folder: pathlib.Path) -> pathlib.Path:
@@ -79,10 +89,61 @@ def check_all(value: Any, folder: pathlib.Path) -> None:
 def size(folder: pathlib.Path) -> int:
   """Bytes of all that lies in the folder."""
   total = 0
-  for path in folder.rglob('*'):
-    with contextlib.suppress(OSError):  # it has gone meanwhile
-      total += path.lstat().st_size
+  for place, folders, files in os.walk(folder):
+    for name in (*folders, *files):
+      with contextlib.suppress(OSError):  # it has gone meanwhile
+        total += os.lstat(os.path.join(place, name)).st_size
   return total
+
+
+def sweep(folder: pathlib.Path) -> None:
+  """Removes what is left of uploads that broke off; nothing else would."""
+  with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+    for entry in entries:
+      with contextlib.suppress(OSError):  # it has gone meanwhile
+        written = entry.stat(follow_symlinks=False).st_mtime
+        if entry.is_file(follow_symlinks=False) and time.time() - written > ABANDONED:
+          os.unlink(entry.path)
+
+
+class Room:
+  """Bytes that uploads may still take, those under way counted as if they were whole.
+
+  Belongs to one event loop. The folder is looked at by another thread, once in a while.
+  """
+
+  def __init__(self, folder: pathlib.Path, most: int):
+    """Knows nothing yet.
+
+    Args:
+      folder: that uploads lie in, and nothing else.
+      most: bytes in it.
+    """
+    self._folder, self._most = folder, most
+    self._looking, self._looked = asyncio.Lock(), -FRESH
+    self._kept = self._arriving = self._arrived = 0
+
+  async def take(self, size: int) -> bool:
+    """Whether there is room for an upload, which is then taken until `leave`."""
+    async with self._looking:
+      if time.monotonic() - self._looked >= FRESH:
+        await self._look()
+    if self._kept + self._arrived + self._arriving + size > self._most:
+      return False
+    self._arriving += size
+    return True
+
+  def leave(self, size: int) -> None:
+    """The upload has ended, and its bytes lie in the folder or nowhere."""
+    self._arriving -= size
+    self._arrived += size
+
+  async def _look(self) -> None:
+    arrived = self._arrived  # what ends meanwhile may be overlooked, and counts on
+    await asyncio.to_thread(sweep, self._folder)
+    self._kept = await asyncio.to_thread(size, self._folder)
+    self._arrived -= arrived
+    self._looked = time.monotonic()
 
 
 def painted(path: pathlib.Path) -> UInt8[np.ndarray, 'h w 4']:

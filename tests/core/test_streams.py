@@ -63,3 +63,16 @@ def test_a_full_disk_costs_what_is_said_and_not_silently_what_is_made(
         program, env=variables, input=b'go\n', stdout=stdout, stderr=stderr, check=False
       )
     assert (done.returncode == 0) == good
+
+
+@pytest.mark.parametrize('closed', ['1>&-', '2>&-'])
+def test_a_stream_that_was_closed_before(tmp_path, environment, closed):
+  program = [sys.executable, '-c', PROGRAM, str(tmp_path / 'end')]
+  subprocess.run(
+    ['sh', '-c', f'exec "$@" {closed}', 'sh', *program],
+    env=environment(),
+    input=b'go\n',
+    capture_output=True,
+    check=True,
+  )
+  assert (tmp_path / 'end').read_text() == 'done'

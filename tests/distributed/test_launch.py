@@ -41,13 +41,14 @@ def pids(folder: pathlib.Path) -> list[int]:
   return [int(path.stem) for path in folder.glob('*.pid')]
 
 
-def waiting(folder: pathlib.Path, *then: str) -> str:
+def waiting(folder: pathlib.Path, *then: str, first: str = '') -> str:
   """A program that says who it is, and waits for the others and then a minute."""
   return '\n'.join(
     (
       'import os, pathlib, signal, sys, time',
       'signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))',
       f'folder, index = pathlib.Path({str(folder)!r}), os.environ["JAX_PROCESS_ID"]',
+      first,
       '(folder / f"{os.getpid()}.pid").touch()',
       'while len(list(folder.iterdir())) < 3: time.sleep(0.02)',
       *then,
@@ -95,6 +96,89 @@ def test_a_stopped_launcher_leaves_nobody(tmp_path, how):
   while any(map(alive, children)) and time.monotonic() < deadline:
     time.sleep(0.02)
   assert not any(map(alive, children))
+
+
+def test_a_closed_terminal_reaches_all(tmp_path):
+  heed = (
+    'signal.signal(signal.SIGHUP, lambda *_: '
+    '((folder / f"{index}.saved").touch(), sys.exit(129)))'
+  )
+  program = waiting(tmp_path, first=heed)
+  process = subprocess.Popen(launcher(program), cwd=ROOT, stderr=subprocess.DEVNULL)
+  try:
+    children = pids(tmp_path)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 129
+  finally:
+    process.kill()
+    process.wait()
+  assert len(list(tmp_path.glob('*.saved'))) == 3
+  assert not any(map(alive, children))
+
+
+def test_nohup_is_respected(tmp_path):
+  first = (
+    'assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN; '
+    'signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))'
+  )
+  until = 'while not (folder / "go").exists(): time.sleep(0.02)'
+  program = waiting(tmp_path, until, 'sys.exit(0)', first=first)
+  process = subprocess.Popen(
+    ['nohup', *launcher(program)],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  try:
+    assert len(pids(tmp_path)) == 3
+    process.send_signal(signal.SIGHUP)
+    (tmp_path / 'go').touch()
+    assert process.wait(timeout=60) == 0
+  finally:
+    process.kill()
+    process.wait()
+
+
+MUCH = """
+import os, sys
+print('begun', flush=True)
+print('begun', file=sys.stderr, flush=True)
+sys.stdin.readline()
+for _ in range(3000):
+  print('a' * 99)
+  print('a' * 99, file=sys.stderr)
+sys.exit(7 * (os.environ['JAX_PROCESS_ID'] == '1'))
+"""
+
+
+@pytest.mark.parametrize('closed', [('stdout',), ('stderr',), ('stdout', 'stderr')])
+def test_processes_go_on_when_nobody_reads(closed):
+  process = subprocess.Popen(
+    launcher(MUCH),
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    **dict.fromkeys(closed, subprocess.PIPE),
+    **dict.fromkeys({'stdout', 'stderr'} - {*closed}, subprocess.DEVNULL),
+  )
+  try:
+    for name in closed:
+      getattr(process, name).readline()
+      getattr(process, name).close()
+    process.stdin.write(b'go\n' * 3)
+    process.stdin.close()
+    assert process.wait(timeout=60) == 7
+  finally:
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize('sink', ['>&-', '2>&-', '>/dev/full', '2>/dev/full'])
+def test_output_that_cannot_be_written_ends_nothing(sink):
+  program = launcher('import sys; print("a"); print("b", file=sys.stderr)')
+  done = subprocess.run(
+    ['sh', '-c', f'exec "$@" {sink}', 'sh', *program], cwd=ROOT, timeout=60
+  )
+  assert done.returncode == 0
 
 
 def test_a_dry_run_only_prints(tmp_path):

@@ -8,25 +8,27 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """A pipe without a reader, a terminal that was closed."""
 
 
 class Lasting:
-  """A text stream that goes on when nobody reads it; all else is the stream's own.
+  """A stream that goes on when nobody reads it; all else is the stream's own.
 
-  Characters that its encoding lacks are written as escapes.
+  Characters that its encoding lacks are written as escapes. None, which stands for a
+  stream that was closed before the start, is one that nobody reads.
   """
 
-  def __init__(self, stream: TextIO, *, lossy: bool):
+  def __init__(self, stream: TextIO | BinaryIO | None, *, lossy: bool):
     """Args: stream; lossy: whether what fails otherwise, as on a full disk, is lost."""
-    self._stream, self._lossy = stream, lossy
+    self._stream = stream = stream or open(os.devnull, 'w')  # noqa: SIM115 - it lasts
+    self._lossy = lossy
     if hasattr(stream, 'reconfigure'):
       stream.reconfigure(errors='backslashreplace')
 
-  def write(self, text: str) -> int:
+  def write(self, text: str | bytes) -> int:
     """Writes; does nothing where nobody reads."""
     try:
       return self._stream.write(text)
