@@ -1,6 +1,6 @@
 """The command `report`: one page of any runs, and one line for what cannot be."""
 
-import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -54,8 +54,9 @@ def runs(tmp_path_factory) -> pathlib.Path:
   for place, section in ((mixed, run), (nested, run.autoencoder.run)):
     sealed_json.write(place.config, config.to_dict(section))
   lines = [{'step': k, 'loss': 1 / k, 'psnr': 1.0 * k} for k in range(1, 9)]
-  nested.metrics.write_text(''.join(json.dumps(each) + '\n' for each in lines))
-  mixed.metrics.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "loss": -Infinity}\n')
+  nested.metrics.write_bytes(b''.join(map(sealed_json.line, lines)))
+  odd = [{'step': 1, 'loss': math.nan}, {'step': 2, 'loss': -math.inf}]
+  mixed.metrics.write_bytes(b''.join(map(sealed_json.line, odd)))
   return folder
 
 

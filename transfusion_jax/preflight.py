@@ -25,11 +25,12 @@ def check(run: config.Run) -> None:
   if isinstance(run, config.TransfusionRun):
     checks += [lambda: build.check_vocabulary(run)]
     checks += [lambda: inspection.check(run.data, build.patch_count(run))]
-    checks += [lambda: encoded.check(run.data), lambda: _check_evaluators(run)]
-    checks += [lambda: _check_autoencoder(run)]
+    checks += [lambda: encoded.check(run.data), lambda: _check_autoencoder(run)]
   else:
     checks += [lambda: _check_pictures(run)]
   _check_all(checks)
+  if isinstance(run, config.TransfusionRun):
+    _check_evaluators(run)  # which try the data that was found good
 
 
 def check_model(run: config.Run) -> None:

@@ -128,4 +128,4 @@ def _read(line: bytes) -> tuple[dict[str, Any] | None, str]:
 def _named(path: pathlib.Path, lines: list[int]) -> str:
   some = ', '.join(map(str, lines[:NAMED]))
   more = f' and {len(lines) - NAMED} more' if len(lines) > NAMED else ''
-  return f'{path}: line {some}{more}: not as it was written'
+  return f'{path}: not as written in line {some}{more}'
