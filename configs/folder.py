@@ -3,8 +3,8 @@
   python -m transfusion_jax.train --config=configs/folder.py:PATH --workdir=runs/mine
 
 PATH may be any place that fsspec reads, and may hold folders. Pictures without text and
-texts without a picture are welcome. Every hundredth record is held out, to measure the
-autoencoder on. The sizes below are for a few thousand pictures of 64 pixels and one
+texts without a picture are welcome. Every hundredth record is held out, for the report
+to show and measure what was learnt on. The sizes below are for a few thousand pictures of 64 pixels and one
 small accelerator, or a patient CPU; `configs/transfusion_160m.py` shows larger ones.
 Data of another kind is one line: `base.source('json_lines', path, text='caption')`, and
 several are mixed by naming them: `base.mix(run.data, photos=..., articles=...)`.
