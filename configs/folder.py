@@ -4,10 +4,11 @@
 
 PATH may be any place that fsspec reads, and may hold folders. Pictures without text and
 texts without a picture are welcome. Every hundredth record is held out, for the report
-to show and measure what was learnt on. The sizes below are for a few thousand pictures of 64 pixels and one
-small accelerator, or a patient CPU; `configs/transfusion_160m.py` shows larger ones.
-Data of another kind is one line: `base.source('json_lines', path, text='caption')`, and
-several are mixed by naming them: `base.mix(run.data, photos=..., articles=...)`.
+to show and measure what was learnt on. The sizes below are for a few thousand pictures
+of 64 pixels and one small accelerator, or a patient CPU; `configs/transfusion_160m.py`
+shows larger ones. Data of another kind is one line: `base.source('json_lines', path,
+text='caption')`, and several are mixed by naming them: `base.mix(run.data, photos=...,
+articles=...)`.
 """
 
 from ml_collections import ConfigDict
