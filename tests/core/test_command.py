@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from transfusion_jax.core import command
+
 PROGRAM = """
 from absl import flags
 from ml_collections import config_flags
@@ -63,6 +65,14 @@ def test_a_config_file_that_is_wrong_is_named_with_its_line(run, config, said):
   assert said in told
   assert told.startswith('error: ')
   assert told.count('\n') == 1
+
+
+def test_an_error_within_another_is_said_as_it_is():
+  inner = KeyError('\'stepz\'\nDid you mean "steps"?')
+  for error in (inner, AttributeError(str(inner))):
+    assert command.line(error) == '\'stepz\' Did you mean "steps"?'
+  assert command.line(ValueError("'a' or b")) == "'a' or b"
+  assert command.line(ValueError()) == 'ValueError'
 
 
 @pytest.mark.parametrize('value', ['nan', 'inf', '-inf', '11', '-1', 'x'])

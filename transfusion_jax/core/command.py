@@ -5,6 +5,7 @@ line. 2: something the user can mend, said in one line before any device works. 
 and 130: stopped by SIGTERM, SIGHUP or Ctrl-C after a save (`training/preemption.py`).
 """
 
+import ast
 import contextlib
 import math
 import os
@@ -160,6 +161,9 @@ def line(error: BaseException) -> str:
   text = (
     str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
   )
+  if text[:1] in ('"', "'"):  # the text of a KeyError within another error
+    with contextlib.suppress(ValueError, SyntaxError):
+      text = str(ast.literal_eval(text))
   return ' '.join(text.split()) or type(error).__name__
 
 
