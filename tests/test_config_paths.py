@@ -53,7 +53,7 @@ def test_paths_are_made_absolute(field, tmp_path, monkeypatch):
   assert field('~/a/b') == f'{tmp_path}/a/b'
   assert field('a/../b') == str(HERE / 'b')
   assert field(str(tmp_path)) == str(tmp_path)
-  with pytest.raises(ValueError, match='in UTF-8'):
+  with pytest.raises(ValueError, match='a NUL character'):
     field('a\0b')
 
 
