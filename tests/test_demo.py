@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax import buttons, orders, page
+from transfusion_jax import buttons, page
 from transfusion_jax import studio as studio_lib
 from transfusion_jax.core import command
 from transfusion_jax.data import images
@@ -22,14 +22,6 @@ from transfusion_jax.generation import requests
 
 DRAWING = (7, 'euler', 5, 1.5)
 """Seed, solver, steps and guidance as the page has them."""
-
-LIMITS = orders.Limits(
-  size=(tiny.SIDE, tiny.SIDE),
-  patches=tiny.PATCHES,
-  layout=tiny.LAYOUT,
-  context=tiny.LENGTH,
-  levels=tiny.PATH.steps,
-)
 
 
 def said(words: str) -> requests.Piece:
@@ -63,7 +55,7 @@ def pressed(*made: list[requests.Piece]) -> tuple[buttons.Buttons, Recorder]:
 @pytest.fixture
 def studio() -> buttons.Buttons:
   """Buttons that a tiny model answers."""
-  made = studio_lib.Studio(tiny.writer(), LIMITS, seconds=600.0).make
+  made = studio_lib.Studio(tiny.writer(), tiny.LIMITS, seconds=600.0).make
   return buttons.Buttons(made, tiny.image_sampling())
 
 
@@ -175,7 +167,7 @@ PAINTED = {
 def test_every_button_makes_a_task(file, kind, press):
   def make(order, sampling, temperature):
     folder = pathlib.Path()
-    (task,) = LIMITS.tasks(order, folder, seed=0, pictures=0, steps=sampling.steps)
+    (task,) = tiny.LIMITS.tasks(order, folder, seed=0, pictures=0, steps=sampling.steps)
     assert task.kind == kind
     return [[said('a') if kind in ('caption', 'answer') else shown(1)]]
 

@@ -11,14 +11,7 @@ from transfusion_jax import orders
 from transfusion_jax.core import command
 from transfusion_jax.data import images
 
-LIMITS = orders.Limits(
-  size=(tiny.SIDE, tiny.SIDE),
-  patches=tiny.PATCHES,
-  layout=tiny.LAYOUT,
-  context=tiny.LENGTH,
-  levels=tiny.PATH.steps,
-)
-TEXT_ALONE = dataclasses.replace(LIMITS, size=(0, 0), patches=0)
+TEXT_ALONE = dataclasses.replace(tiny.LIMITS, size=(0, 0), patches=0)
 GIVEN = {'seed': 0, 'pictures': None, 'steps': 100}
 
 
@@ -96,7 +89,7 @@ def test_a_value_of_a_wrong_kind_is_one_line(folder, base, field):
     ):
       continue
     with pytest.raises(ValueError, match=f'expected {field} to be') as raised:
-      list(LIMITS.tasks({**base, field: value}, folder, **GIVEN))
+      list(tiny.LIMITS.tasks({**base, field: value}, folder, **GIVEN))
     assert '\n' not in str(raised.value)
     assert len(str(raised.value)) < 300
 
@@ -140,7 +133,7 @@ def test_a_value_of_a_wrong_kind_is_one_line(folder, base, field):
 )
 def test_what_cannot_be_done_is_one_line(folder, order, said):
   with pytest.raises(ValueError, match='expected') as raised:
-    list(LIMITS.tasks(order, folder, **GIVEN))
+    list(tiny.LIMITS.tasks(order, folder, **GIVEN))
   assert said in str(raised.value)
   assert '\n' not in str(raised.value)
   assert len(str(raised.value)) < 600
@@ -149,15 +142,15 @@ def test_what_cannot_be_done_is_one_line(folder, order, said):
 def test_too_many_steps_are_told_from_too_little_strength(folder):
   order = {'image': 'a.png', 'strength': 0.5}
   with pytest.raises(ValueError, match='expected between 1 and 1000 sampling steps'):
-    list(LIMITS.tasks(order, folder, **{**GIVEN, 'steps': 1001}))
-  (task,) = LIMITS.tasks(order, folder, **{**GIVEN, 'steps': 500})
+    list(tiny.LIMITS.tasks(order, folder, **{**GIVEN, 'steps': 1001}))
+  (task,) = tiny.LIMITS.tasks(order, folder, **{**GIVEN, 'steps': 500})
   assert task.strength == 0.5
 
 
 def test_files_are_found_beside_the_orders_and_in_homes(folder, monkeypatch):
   monkeypatch.setenv('HOME', str(folder))
   for name in ('a.png', str(folder / 'a.png'), '~/a.png'):
-    (task,) = LIMITS.tasks({'image': name}, folder, **GIVEN)
+    (task,) = tiny.LIMITS.tasks({'image': name}, folder, **GIVEN)
     assert (task.picture == tiny.picture(3)).all()
 
 
@@ -166,7 +159,7 @@ def test_a_count_is_read_and_checked_once(folder, monkeypatch):
   read = images.read_picture
   monkeypatch.setattr(images, 'read_picture', lambda *a: calls.append(a) or read(*a))
   order = {'image': 'a.png', 'strength': 1, 'count': 50, 'seed': 7}
-  made = list(LIMITS.tasks(order, folder, **GIVEN))
+  made = list(tiny.LIMITS.tasks(order, folder, **GIVEN))
   assert [task.seed for task in made] == list(range(7, 57))
   assert len(calls) == 1
 
@@ -176,7 +169,7 @@ def test_what_a_model_cannot_give_is_not_asked_of_it(folder):
     (task,) = TEXT_ALONE.tasks(order, folder, **GIVEN)
     assert (task.kind, task.pictures) == ('tell', 0)
     assert task.document == (tiny.text('a b', learn=False),)
-  (task,) = LIMITS.tasks({'document': []}, folder, **GIVEN)
+  (task,) = tiny.LIMITS.tasks({'document': []}, folder, **GIVEN)
   assert task.pictures == 2
 
 
@@ -197,5 +190,7 @@ def test_pictures_asked_of_a_model_without_any_are_one_line(folder, order, pictu
 
 
 def test_seeds_reach_as_far_as_flags(folder):
-  (task,) = LIMITS.tasks({'prompt': 'a', 'seed': command.SEEDS[1]}, folder, **GIVEN)
+  (task,) = tiny.LIMITS.tasks(
+    {'prompt': 'a', 'seed': command.SEEDS[1]}, folder, **GIVEN
+  )
   assert task.seed == command.SEEDS[1]

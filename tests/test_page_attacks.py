@@ -18,25 +18,20 @@ import time
 import pytest
 
 from tests import tiny
-from transfusion_jax import orders, page
+from transfusion_jax import page
 from transfusion_jax.data import images
 from transfusion_jax.generation import requests
 
 ROOT = pathlib.Path(__file__).parents[1]
-LIMITS = orders.Limits(
-  size=(tiny.SIDE, tiny.SIDE),
-  patches=tiny.PATCHES,
-  layout=tiny.LAYOUT,
-  context=tiny.LENGTH,
-  levels=tiny.PATH.steps,
-)
 SECRET = tiny.picture(5)
 DRAWING = [0, 'ddim', 2, 1.0]
 
 
 def make(order, sampling, temperature):
   """Shows what it was given, as a model that has learnt to copy."""
-  asked = LIMITS.tasks(order, pathlib.Path(), seed=0, pictures=0, steps=sampling.steps)
+  asked = tiny.LIMITS.tasks(
+    order, pathlib.Path(), seed=0, pictures=0, steps=sampling.steps
+  )
   made = []
   for task in asked:
     shown = tiny.picture(0) if task.picture is None else task.picture

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from transfusion_jax import config
+from transfusion_jax import config, orders
 from transfusion_jax.core import tree
 from transfusion_jax.data import (
   corpus,
@@ -49,6 +49,13 @@ WORDS = tuple('a b c d e f g h i j k l m n o p'.split())
 TOKENIZER = tokenizers.Words(WORDS, reserved=0, multiple=8)
 SPECIAL = TOKENIZER.special
 LAYOUT = layout.Layout(TOKENIZER, patches=PATCHES)
+LIMITS = orders.Limits(
+  size=(SIDE, SIDE),
+  patches=PATCHES,
+  layout=LAYOUT,
+  context=LENGTH,
+  levels=PATH.steps,
+)
 TABLE, USED = TOKENIZER.vocab_size, TOKENIZER.used_size
 
 PAPERS_OPTIMIZER = optimizer.OptimizerConfig(**base.transfusion().optimizer)

@@ -131,6 +131,8 @@ def output_folder(flag: str, folder: str) -> pathlib.Path:
   try:
     path.mkdir(parents=True, exist_ok=True)
     reason = '' if os.access(path, os.W_OK) else 'that it may not be written'
+  except FileExistsError:
+    reason = 'a file of that name'
   except OSError as error:
     reason = error.strerror
   if reason:
