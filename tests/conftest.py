@@ -8,7 +8,7 @@ fixture `environment` and says how many devices the program shall see.
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax is imported; a TPU stays untouched
 
@@ -46,3 +46,11 @@ def environment() -> Callable[..., dict[str, str]]:
     return {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, **variables}
 
   return make
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+  """What the test starts heeds SIGHUP, even where pytest was begun with nohup."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  signal.signal(signal.SIGHUP, before)

@@ -98,6 +98,7 @@ def test_a_stopped_launcher_leaves_nobody(tmp_path, how):
   assert not any(map(alive, children))
 
 
+@pytest.mark.usefixtures('terminal')
 def test_a_closed_terminal_reaches_all(tmp_path):
   heed = (
     'signal.signal(signal.SIGHUP, lambda *_: '

@@ -139,17 +139,14 @@ def test_an_evaluation_that_fails_is_told_and_training_goes_on(
   assert type(error).__name__ in told[0]
 
 
+@pytest.mark.usefixtures('terminal')
 def test_a_terminal_that_is_closed_stops_a_run_and_nohup_does_not():
-  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-  try:
-    with preemption.Stop() as stop:
-      signal.raise_signal(signal.SIGHUP)
-      assert stop.agreed()
-      assert stop.exit_code == 129
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with preemption.Stop() as stop:
-      signal.raise_signal(signal.SIGHUP)
-      assert not stop.agreed()
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-  finally:
-    signal.signal(signal.SIGHUP, before)
+  with preemption.Stop() as stop:
+    signal.raise_signal(signal.SIGHUP)
+    assert stop.agreed()
+    assert stop.exit_code == 129
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  with preemption.Stop() as stop:
+    signal.raise_signal(signal.SIGHUP)
+    assert not stop.agreed()
+  assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
