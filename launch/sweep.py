@@ -66,7 +66,9 @@ def main() -> None:
   with command.user_errors():
     trials, root = _trials(), paths.local(_WORKDIR.value, '--workdir')
     chosen = _chosen(_TRIALS.value, len(trials))
-  places = [workdir.Workdir(root / 'trials' / each.name) for each in trials]
+    places = [workdir.Workdir(root / 'trials' / each.name) for each in trials]
+    for each in places:
+      each.check_version()
   if _DRY_RUN.value or _LAUNCHER.value:
     with command.user_errors():
       _print(trials, places, chosen, ledger_lib.done(_records(root)))

@@ -41,7 +41,7 @@ def filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 def save(run: config.Run, place: workdir.Workdir, steps: tuple[int, ...]) -> None:
   """A run as it looks after training, but for its numbers, saved by eight devices."""
   place.root.mkdir(parents=True, exist_ok=True)
-  sealed_json.write(place.config, config.to_dict(run))
+  place.write_config(config.to_dict(run))
   abstract = build.trainer(run, mesh.make(run.mesh)).abstract
   state = jax.tree.map(filled, abstract)
   with checkpoint.Checkpoints(
@@ -204,7 +204,7 @@ def warned(monkeypatch) -> list[str]:
 
 def begun(folder: pathlib.Path, prose: pathlib.Path):
   run, place = config.parse(page(prose)), workdir.Workdir(folder)
-  sealed_json.write(place.config, config.to_dict(run))
+  place.write_config(config.to_dict(run))
   return run, place
 
 
@@ -369,6 +369,7 @@ CASES = {
   'no rows': (['--workdir={mixed}', '--config.evaluation.rows=0'], 'rows >= 1'),
   'a step below 0': (['--workdir={mixed}', '--step=-1'], 'latest, all or watch'),
   'a run': (['--workdir={empty}'], 'config.json'),
+  'a schema': (['--workdir={old}'], 'expected schema version 2, found none'),
   'a step': (['--workdir={mixed}', '--step=6'], 'one of the steps 5, 7'),
   'a number': (['--workdir={mixed}', '--step=last'], 'latest, all or watch'),
   'an autoencoder': (['--workdir={mixed}/autoencoder'], "kind 'autoencoder'"),
@@ -409,7 +410,11 @@ def test_what_a_user_can_mend_is_one_line(place, prose, tmp_path, environment):
   text = workdir.Workdir(tmp_path / 'text')
   save(config.parse(made), text, (7,))
   (tmp_path / 'empty').mkdir()
+  old = workdir.Workdir(tmp_path / 'old')
+  old.root.mkdir()
+  sealed_json.write(old.config, config.to_dict(config.parse(page(prose))))
   names = {'mixed': place.root, 'text': text.root, 'empty': tmp_path / 'empty'}
+  names['old'] = old.root
   lines = [' '.join(flags).format(**names) for flags, _ in CASES.values()]
   done = subprocess.run(
     [sys.executable, '-c', PROGRAM],

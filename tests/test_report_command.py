@@ -34,6 +34,10 @@ for line in sys.stdin.read().splitlines():
 BAD = {
   'no run at all': ('--output={folder}/a.html', 'found none; name one run'),
   'not a run': ('--workdir={folder} --output={folder}/a.html', 'config.json'),
+  'an old run': (
+    '--workdir={old} --output={folder}/a.html',
+    'expected schema version 2, found none',
+  ),
   'no such folder': ('--workdir={mixed} --output={folder}/b/a.html', 'no such folder'),
   'a folder': ('--workdir={mixed} --output={folder}', 'a folder of that name'),
   'one run twice': (
@@ -52,7 +56,7 @@ def runs(tmp_path_factory) -> pathlib.Path:
   nested.root.mkdir(parents=True)
   run = config.parse(emoji_scenes.get_config())
   for place, section in ((mixed, run), (nested, run.autoencoder.run)):
-    sealed_json.write(place.config, config.to_dict(section))
+    place.write_config(config.to_dict(section))
   lines = [{'step': k, 'loss': 1 / k, 'psnr': 1.0 * k} for k in range(1, 9)]
   nested.metrics.write_bytes(b''.join(map(sealed_json.line, lines)))
   odd = [{'step': 1, 'loss': math.nan}, {'step': 2, 'loss': -math.inf}]
@@ -61,7 +65,9 @@ def runs(tmp_path_factory) -> pathlib.Path:
 
 
 def test_what_cannot_be_reported_is_one_line_and_the_rest_is(runs, environment):
-  names = {'folder': runs, 'mixed': runs / 'mixed'}
+  names = {'folder': runs, 'mixed': runs / 'mixed', 'old': runs / 'old'}
+  names['old'].mkdir()
+  sealed_json.write(names['old'] / 'config.json', {'kind': 'transfusion'})
   good = '--workdir={mixed} --workdir={mixed}/autoencoder --output={folder}/two.html'
   lines = [
     each.format(**names) for each in (*(flags for flags, _ in BAD.values()), good)

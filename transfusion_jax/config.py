@@ -16,7 +16,7 @@ from typing import Any, Literal
 import ml_collections
 from ml_collections import config_dict
 
-from transfusion_jax.core import paths
+from transfusion_jax.core import paths, renamed
 from transfusion_jax.data import pipeline
 from transfusion_jax.evaluation import (
   caption_metrics,
@@ -265,10 +265,13 @@ def _is_section(hint: Any) -> bool:
 
 def _build(kind: type, config: Any, prefix: str, problems: list[str]) -> Any:
   hints = typing.get_type_hints(kind)
-  for name in sorted(set(config.keys()) - set(hints)):
-    problems.append(f'expected no field {prefix}{name}, found one; remove it')
+  unknown = sorted(set(config.keys()) - set(hints))
+  for name in unknown:
+    problems.append(_unknown(f'{prefix}{name}'))
   values = {}
   for name, hint in hints.items():
+    if any(renamed.field(f'{prefix}{old}') == f'{prefix}{name}' for old in unknown):
+      continue  # said already
     make = _section if _is_section(hint) else _value
     values[name] = make(config.get(name), hint, f'{prefix}{name}', problems)
   try:
@@ -276,6 +279,13 @@ def _build(kind: type, config: Any, prefix: str, problems: list[str]) -> Any:
   except ValueError as error:
     problems.append(f'{prefix.rstrip(".")}: {error}' if prefix else str(error))
     return None
+
+
+def _unknown(path: str) -> str:
+  new = renamed.field(path)
+  if new:
+    return f'expected {new}, found its old name {path}; rename it'
+  return f'expected no field {path}, found one; remove it'
 
 
 def _value(value: Any, hint: Any, path: str, problems: list[str]) -> Any:

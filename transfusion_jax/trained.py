@@ -29,12 +29,18 @@ def run_in(place: workdir.Workdir) -> config.TransfusionRun:
 
 
 def transfusion(run: config.Run, place: workdir.Workdir) -> config.TransfusionRun:
-  """The same run; ValueError if it neither draws nor writes."""
+  """The same run.
+
+  Raises:
+    ValueError: it neither draws nor writes, or its autoencoder is of another version.
+  """
   if not isinstance(run, config.TransfusionRun):
     raise ValueError(
       f'expected a run that draws and writes, found kind {run.kind!r} in {place.root}; '
       'name the work directory of a mixed run'
     )
+  if run.data.image_slots:
+    workdir.Workdir(autoencoder_of(run, place)).check_version()
   return run
 
 
@@ -45,7 +51,7 @@ def read_config(place: workdir.Workdir) -> dict[str, Any]:
       f'expected a run in {place.root}, found no config.json; train one with '
       'python -m transfusion_jax.train'
     )
-  return sealed_json.read(place.config)
+  return place.read_config()
 
 
 def for_this_device(run: config.TransfusionRun) -> config.TransfusionRun:
@@ -148,7 +154,8 @@ def autoencoder_in(
   """The run that trained an autoencoder, and what was measured of it.
 
   Raises:
-    ValueError: the folder does not hold a finished autoencoder.
+    ValueError: the folder does not hold a finished autoencoder, or one of another
+      version.
   """
   place = workdir.Workdir(directory)
   if not place.latents.exists() or not place.config.exists():
@@ -157,7 +164,7 @@ def autoencoder_in(
       'latents.json; train one with --config=configs/emoji_autoencoder.py, or leave '
       'autoencoder.checkpoint empty'
     )
-  run = config.from_dict(sealed_json.read(place.config))
+  run = config.from_dict(place.read_config())
   if not isinstance(run, config.AutoencoderRun):
     raise ValueError(
       f'expected an autoencoder in {directory}, found a run of kind {run.kind!r}; name '

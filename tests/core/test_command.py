@@ -13,7 +13,9 @@ from transfusion_jax.core import command
 PROGRAM = """
 from absl import flags
 from ml_collections import config_flags
-from transfusion_jax.core import command
+from transfusion_jax.core import command, renamed
+renamed.FIELDS['data.old'] = 'data.new'
+renamed.MODULES['transfusion_jax.gone'] = 'transfusion_jax.core'
 config_flags.DEFINE_config_file('config', None, lock_config=True)
 SCALE = command.define_number('scale', 1.0, 'A number.', 0.0, 10.0)
 OUTPUT = flags.DEFINE_string('output', None, 'A file.')
@@ -65,6 +67,54 @@ def test_a_config_file_that_is_wrong_is_named_with_its_line(run, config, said):
   assert said in told
   assert told.startswith('error: ')
   assert told.count('\n') == 1
+
+
+PAGE = """from ml_collections import ConfigDict
+def get_config():
+  page = ConfigDict({'data': {'new': 1}}).lock()
+"""
+
+
+@pytest.mark.parametrize(
+  ('lines', 'arguments', 'said'),
+  [
+    (
+      'from transfusion_jax import gone\n',
+      [],
+      'mine.py:1: ImportError: expected transfusion_jax.core, found its old name '
+      'transfusion_jax.gone; change the import',
+    ),
+    (
+      'import transfusion_jax.gone.log\n',
+      [],
+      'mine.py:1: ModuleNotFoundError: expected transfusion_jax.core, found its old '
+      'name transfusion_jax.gone; change the import',
+    ),
+    (
+      f'{PAGE}  return page\n',
+      ['--config.data.old=2'],
+      'expected --config.data.new, found its old name data.old; change it',
+    ),
+    *(
+      (
+        f'{PAGE}  {line}\n  return page\n',
+        [],
+        f'mine.py:4: {error}: expected data.new, found its old name old; change it',
+      )
+      for line, error in (
+        ('page.data.old = 2', 'AttributeError'),
+        ('page.data.update(old=2)', 'KeyError'),
+        ('print(page.data.old)', 'AttributeError'),
+        ('print(page.data["old"])', 'KeyError'),
+      )
+    ),
+  ],
+)
+def test_old_names_are_told_with_the_new_ones(run, lines, arguments, said):
+  code, _, told = run(*arguments, config=lines)
+  assert (code, told.count('\n')) == (2, 1)
+  assert told.endswith(f'{said}\n')
+  assert told.startswith('error: ')
 
 
 def test_an_error_within_another_is_said_as_it_is():

@@ -39,7 +39,7 @@ def leave(ablations, places):
       folder.mkdir(parents=True)
     (place.checkpoints / '100' / 'state').write_text(f'parameters of {number}')
     (place.root / 'report.html').write_text('a page')
-    sealed_json.write(place.config, config.to_dict(run))
+    place.write_config(config.to_dict(run))
     logged = [{'step': step, 'loss': loss + 100 - step} for step in range(1, 101)]
     place.metrics.write_bytes(b''.join(map(sealed_json.line, logged)))
     evaluated = {

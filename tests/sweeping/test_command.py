@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from transfusion_jax.core import sealed_json
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -49,6 +51,16 @@ def test_devices_that_do_not_suit_are_told_before_anything_begins(tmp_path, comm
   (line,) = done.stderr.splitlines()
   assert line.startswith("trial 002 {'data.rows': 6}: expected data.rows that divide")
   assert not (tmp_path / 'sweep' / 'trials').exists()
+
+
+def test_trials_of_another_schema_are_refused(tmp_path, command):
+  trial = tmp_path / 'sweep' / 'trials' / '001'
+  trial.mkdir(parents=True)
+  sealed_json.write(trial / 'config.json', {'kind': 'transfusion'})
+  done = command("return [{'seed': 0}, {'seed': 1}]", '--dry-run')
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert f'{trial}/config.json: expected schema version 2, found none' in line
 
 
 def test_a_folder_that_is_no_path_is_refused(tmp_path, command):

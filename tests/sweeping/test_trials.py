@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from transfusion_jax import config
-from transfusion_jax.core import tree
+from transfusion_jax.core import renamed, tree
 from transfusion_jax.sweeping import trials
 
 # ml_collections loads config files with it.
@@ -103,3 +103,11 @@ def test_a_file_without_a_sweep_is_refused(swept):
     trials.from_file(str(ROOT / 'configs' / 'emoji_scenes.py'), {})
   with pytest.raises(ValueError, match='found none'):
     trials.from_file(swept('return []'), {})
+
+
+def test_an_old_field_in_an_override_is_told_with_its_new_name(swept, monkeypatch):
+  monkeypatch.setattr(renamed, 'FIELDS', {'data.packed': 'data.rows'})
+  _, (line,) = trials.from_file(swept("yield {'data.packed': 4}"), {})
+  assert line.endswith(
+    'expected --config.data.rows, found its old name data.packed; change it'
+  )

@@ -29,7 +29,7 @@ def place(tmp_path):
 
 def test_a_new_folder_is_claimed_and_may_be_claimed_again(place):
   place.claim(CONFIG, CONTENTS)
-  assert sealed_json.read(place.config) == CONFIG
+  assert place.read_config() == CONFIG
   place.claim(CONFIG, CONTENTS)
 
 
@@ -64,7 +64,7 @@ def test_how_long_and_what_is_measured_may_change(place):
   place.claim(CONFIG, CONTENTS)
   longer = changed(train={'steps': 20}, sampling={'steps': 50})
   place.claim(longer, CONTENTS)
-  assert sealed_json.read(place.config) == longer
+  assert place.read_config() == longer
 
 
 @pytest.mark.parametrize('name', ['metrics.jsonl', 'checkpoints'])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from transfusion_jax.core import log, paths
+from transfusion_jax.core import log, paths, renamed
 
 SEEDS = (0, 2**32 - 1)
 """Lowest and highest seed that a flag takes."""
@@ -153,7 +153,8 @@ def _parse(argv: list[str], config: Callable[[], ConfigDict] | None) -> None:
       config_flags.DEFINE_config_dict('config', config(), lock_config=True)
     rest = flags.FLAGS(argv)
   except Exception as error:  # a config file is a program: anything may be raised
-    raise Exit(2, f'error: {_place(error)}{line(error)}') from error
+    told = renamed.said(error, line(error), argv[1:]) or line(error)
+    raise Exit(2, f'error: {_place(error)}{told}') from error
   if rest[1:]:
     raise Exit(2, f'error: expected flags only, found {rest[1]!r}; flags begin with --')
 

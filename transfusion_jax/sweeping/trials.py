@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from transfusion_jax import config, preflight
-from transfusion_jax.core import command
+from transfusion_jax.core import command, renamed
 from transfusion_jax.sweeping import overrides
 
 PROGRAM = ('python', '-m', 'transfusion_jax.train')
@@ -59,14 +59,16 @@ def from_file(file: str, fixed: Mapping[str, Any]) -> tuple[list[Trial], list[st
   problems: list[str] = []
   seen: list[dict[str, Any]] = []
   for override in _sweep(file):
-    number = len(seen)
+    number, changed = len(seen), {}
     try:
       changed = overrides.flat(override)
       if changed not in seen:
         seen.append(changed)
         trials.append(_trial(number, file, fixed, changed))
     except Exception as error:  # noqa: BLE001, as `parse` says
-      problems.append(f'trial {number:03d} {override}: {command.line(error)}')
+      said = command.line(error)
+      said = renamed.said(error, said, [f'--config.{name}' for name in changed]) or said
+      problems.append(f'trial {number:03d} {override}: {said}')
   if not seen and not problems:
     raise ValueError(
       f'expected overrides from sweep() in {file}, found none; yield some'

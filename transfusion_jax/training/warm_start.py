@@ -62,9 +62,12 @@ def find(config: StartConfig) -> Source:
   """The step that a run is to begin with; reads no array.
 
   Raises:
-    ValueError: there is none, or it does not keep such parameters.
+    ValueError: there is none, it does not keep such parameters, or the run is of
+      another version.
   """
-  directory = workdir.Workdir(pathlib.Path(config.checkpoint)).checkpoints
+  place = workdir.Workdir(pathlib.Path(config.checkpoint))
+  place.check_version()
+  directory = place.checkpoints
   step = checkpoint_reader.which(directory, None if config.step < 0 else config.step)
   held = checkpoint_reader.arrays(directory, step)
   fields = {path[0] for path in held}

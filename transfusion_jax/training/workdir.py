@@ -8,6 +8,10 @@ from typing import Any
 from transfusion_jax.core import log, paths, sealed_json, tree
 from transfusion_jax.training import processes, storage
 
+SCHEMA = 2
+"""Version of work directories, in `config.json`; one more whenever a field of a config,
+a file in a work directory or a field in one of its files gets another name."""
+
 FREE = (
   *('train.', 'sampling.', 'evaluation.', 'mesh.'),
   *('data.threads', 'data.prefetch', 'data.broken'),
@@ -88,6 +92,30 @@ class Workdir:
     """Of an autoencoder: mean and deviation of its latents, and its PSNR."""
     return self.root / 'latents.json'
 
+  def read_config(self) -> dict[str, Any]:
+    """Reads the config of the run, as plain values.
+
+    Raises:
+      ValueError: it is damaged, or written by a release with another schema.
+    """
+    values = sealed_json.read(self.config)
+    found = values.pop('version', 'none')
+    if found != SCHEMA:
+      raise ValueError(
+        f'{self.config}: expected schema version {SCHEMA}, found {found}; start a new '
+        'work directory, or use the release that wrote it'
+      )
+    return values
+
+  def write_config(self, config: dict[str, Any]) -> None:
+    """Writes the config of the run, with the version of the schema."""
+    sealed_json.write(self.config, {'version': SCHEMA, **config})
+
+  def check_version(self) -> None:
+    """Raises ValueError as `read_config`, where there is a config."""
+    if self.config.exists():
+      self.read_config()
+
   def check(
     self,
     config: dict[str, Any],
@@ -102,8 +130,9 @@ class Workdir:
       allowed: fields or sections that may differ from what the run was begun with.
 
     Raises:
-      ValueError: the folder belongs to a run with another config or with other data, or
-        to something else, or its files are damaged, or its checkpoints have gone.
+      ValueError: the folder belongs to a run with another config, with other data or of
+        another version, or to something else, or its files are damaged, or its
+        checkpoints have gone.
     """
     if self.root.exists() and not self.root.is_dir():
       raise ValueError(
@@ -138,7 +167,7 @@ class Workdir:
       log.info(f'going on with another setting than before: {line}')
     if processes.leads():
       self.root.mkdir(parents=True, exist_ok=True)
-      sealed_json.write(self.config, config)
+      self.write_config(config)
       sealed_json.write(self.contents, {'contents': contents})
     processes.meet(f'claim {self.root.name}')
     self.check(config, contents, allowed)
@@ -169,7 +198,7 @@ class Workdir:
     """What differs from before, a line each; of a new folder, nothing."""
     if not self.config.exists():
       return []
-    lines = tree.differences(sealed_json.read(self.config), config)
+    lines = tree.differences(self.read_config(), config)
     if self.contents.exists():
       noted = sealed_json.read(self.contents)['contents']
       lines += [
