@@ -23,9 +23,10 @@ import numpy as np
 from benchmarks import data_sources, on_cpu
 from configs import transfusion_160m
 from configs.base import source
-from transfusion_jax import config
-from transfusion_jax.data import corpus, packing, pipeline
+from transfusion_jax.data import corpus, pipeline
+from transfusion_jax.data.rows import packing
 from transfusion_jax.data.sources import array_record
+from transfusion_jax.runs import config
 
 PATCHES, ROWS, LENGTH = 256, 8, 4096
 PIXELS, MOMENTS, TINY = (256, 256, 3), (32, 32, 16), (2, 2, 4)

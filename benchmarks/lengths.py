@@ -52,8 +52,8 @@ def variant(count: int, width: int, text: int) -> tuple[Callable[[], None], floa
     width: of the model.
     text: tokens before and behind a document's image.
   """
-  from transfusion_jax import build
   from transfusion_jax.compiling import flops
+  from transfusion_jax.runs import build
 
   heads = width // on_cpu.HEAD_DIM
   step, state, run = on_cpu.make_step(width=width, depth=DEPTH, heads=heads)

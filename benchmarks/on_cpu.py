@@ -96,7 +96,7 @@ def make_step(*, width: int, depth: int, heads: int):
   import jax
 
   from configs import emoji_scenes
-  from transfusion_jax import build, config
+  from transfusion_jax.runs import build, config
   from transfusion_jax.training import state as state_lib
   from transfusion_jax.training import step as step_lib
 

@@ -33,12 +33,12 @@ from absl import app, flags
 from jax.sharding import NamedSharding
 from ml_collections import config_flags
 
-from transfusion_jax import build, config
 from transfusion_jax.compiling import flops, program, summary, topologies
 from transfusion_jax.core import axes
 from transfusion_jax.models import layers, module, transformer
 from transfusion_jax.objectives import loss
 from transfusion_jax.ops import cross_entropy
+from transfusion_jax.runs import build, config
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import optimizer
 

@@ -113,10 +113,10 @@ class Trial:
 
   def state(self, checkpoints: pathlib.Path | None = None) -> dict:
     """What would be gone on from: step, progress, and the digest of every array."""
-    from transfusion_jax import build, config, trained
+    from transfusion_jax.runs import build, config, restore
     from transfusion_jax.training import checkpoint, mesh, seal, workdir
 
-    run = config.from_dict(trained.read_config(workdir.Workdir(self.folder / 'run')))
+    run = config.from_dict(restore.read_config(workdir.Workdir(self.folder / 'run')))
     abstract = build.trainer(run, mesh.single()).abstract
     directory = checkpoints or self.checkpoints
     with checkpoint.Checkpoints(directory, run.train.checkpoints) as kept:

@@ -3,8 +3,8 @@
   python -m benchmarks.solvers --workdir=runs/emoji_scenes --json=solvers.json
 
 draws the same prompts with the same noise for every row of two tables, scores the
-pictures exactly (`evaluation/scenes.py`), and prints them: solvers at several numbers
-of steps with the run's own guidance, and guidance scales with one of them. An
+pictures exactly (`evaluation/emoji/scorer.py`), and prints them: solvers at several
+numbers of steps with the run's own guidance, and guidance scales with one of them. An
 evaluation is one pass of the network over a picture, conditional and unconditional
 being two.
 """
@@ -15,9 +15,9 @@ import json
 import pathlib
 import time
 
-from transfusion_jax import trained
 from transfusion_jax.diffusion import solvers
-from transfusion_jax.evaluation import scene_scores
+from transfusion_jax.evaluation.emoji import scenes
+from transfusion_jax.runs import restore
 from transfusion_jax.training import mesh, workdir
 
 STEPS = (
@@ -43,8 +43,8 @@ def main() -> None:
   parser.add_argument('--json', help='file for the result')
   arguments = parser.parse_args()
   place = workdir.Workdir(pathlib.Path(arguments.workdir))
-  run = trained.run_in(place)
-  writer = trained.writer(run, place, mesh.single())
+  run = restore.run_in(place)
+  writer = restore.writer(run, place, mesh.single())
   found = []
   for solver, steps in STEPS:
     found.append(_scored(run, writer, arguments, solver=solver, steps=steps))
@@ -58,12 +58,10 @@ def main() -> None:
 def _scored(run, writer, arguments, **chosen) -> dict[str, object]:
   """Scores under the run's sampling with some of it changed; prints a line."""
   sampling = dataclasses.replace(run.sampling, **chosen)
-  section = scene_scores.ScenesConfig(
+  section = scenes.ScenesConfig(
     kind='scenes', prompts=arguments.prompts, shown=0, seed=0
   )
-  measure = scene_scores.Scenes(
-    section, run.data.scenes, sampling, rows=run.evaluation.rows
-  )
+  measure = scenes.Scenes(section, run.data.scenes, sampling, rows=run.evaluation.rows)
   began = time.perf_counter()
   values = dict(measure.new_prompts(writer))
   seconds = time.perf_counter() - began

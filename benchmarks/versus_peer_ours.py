@@ -42,10 +42,11 @@ def engine(params, run):
   import jax
   import jax.numpy as jnp
 
-  from transfusion_jax import build
-  from transfusion_jax.data import layout, tokenizers
+  from transfusion_jax.data.rows import layout
+  from transfusion_jax.data.text import tokenizers
   from transfusion_jax.generation import engine as engine_lib
-  from transfusion_jax.models import codec
+  from transfusion_jax.models.codecs import codec
+  from transfusion_jax.runs import build
 
   @jax.tree_util.register_static
   class Latents:
@@ -79,10 +80,11 @@ def sampling(engine):
 
   from configs import base
   from transfusion_jax.data import documents
-  from transfusion_jax.generation import image, logits, requests
+  from transfusion_jax.generation import logits, requests
+  from transfusion_jax.generation.samplers import denoise
 
   chosen = {'solver': 'ddim', 'steps': 30, 'guidance': 3.0}
-  drawing = image.ImageSampling(**{**base.transfusion().sampling, **chosen})
+  drawing = denoise.ImageSampling(**{**base.transfusion().sampling, **chosen})
   words = ' '.join(f'w{k}' for k in range(versus_peer.PROMPT))
   drawn = engine.layout.picture_prompt(words)
   written = engine.layout.prompt((documents.Text(words, False),), open_image=False)

@@ -8,7 +8,7 @@ them.
 
 from ml_collections import ConfigDict
 
-from transfusion_jax import config
+from transfusion_jax.runs import config
 
 SIZES = {
   '160m': {'depth': 16, 'width': 768, 'heads': 12, 'mlp': 2048},

@@ -37,9 +37,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import trial_processes
-from transfusion_jax import config, preflight
 from transfusion_jax.core import command, log, paths
 from transfusion_jax.evaluation import pages
+from transfusion_jax.runs import config, preflight
 from transfusion_jax.sweeping import ledger as ledger_lib
 from transfusion_jax.sweeping import page, scores, sharing, table
 from transfusion_jax.sweeping import trials as trials_lib

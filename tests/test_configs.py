@@ -10,8 +10,8 @@ import ml_collections
 import pytest
 
 from configs import base, emoji_tasks
-from transfusion_jax import build, config, preflight
 from transfusion_jax.core import tree
+from transfusion_jax.runs import build, config, preflight
 from transfusion_jax.training import state as state_lib
 from transfusion_jax.training import step
 

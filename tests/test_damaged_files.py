@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from tests import test_evaluate
-from transfusion_jax import config, results, stages, trained
 from transfusion_jax.core import sealed_json
 from transfusion_jax.data import pipeline
 from transfusion_jax.evaluation import galleries, report
+from transfusion_jax.runs import config, evaluate, restore, stages
+from transfusion_jax.runs import report as report_lib
 from transfusion_jax.training import lock, mesh, metrics, seal, workdir
 
 DECIDES = (
@@ -93,8 +94,8 @@ def path_of(place: workdir.Workdir, name: str) -> pathlib.Path:
 
 def used(place: workdir.Workdir) -> str:
   """What decides pictures and scores: config and the bits of all parameters."""
-  run = trained.run_in(place)
-  writer = trained.writer(run, place, mesh.single())
+  run = restore.run_in(place)
+  writer = restore.writer(run, place, mesh.single())
   arrays = seal.arrays(jax.tree.map(lambda x: x, (writer.model, writer.codec)))
   return json.dumps([config.to_dict(run), arrays], sort_keys=True)
 
@@ -127,13 +128,13 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
 @pytest.fixture(scope='module')
 def right(whole) -> dict[str, str]:
   """What the run is used and gone on with, where nothing is damaged."""
-  return {'used': used(whole), 'gone on': gone_on(whole, trained.run_in(whole))}
+  return {'used': used(whole), 'gone on': gone_on(whole, restore.run_in(whole))}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', DECIDES)
 def test_what_decides_is_one_line_or_the_same(whole, right, copy, name):
-  run = trained.run_in(whole)
+  run = restore.run_in(whole)
   path, rng = path_of(copy, name), random.Random(name)
   if not path.exists():
     pytest.skip('this version of Orbax has no such file')
@@ -157,17 +158,17 @@ def test_what_decides_is_one_line_or_the_same(whole, right, copy, name):
 def test_what_only_tells_of_a_run_is_left_out_with_a_warning(copy, name, monkeypatch):
   told: list[str] = []
   for each in ('warning', 'once_warning'):
-    monkeypatch.setattr(results.log, each, told.append)
+    monkeypatch.setattr(evaluate.log, each, told.append)
   path, rng = path_of(copy, name), random.Random(name)
   good = path.read_bytes()
   damaged = [flipped(good, rng) for _ in range(8)] if good else []
   for data in (*damaged, good[: len(good) // 2], *WHOLE):
     path.write_bytes(data)
     told.clear()
-    page = results.write_report(copy).read_text()
+    page = report_lib.write(copy).read_text()
     assert '<html' in page
     log = name.endswith('.jsonl')
     cut_short = log and not data.endswith(b'\n')  # as by a kill
     assert told or name == 'lock' or cut_short, data[:80]
   with lock.Lock(copy.lock):
-    stages.claim(copy, trained.run_in(copy))
+    stages.claim(copy, restore.run_in(copy))

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax import buttons, page
-from transfusion_jax import studio as studio_lib
 from transfusion_jax.core import command
-from transfusion_jax.data import images
+from transfusion_jax.data.images import image_files
 from transfusion_jax.generation import requests
+from transfusion_jax.web import backend, handlers, page
 
 DRAWING = (7, 'euler', 5, 1.5)
 """Seed, solver, steps and guidance as the page has them."""
@@ -47,22 +46,22 @@ class Recorder:
     return self.calls[0][0]
 
 
-def pressed(*made: list[requests.Piece]) -> tuple[buttons.Buttons, Recorder]:
+def pressed(*made: list[requests.Piece]) -> tuple[handlers.Buttons, Recorder]:
   recorder = Recorder(*made)
-  return buttons.Buttons(recorder, tiny.image_sampling()), recorder
+  return handlers.Buttons(recorder, tiny.image_sampling()), recorder
 
 
 @pytest.fixture
-def studio() -> buttons.Buttons:
+def studio() -> handlers.Buttons:
   """Buttons that a tiny model answers."""
-  made = studio_lib.Studio(tiny.writer(), tiny.LIMITS, seconds=600.0).make
-  return buttons.Buttons(made, tiny.image_sampling())
+  made = backend.Studio(tiny.writer(), tiny.LIMITS, seconds=600.0).make
+  return handlers.Buttons(made, tiny.image_sampling())
 
 
 @pytest.fixture
 def file(tmp_path) -> str:
   path = tmp_path / 'picture.png'
-  path.write_bytes(images.encode_png(tiny.picture(3)))
+  path.write_bytes(image_files.encode_png(tiny.picture(3)))
   return str(path)
 
 
@@ -92,7 +91,7 @@ def test_describe_asks_only_what_was_asked(question, order):
 
 def test_no_words_are_told_from_no_answer():
   do, _ = pressed([])
-  assert do.describe('a.png', '') == buttons.NOTHING
+  assert do.describe('a.png', '') == handlers.NOTHING
 
 
 def test_inpaint_orders_the_painted_part():
@@ -100,7 +99,7 @@ def test_inpaint_orders_the_painted_part():
 
   def make(order, sampling, temperature):
     for name in ('image', 'mask'):
-      seen[name] = images.read_picture(order[name], (4, 4))
+      seen[name] = image_files.read_picture(order[name], (4, 4))
     seen['order'] = order
     return [[shown(1)]]
 
@@ -110,7 +109,7 @@ def test_inpaint_orders_the_painted_part():
   opaque = np.full((4, 4, 1), 255, np.uint8)
   background = np.concatenate([tiny.picture(0), opaque], axis=-1)
   painted = {'background': background, 'layers': [layer, clear]}
-  do = buttons.Buttons(make, tiny.image_sampling())
+  do = handlers.Buttons(make, tiny.image_sampling())
   (made,) = do.inpaint(painted, 'a', *DRAWING)
   np.testing.assert_array_equal(made, tiny.picture(1))
   np.testing.assert_array_equal(seen['image'], tiny.picture(0))
@@ -133,7 +132,7 @@ def test_write_shows_texts_and_pictures_in_turn():
 
 def test_nothing_written_is_said():
   do, recorder = pressed([])
-  assert buttons.NOTHING in do.write('', 1, 0.5, *DRAWING)
+  assert handlers.NOTHING in do.write('', 1, 0.5, *DRAWING)
   assert recorder.order['document'] == []
 
 
@@ -171,7 +170,7 @@ def test_every_button_makes_a_task(file, kind, press):
     assert task.kind == kind
     return [[said('a') if kind in ('caption', 'answer') else shown(1)]]
 
-  assert press(buttons.Buttons(make, tiny.image_sampling()), file)
+  assert press(handlers.Buttons(make, tiny.image_sampling()), file)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +278,9 @@ class Slow:
     raise ValueError('expected this, found it; good')
 
 
-def waited_for(slow: Slow, seconds: float) -> studio_lib.Studio:
+def waited_for(slow: Slow, seconds: float) -> backend.Studio:
   """A studio without a model."""
-  made = studio_lib.Studio.__new__(studio_lib.Studio)
+  made = backend.Studio.__new__(backend.Studio)
   fields = {'model': None, 'limits': slow, 'seconds': seconds}
   made.__dict__.update(fields, _busy=threading.Lock())
   return made
@@ -338,7 +337,7 @@ def test_a_defect_keeps_its_traceback():
     raise ValueError('a defect')
 
   with pytest.raises(ValueError, match='a defect'):
-    buttons.Buttons(make, tiny.image_sampling()).draw('a', 1, *DRAWING)
+    handlers.Buttons(make, tiny.image_sampling()).draw('a', 1, *DRAWING)
 
 
 def test_a_missing_package_names_what_installs_it(monkeypatch, tmp_path):

@@ -15,10 +15,14 @@ import numpy as np
 import pytest
 
 from configs import base, emoji_scenes
-from transfusion_jax import build, config, feeds, preflight, trained
 from transfusion_jax.core import sealed_json
-from transfusion_jax.data import corpus, encoded, encoding, images
+from transfusion_jax.data import corpus
+from transfusion_jax.data.images import image_files
+from transfusion_jax.data.latents import encoding
+from transfusion_jax.data.latents import manifest as manifest_lib
 from transfusion_jax.data.sources import array_record
+from transfusion_jax.runs import build, config, preflight, restore
+from transfusion_jax.runs import input as input_lib
 from transfusion_jax.training import checkpoint, mesh, state, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -83,7 +87,7 @@ def autoencoder(tmp_path_factory) -> pathlib.Path:
 def png(number: int) -> bytes:
   """A picture that takes a while to decode."""
   small = np.random.default_rng(number).integers(0, 256, (4, 5, 3), np.uint8)
-  return images.encode_png(np.kron(small, np.ones((150, 150, 1), np.uint8)))
+  return image_files.encode_png(np.kron(small, np.ones((150, 150, 1), np.uint8)))
 
 
 @pytest.fixture(scope='module')
@@ -110,7 +114,7 @@ def stories(tmp_path_factory) -> pathlib.Path:
 
 def frozen(autoencoder, devices: int):
   here = mesh.make(mesh.MeshConfig(-1, 1, 1, 1), jax.devices()[:devices])
-  return here, trained.codec_from(pathlib.Path(autoencoder), here, deviation=1.0)
+  return here, restore.codec_from(pathlib.Path(autoencoder), here, deviation=1.0)
 
 
 def encode(run, folder, *, name=NAME, devices=8, numbers=range(FILES)) -> pathlib.Path:
@@ -123,15 +127,15 @@ def encode(run, folder, *, name=NAME, devices=8, numbers=range(FILES)) -> pathli
       records=corpus.open_records(source),
       fields=source.form.pictures,
       pictures=run.data.images,
-      encode=feeds.moments(codec, here),
+      encode=input_lib.moments(codec, here),
       batch=devices,
       broken=0.0,
       pool=pool,
     )
     origin = encoder.records.fingerprint()
-    identity = feeds.identity(codec)
-    manifest = encoded.Manifest(identity, SIDE, SIDE, ['image'], origin, FILES)
-    encoded.claim(str(folder), manifest)
+    identity = input_lib.identity(codec)
+    manifest = manifest_lib.Manifest(identity, SIDE, SIDE, ['image'], origin, FILES)
+    manifest_lib.claim(str(folder), manifest)
     for number in numbers:
       encoder.write(str(folder / name), number, FILES, lambda count: None)
   return folder
@@ -201,7 +205,7 @@ def test_a_missing_file_is_made_again(tmp_path, pictures, autoencoder, latents):
 
 
 def feed(run):
-  return feeds.documents(run, *frozen(run.autoencoder.checkpoint, 1), None)
+  return input_lib.documents(run, *frozen(run.autoencoder.checkpoint, 1), None)
 
 
 @pytest.fixture
@@ -259,7 +263,7 @@ def test_another_autoencoder_is_refused_before_anything_is_written(
 ):
   other = untrained(tmp_path / 'other', seed=1)
   fields = settings(latents, other, 'array_record', moments=True)
-  feeds.check_latents(parsed(latents, autoencoder, 'array_record', moments=True))
+  input_lib.check_latents(parsed(latents, autoencoder, 'array_record', moments=True))
   workdir_flag = f'--workdir={tmp_path / "run"}'
   done = run(command('train', workdir_flag, **fields), environment())
   assert done.returncode == 2, done.stderr

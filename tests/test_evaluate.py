@@ -16,9 +16,10 @@ from PIL import Image
 from configs import base, emoji_scenes
 from tests import tiny
 from tests.training import test_tensorboard
-from transfusion_jax import build, config, results, trained
 from transfusion_jax.core import log, sealed_json
 from transfusion_jax.evaluation import evaluator, galleries, report
+from transfusion_jax.runs import build, config, evaluate, restore
+from transfusion_jax.runs import report as report_lib
 from transfusion_jax.training import checkpoint, mesh, metrics, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -95,12 +96,12 @@ def place(tmp_path_factory, prose) -> workdir.Workdir:
 
 def writer(place: workdir.Workdir, sizes: mesh.MeshConfig | None):
   devices = mesh.single() if sizes is None else mesh.make(sizes)
-  return trained.writer(trained.run_in(place), place, devices)
+  return restore.writer(restore.run_in(place), place, devices)
 
 
 def found(place: workdir.Workdir, sizes: mesh.MeshConfig | None) -> dict[str, float]:
   """All scores of the newest step on some devices."""
-  run = trained.run_in(place)
+  run = restore.run_in(place)
   made = build.evaluators(run, run.evaluation.evaluators)
   scores: dict[str, float] = {}
   for outcome in evaluator.run(made, writer(place, sizes)):
@@ -119,7 +120,7 @@ def test_what_eight_devices_saved_scores_alike_on_any(place):
 def test_what_eight_devices_saved_is_drawn_alike_by_all(place):
   keys, sampling = (
     jax.random.split(jax.random.key(0), 2),
-    trained.run_in(place).sampling,
+    restore.run_in(place).sampling,
   )
   one, *others = (
     writer(place, sizes).draw(['a fox', 'a panda'], keys, sampling).astype(int)
@@ -131,11 +132,11 @@ def test_what_eight_devices_saved_is_drawn_alike_by_all(place):
 
 def test_another_step_and_other_parameters_are_read(place):
   read = functools.partial(
-    trained.writer, trained.run_in(place), place, mesh.single(), step=STEPS[0]
+    restore.writer, restore.run_in(place), place, mesh.single(), step=STEPS[0]
   )
   assert read(field='params').model.table == read(field='ema').model.table
   with pytest.raises(ValueError, match='one of the steps 5, 7.*found step 6'):
-    trained.writer(trained.run_in(place), place, mesh.single(), step=6)
+    restore.writer(restore.run_in(place), place, mesh.single(), step=6)
 
 
 @dataclasses.dataclass
@@ -157,13 +158,13 @@ class Counting:
 
 def test_results_are_kept_and_not_found_twice(tmp_path, prose):
   run, place = config.parse(page(prose)), workdir.Workdir(tmp_path)
-  counting, due = Counting(), functools.partial(results.due, place=place, step=5)
+  counting, due = Counting(), functools.partial(evaluate.due, place=place, step=5)
   assert due(run, names=['prose'], field='ema') == ['prose']
   one = {'prose': counting}
-  results.evaluate(run, place, tiny.writer(), one, step=5, field='ema')
+  evaluate.evaluate(run, place, tiny.writer(), one, step=5, field='ema')
   assert due(run, names=['prose', 'noise'], field='ema') == ['noise']
   assert due(run, names=['prose'], field='params') == ['prose']
-  assert results.due(run, place, ['prose'], step=7, field='ema') == ['prose']
+  assert evaluate.due(run, place, ['prose'], step=7, field='ema') == ['prose']
   sampling = dataclasses.replace(run.sampling, guidance=9.0)
   other = dataclasses.replace(run, sampling=sampling)
   assert due(other, names=['prose'], field='ema') == ['prose']
@@ -211,23 +212,23 @@ def begun(folder: pathlib.Path, prose: pathlib.Path):
 def test_an_evaluator_that_fails_is_told_and_the_others_go_on(tmp_path, prose, warned):
   run, place = begun(tmp_path, prose)
   both = {'prose': Failing(RuntimeError('too\nbad')), 'noise': Counting()}
-  failed = results.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
+  failed = evaluate.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
   assert list(failed) == ['prose']
   assert warned == ['step 5, prose failed: RuntimeError: too bad']
   first, second = metrics.read(place.evaluation)
   assert (first['values'], first['error']) == ({'first': 1.0}, 'RuntimeError: too bad')
   assert second['values']['calls'] == 1.0
   assert 'error' not in second
-  due = results.due(run, place, ['prose', 'noise'], step=5, field='ema')
+  due = evaluate.due(run, place, ['prose', 'noise'], step=5, field='ema')
   assert due == ['prose']
-  results.write_report(place)
+  report_lib.write(place)
   text = (tmp_path / 'report.html').read_text()
   assert 'Evaluator prose failed at step 5: RuntimeError: too bad' in text
   assert 'Before it failed' in text
   assert 'a &lt;b&gt;fox&lt;/b&gt;' in text
   again = {'prose': Counting()}
-  assert not results.evaluate(run, place, tiny.writer(), again, step=5, field='ema')
-  results.write_report(place)
+  assert not evaluate.evaluate(run, place, tiny.writer(), again, step=5, field='ema')
+  report_lib.write(place)
   assert 'failed' not in (tmp_path / 'report.html').read_text()
 
 
@@ -236,7 +237,7 @@ def test_an_evaluator_that_fails_is_told_and_the_others_go_on(tmp_path, prose, w
   [(ValueError('a'), 2), (OSError(28, 'full'), 1), (KeyError('a'), 1)],
 )
 def test_a_command_ends_with_what_failed(error, code):
-  found, line = results.failure({'prose': error, 'noise': ValueError('b')})
+  found, line = evaluate.failure({'prose': error, 'noise': ValueError('b')})
   assert found == code
   assert line.startswith('error: expected scores of all evaluators, found that some')
   assert '\n' not in line
@@ -249,9 +250,9 @@ def test_storage_that_fails_is_no_end(tmp_path, prose, warned, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   with monkeypatch.context() as patch:
-    patch.setattr(results.galleries, 'save', full)
+    patch.setattr(evaluate.galleries, 'save', full)
     both = {'prose': Counting(), 'noise': Counting()}
-    failed = results.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
+    failed = evaluate.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
   assert set(failed) == {'prose', 'noise'}
   assert all('No space left' in line for line in warned)
   assert len(warned) == 2
@@ -261,13 +262,13 @@ def test_a_signal_goes_through_a_failing_evaluator(tmp_path, prose):
   run, place = begun(tmp_path, prose)
   one = {'prose': Failing(KeyboardInterrupt())}
   with pytest.raises(KeyboardInterrupt):
-    results.evaluate(run, place, tiny.writer(), one, step=5, field='ema')
+    evaluate.evaluate(run, place, tiny.writer(), one, step=5, field='ema')
 
 
 def test_images_and_texts_are_shown_by_tensorboard(tmp_path, prose, warned):
   run, place = begun(tmp_path, prose)
   one = {'prose': Failing(RuntimeError('bad'))}
-  results.evaluate(run, place, tiny.writer(), one, step=5, field='ema')
+  evaluate.evaluate(run, place, tiny.writer(), one, step=5, field='ema')
   (file,) = place.board('evaluation').iterdir()
   values = {
     value.tag: value
@@ -298,9 +299,9 @@ DAMAGE = {
 def test_a_damaged_gallery_does_not_lose_the_report(tmp_path, prose, warned, damage):
   run, place = begun(tmp_path, prose)
   both = {'prose': Counting(), 'noise': Counting()}
-  results.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
+  evaluate.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
   DAMAGE[damage](place.galleries(5, 'prose'))
-  results.write_report(place)
+  report_lib.write(place)
   (line,) = warned
   assert str(place.galleries(5, 'prose')) in line
   text = (tmp_path / 'report.html').read_text()
@@ -312,14 +313,14 @@ def test_a_damaged_gallery_does_not_lose_the_report(tmp_path, prose, warned, dam
 @pytest.mark.parametrize('content', ['', '[]', '{"seconds": 1}', '{"a": ' * 200])
 def test_damaged_facts_do_not_lose_the_report(tmp_path, prose, warned, content):
   run, place = begun(tmp_path, prose)
-  results.evaluate(
+  evaluate.evaluate(
     run, place, tiny.writer(), {'prose': Counting()}, step=5, field='ema'
   )
   place.facts.write_text(content)
   nested = workdir.Workdir(place.autoencoder)
   nested.root.mkdir()
   nested.latents.write_text('[1')
-  results.write_report(place)
+  report_lib.write(place)
   assert len(warned) == 2
   assert 'facts.json' in warned[0]
   assert 'latents.json' in warned[1]
@@ -329,11 +330,11 @@ def test_damaged_facts_do_not_lose_the_report(tmp_path, prose, warned, content):
 def test_a_run_without_numbers_has_a_report(tmp_path, prose):
   _, place = begun(tmp_path, prose)
   place.metrics.write_text('')
-  results.write_report(place)
+  report_lib.write(place)
   assert 'Nothing was logged.' in (tmp_path / 'report.html').read_text()
   nan = '{"step": 1, "loss": NaN}\n{"step": 2, "loss": Infinity}\n'
   place.metrics.write_text(nan)
-  results.write_report(place)
+  report_lib.write(place)
 
 
 def test_evaluators_try_their_data_before_a_run(tmp_path, prose):

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from configs import emoji_scenes
-from transfusion_jax import config
 from transfusion_jax.core import sealed_json
+from transfusion_jax.runs import config
 from transfusion_jax.training import workdir
 
 ROOT = pathlib.Path(__file__).parents[1]

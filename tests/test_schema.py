@@ -8,8 +8,14 @@ import typing
 import pytest
 
 from configs import emoji_scenes
-from transfusion_jax import config, preflight, results, stages, trained
 from transfusion_jax.core import renamed, sealed_json
+from transfusion_jax.runs import (
+  config,
+  preflight,
+  restore,
+  stages,
+)
+from transfusion_jax.runs import report as report_lib
 from transfusion_jax.training import mesh, warm_start, workdir
 
 OTHERS = {'none': {}, '1': {'version': 1}, '3': {'version': 3}}
@@ -25,9 +31,9 @@ def parsed(**autoencoder) -> config.TransfusionRun:
 WAYS = {
   'train': lambda place: stages.check(place, parsed()),
   'train, going on': lambda place: stages.claim(place, parsed()),
-  'sample and demo': trained.run_in,
-  'evaluate': trained.read_config,
-  'report': results.reported,
+  'sample and demo': restore.run_in,
+  'evaluate': restore.read_config,
+  'report': report_lib.gathered,
   'sweep': workdir.Workdir.check_version,
 }
 """From a mixed run."""
@@ -36,13 +42,13 @@ AUTOENCODER_WAYS = {
   'autoencoder.checkpoint': lambda place: preflight.check(
     parsed(checkpoint=str(place.root))
   ),
-  'encode_images': lambda place: trained.codec_from(
+  'encode_images': lambda place: restore.codec_from(
     place.root, mesh.single(), deviation=1.0
   ),
-  'sample, elsewhere': lambda place: trained.transfusion(
+  'sample, elsewhere': lambda place: restore.transfusion(
     parsed(checkpoint=str(place.root)), workdir.Workdir(place.root.parent)
   ),
-  'sample, inside': lambda place: trained.transfusion(
+  'sample, inside': lambda place: restore.transfusion(
     parsed(), workdir.Workdir(place.root.parent)
   ),
   'train, inside': lambda place: stages.check(
@@ -81,9 +87,9 @@ def test_the_version_is_no_field_of_the_config(tmp_path):
   place, run = workdir.Workdir(tmp_path), parsed()
   place.claim(config.to_dict(run), {})
   assert sealed_json.read(place.config)['version'] == workdir.SCHEMA
-  assert 'version' not in trained.read_config(place)
+  assert 'version' not in restore.read_config(place)
   place.claim(config.to_dict(run), {})
-  assert trained.run_in(place) == run
+  assert restore.run_in(place) == run
 
 
 @pytest.fixture
@@ -96,7 +102,7 @@ def names(monkeypatch):
     'latent': 'autoencoder',
   }
   monkeypatch.setattr(renamed, 'FIELDS', fields)
-  modules = {'transfusion_jax.settings': 'transfusion_jax.config'}
+  modules = {'transfusion_jax.settings': 'transfusion_jax.runs.config'}
   monkeypatch.setattr(renamed, 'MODULES', modules)
 
 
@@ -117,8 +123,8 @@ def test_an_old_field_has_a_new_name(names, old, new):
 
 
 def test_an_old_module_has_a_new_name(names):
-  assert renamed.module('transfusion_jax.settings') == 'transfusion_jax.config'
-  assert renamed.module('transfusion_jax.settings.A') == 'transfusion_jax.config.A'
+  assert renamed.module('transfusion_jax.settings') == 'transfusion_jax.runs.config'
+  assert renamed.module('transfusion_jax.settings.A') == 'transfusion_jax.runs.config.A'
   assert renamed.module('transfusion_jax.settings_too') == ''
 
 

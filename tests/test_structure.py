@@ -27,56 +27,49 @@ COMMANDS = (
   'report',
 )
 
-BELOW: Mapping[str, tuple[str, ...]] = {
-  'core': (),
-  'ops': ('core',),
-  'diffusion': ('core',),
-  'data': ('core',),
-  'models': ('ops', 'diffusion', 'data', 'core'),
-}
-BELOW = {
-  **BELOW,
-  'objectives': ('models', *BELOW['models']),
-  'generation': ('models', *BELOW['models']),
-}
-BELOW = {
-  **BELOW,
-  'training': ('objectives', *BELOW['generation'], 'generation'),
-  'evaluation': ('objectives', *BELOW['generation'], 'generation'),
-}
-SHARED = ('preflight', 'feeds', 'results', 'orders')
-"""What several commands share."""
+LAYERS = (
+  'core',
+  'ops  diffusion  data',
+  'models',
+  'objectives  generation',
+  'training  evaluation',
+  'compiling',
+  'runs.config',
+  'runs.evaluators',
+  'runs.build',
+  'runs.restore',
+  'runs.preflight  runs.input  runs.evaluate  runs.requests',
+  'runs.report',
+  'runs.stages',
+  'runs.autoencoder',
+  'runs.generative',
+  'web.uploads',
+  'web.gate',
+  'web.handlers  web.backend',
+  'web.page',
+  'sweeping',
+  ' '.join(COMMANDS),
+)
+"""From the bottom to the top: a name imports itself and names on earlier lines."""
 
-BELOW = {**BELOW, 'compiling': ('training', *BELOW['training'])}
-BELOW = {**BELOW, 'config': ('training', 'evaluation', *BELOW['training'])}
-BELOW = {**BELOW, 'evaluators': ('config', *BELOW['config'])}
-BELOW = {**BELOW, 'build': ('evaluators', *BELOW['evaluators'])}
-BELOW = {**BELOW, 'trained': ('build', *BELOW['build'])}
-BELOW = {
-  **BELOW,
-  **dict.fromkeys(SHARED, ('trained', *BELOW['trained'])),
+USED_BY = {
+  'compiling': 'compile_check',
+  'runs.stages': 'runs train',
+  'runs.autoencoder': 'runs train',
+  'runs.generative': 'runs train',
+  'web': 'web demo',
+  'sweeping': '',
 }
-BELOW = {**BELOW, 'buttons': ('orders', *BELOW['orders'])}
-BELOW = {**BELOW, 'uploads': ('core',)}
-BELOW = {**BELOW, 'gate': ('uploads', 'core')}
-BELOW = {**BELOW, 'page': ('buttons', 'gate', 'uploads', *BELOW['buttons'])}
-BELOW = {**BELOW, 'studio': ('orders', *BELOW['orders'])}
-BELOW = {**BELOW, 'stages': ('feeds', 'results', *BELOW['feeds'])}
-BELOW = {
-  **BELOW,
-  **dict.fromkeys(COMMANDS, (*SHARED, *BELOW['preflight'])),
-}
-BELOW['sweeping'] = (*SHARED, *BELOW['preflight'])
-BELOW['train'] += ('stages',)
-BELOW['demo'] += ('page', 'studio')
-BELOW['compile_check'] += ('compiling',)
-"""What each folder, and each file at the package root, may import of ours."""
+"""Narrower: the only importers of a name, beside itself."""
 
-FORBIDDEN = {
-  f'{PACKAGE}.training.step': ('models', 'config'),
-  f'{PACKAGE}.training.loop': ('models', 'config'),
+BEHIND_THE_PAGE = ' '.join(LAYERS[1 : LAYERS.index('web.uploads')])
+NEVER = {
+  'training.step': 'models',
+  'training.loop': 'models',
+  'web.uploads': BEHIND_THE_PAGE,
+  'web.gate': BEHIND_THE_PAGE,
 }
-"""Modules that receive functions instead: narrower than their folder's layer."""
+"""Narrower: names that a module does not import though they are on earlier lines."""
 
 FOREIGN: Mapping[str, str] = {
   'flax': 'models/',
@@ -119,25 +112,53 @@ def imports(source: str) -> Iterator[tuple[int, str]]:
       yield from ((node.lineno, f'{origin}.{alias.name}') for alias in node.names)
 
 
+def layer(name: str) -> tuple[str, int] | None:
+  """The longest name in `LAYERS` that a dotted name begins with, and its line."""
+  found = [
+    (each, line)
+    for line, names in enumerate(LAYERS)
+    for each in names.split()
+    if f'{name}.'.startswith(f'{each}.')
+  ]
+  return max(found, key=lambda pair: len(pair[0]), default=None)
+
+
+def within(name: str, prefixes: str) -> bool:
+  return any(f'{name}.'.startswith(f'{each}.') for each in prefixes.split())
+
+
 def layering(path: str, source: str) -> list[str]:
   """Imports of ours that point upwards or sideways."""
-  name = module_name(path)
-  subject = name.split('.')[1] if '.' in name else None
-  if subject is None:
-    allowed = ()
-  elif subject in BELOW:
-    allowed = (subject, *BELOW[subject])
-  else:
-    return [f'{path}: expected one of {sorted(BELOW)}, found a new name; add its layer']
-  allowed = [each for each in allowed if each not in FORBIDDEN.get(name, ())]
+  name = module_name(path).partition('.')[2]
+  own = layer(name)
+  empty = name == '' or any(f' {name}.' in f' {names}' for names in LAYERS)
+  if own is None and not empty:
+    return [f'{path}: expected a name in LAYERS, found a new one; add it to its line']
   found = []
   for line, imported in imports(source):
-    parts = imported.split('.')
-    if parts[0] in ('', 'tests', 'configs', 'benchmarks', 'launch'):
+    top, _, other = imported.partition('.')
+    if top in ('', 'tests', 'configs', 'benchmarks', 'launch'):
       found.append(f'{path}:{line}: imports {imported}; import only {PACKAGE}.*')
-    elif parts[0] == PACKAGE and not {*parts[1:2]} <= {'__version__', *allowed}:
-      found.append(f'{path}:{line}: {subject} imports {imported}; allowed: {allowed}')
+    elif top == PACKAGE and other not in ('', '__version__'):
+      reason = refused(name, own, other)
+      if reason:
+        found.append(f'{path}:{line}: imports {imported}; {reason}')
   return found
+
+
+def refused(name: str, own: tuple[str, int] | None, other: str) -> str:
+  """Why a module may not import another of ours; empty if it may."""
+  its = layer(other)
+  if own is None or its is None:
+    return 'a folder of layers imports nothing, and nothing imports it whole'
+  if its[0] != own[0] and its[1] >= own[1]:
+    return f'{own[0]} imports only what is on an earlier line of LAYERS'
+  for used, by in USED_BY.items():
+    if within(other, used) and not within(name, f'{used} {by}'):
+      return f'only {by or "nothing"} imports {used}'
+  if within(other, NEVER.get(name, '')):
+    return f'{name} receives functions instead'
+  return ''
 
 
 def foreign(path: str, source: str) -> list[str]:
@@ -355,33 +376,45 @@ def test_data_works_without_jax(environment):
     ('ops/a.py', 'from transfusion_jax.ops import span', 0),
     ('ops/a.py', 'import numpy\nfrom jax import numpy', 0),
     ('ops/a.py', 'from transfusion_jax.models import batch', 1),
-    ('ops/a.py', 'from transfusion_jax.data import layout', 1),
+    ('ops/a.py', 'from transfusion_jax.data.rows import layout', 1),
     ('ops/a.py', 'def f():\n  import transfusion_jax.training.step', 1),
-    ('ops/a.py', 'if X:\n  from transfusion_jax import build', 1),
+    ('ops/a.py', 'if X:\n  from transfusion_jax.runs import build', 1),
     ('core/a.py', 'from transfusion_jax.ops import span', 1),
     ('diffusion/a.py', 'from transfusion_jax.models import batch', 1),
     ('objectives/a.py', 'from transfusion_jax.generation import text', 1),
-    ('generation/a.py', 'from transfusion_jax.data import layout', 0),
+    ('generation/a.py', 'from transfusion_jax.data.rows import layout', 0),
     ('evaluation/a.py', 'from transfusion_jax.generation import text', 0),
     ('evaluation/a.py', 'from transfusion_jax.training import step', 1),
     ('training/a.py', 'from transfusion_jax.evaluation import report', 1),
     ('training/a.py', 'from transfusion_jax.models import module', 0),
     ('training/step.py', 'from transfusion_jax.models import module', 1),
-    ('training/loop.py', 'from transfusion_jax import config', 1),
+    ('training/loop.py', 'from transfusion_jax.runs import config', 1),
     ('compiling/a.py', 'from transfusion_jax.training import mesh', 0),
-    ('compiling/a.py', 'from transfusion_jax import build', 1),
+    ('compiling/a.py', 'from transfusion_jax.runs import build', 1),
     ('training/a.py', 'from transfusion_jax.compiling import hlo', 1),
     ('compile_check.py', 'from transfusion_jax.compiling import hlo', 0),
     ('train.py', 'from transfusion_jax.compiling import hlo', 1),
-    ('sweeping/a.py', 'from transfusion_jax import preflight, results', 0),
+    ('sweeping/a.py', 'from transfusion_jax.runs import evaluate, preflight', 0),
     ('sweeping/a.py', 'from transfusion_jax import train', 1),
     ('train.py', 'from transfusion_jax.sweeping import ledger', 1),
-    ('config.py', 'from transfusion_jax.training import loop', 0),
-    ('config.py', 'from transfusion_jax import build', 1),
-    ('build.py', 'from transfusion_jax import config', 0),
+    ('runs/config.py', 'from transfusion_jax.training import loop', 0),
+    ('runs/config.py', 'from transfusion_jax.runs import build', 1),
+    ('runs/build.py', 'from transfusion_jax.runs import config', 0),
+    ('runs/input.py', 'from transfusion_jax.runs import preflight', 1),
+    ('runs/a.py', '', 1),
+    ('runs/__init__.py', '', 0),
+    ('runs/__init__.py', 'from transfusion_jax.runs import config', 1),
+    ('sample.py', 'from transfusion_jax.runs import generative', 1),
+    ('train.py', 'from transfusion_jax.runs import generative', 0),
+    ('web/gate.py', 'from transfusion_jax.web import uploads', 0),
+    ('web/gate.py', 'from transfusion_jax.generation import tasks', 1),
+    ('web/page.py', 'from transfusion_jax.web import gate, handlers', 0),
+    ('demo.py', 'from transfusion_jax.web import page', 0),
+    ('train.py', 'from transfusion_jax.web import page', 1),
+    ('train.py', 'from transfusion_jax import runs', 1),
     (
       'train.py',
-      'import transfusion_jax\nfrom transfusion_jax import build, config',
+      'import transfusion_jax\nfrom transfusion_jax.runs import build, config',
       0,
     ),
     ('train.py', 'from transfusion_jax import __version__', 0),
@@ -420,7 +453,7 @@ def test_foreign_can_fail(path, source, complaints):
 
 
 def test_commands_beside_others_can_fail():
-  both = 'from transfusion_jax import build, train'
+  both = 'from transfusion_jax import __version__, train'
   assert len(commands_beside_others('tests/test_a.py', both)) == 1
   assert not commands_beside_others('tests/test_a.py', 'from transfusion_jax import x')
   assert not commands_beside_others('tests/parity/against_a.py', both)

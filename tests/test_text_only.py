@@ -10,9 +10,9 @@ from jax.sharding import NamedSharding
 
 from benchmarks import plain_llama
 from configs import emoji_scenes
-from transfusion_jax import build, config
 from transfusion_jax.compiling import flops, hlo, timeline, topologies
 from transfusion_jax.core import axes
+from transfusion_jax.runs import build, config
 from transfusion_jax.training import mesh as mesh_lib
 
 

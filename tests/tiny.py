@@ -14,30 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from transfusion_jax import config, orders
 from transfusion_jax.core import tree
-from transfusion_jax.data import (
-  corpus,
-  documents,
-  emoji_scenes,
-  layout,
-  packing,
-  tokenizers,
-)
+from transfusion_jax.data import corpus, documents
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.rows import layout, packing
+from transfusion_jax.data.text import tokenizers
 from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.generation import image as image_lib
 from transfusion_jax.generation import writer as writer_lib
-from transfusion_jax.models import (
-  autoencoder,
-  codec,
-  module,
-  patches,
-  transformer,
-  transfusion,
-  unet,
-)
+from transfusion_jax.generation.samplers import denoise
 from transfusion_jax.models import batch as batch_lib
+from transfusion_jax.models import module, transformer, transfusion
+from transfusion_jax.models.adapters import linear, unet
+from transfusion_jax.models.codecs import codec, kl
 from transfusion_jax.objectives import transfusion as objective_lib
+from transfusion_jax.runs import config, requests
 from transfusion_jax.training import optimizer
 
 SIDE, PATCH, CHANNELS, PATCHES = 4, 2, 3, 4
@@ -49,7 +39,7 @@ WORDS = tuple('a b c d e f g h i j k l m n o p'.split())
 TOKENIZER = tokenizers.Words(WORDS, reserved=0, multiple=8)
 SPECIAL = TOKENIZER.special
 LAYOUT = layout.Layout(TOKENIZER, patches=PATCHES)
-LIMITS = orders.Limits(
+LIMITS = requests.Limits(
   size=(SIDE, SIDE),
   patches=PATCHES,
   layout=LAYOUT,
@@ -91,7 +81,7 @@ def blueprint(adapter: str = 'linear', **changes) -> module.Blueprint:
     transformer=transformer.TransformerConfig(**{**values, **changes}),
     adapter=transfusion.AdapterConfig(
       kind=adapter,
-      linear=patches.LinearConfig(patch=PATCH, time_features=8, positions=0),
+      linear=linear.LinearConfig(patch=PATCH, time_features=8, positions=0),
       unet=unet.UNetConfig((8, 8), blocks=1, groups=4, head_dim=8, time_features=8),
     ),
   )
@@ -137,10 +127,10 @@ def forward(
   return model.logits(found.hidden), found.images
 
 
-def autoencoder_config(**changes) -> autoencoder.AutoencoderConfig:
+def autoencoder_config(**changes) -> kl.AutoencoderConfig:
   """The layout of a small autoencoder of windows."""
   values = {**base.SMALL_AUTOENCODER, 'channels': 8, 'groups': 4, 'patch': 2}
-  return autoencoder.AutoencoderConfig(**{**values, 'latent_channels': 3, **changes})
+  return kl.AutoencoderConfig(**{**values, 'latent_channels': 3, **changes})
 
 
 def scenes(**changes) -> emoji_scenes.EmojiScenesConfig:
@@ -232,14 +222,14 @@ def rows_of(struct, index):
   return jax.tree.map(lambda leaf: leaf[index], struct)
 
 
-class Pixels(autoencoder.Autoencoder):
+class Pixels(kl.Autoencoder):
   """An autoencoder that leaves pictures as they are."""
 
   def __init__(self):
     pass
 
-  def encode(self, x: jax.Array) -> autoencoder.Posterior:
-    return autoencoder.Posterior(x, jnp.zeros_like(x))
+  def encode(self, x: jax.Array) -> kl.Posterior:
+    return kl.Posterior(x, jnp.zeros_like(x))
 
   def decode(self, z: jax.Array) -> jax.Array:
     return z
@@ -283,10 +273,10 @@ def longer(prompt: layout.Sequence, words: Sequence[int]) -> layout.Sequence:
   )
 
 
-def image_sampling(**changes) -> image_lib.ImageSampling:
+def image_sampling(**changes) -> denoise.ImageSampling:
   """Three steps of DDIM under guidance."""
   values = {**base.transfusion().sampling, 'solver': 'ddim', 'steps': 3}
-  return image_lib.ImageSampling(**{**values, 'guidance': 2.0, 'clip': 2.0, **changes})
+  return denoise.ImageSampling(**{**values, 'guidance': 2.0, 'clip': 2.0, **changes})
 
 
 def read_whole(

@@ -25,9 +25,9 @@ from absl import flags
 from jax.sharding import NamedSharding
 from ml_collections import config_flags
 
-from transfusion_jax import build, config, preflight
 from transfusion_jax.compiling import flops, program, search, summary, topologies
 from transfusion_jax.core import axes, command, log
+from transfusion_jax.runs import build, config, preflight
 from transfusion_jax.training import mesh as mesh_lib
 
 _CONFIG = config_flags.DEFINE_config_file(

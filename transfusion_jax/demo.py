@@ -16,9 +16,10 @@ import tempfile
 
 from absl import flags
 
-from transfusion_jax import orders, page, studio, trained
 from transfusion_jax.core import command
+from transfusion_jax.runs import requests, restore
 from transfusion_jax.training import checkpoint_reader, mesh, workdir
+from transfusion_jax.web import backend, page
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a trained run.')
 _PORT = flags.DEFINE_integer('port', 7860, 'Of the page.', 1, 65535)
@@ -46,14 +47,14 @@ def _serve(folder: pathlib.Path) -> None:
       raise ValueError('expected --workdir=DIR, found none; name a trained run')
     page.gradio(folder)
     place = workdir.at(_WORKDIR.value)
-    run = trained.for_this_device(trained.run_in(place))
+    run = restore.for_this_device(restore.run_in(place))
     host, port = _HOST.value.strip('[]'), _PORT.value
     page.check_free(host, port)
-    limits = orders.limits(run)
+    limits = requests.limits(run)
     step = checkpoint_reader.named(place.checkpoints, _STEP.value)
-    model = trained.writer(run, place, mesh.single(), step=step)
+    model = restore.writer(run, place, mesh.single(), step=step)
   built = page.build(
-    studio.Studio(model, limits, _TIME_LIMIT.value).make,
+    backend.Studio(model, limits, _TIME_LIMIT.value).make,
     run.sampling,
     folder,
     title=place.root.resolve().name,

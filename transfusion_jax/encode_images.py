@@ -30,10 +30,13 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm.contrib import logging as tqdm_logging
 
-from transfusion_jax import config, feeds, trained
 from transfusion_jax.core import command, log, paths
-from transfusion_jax.data import corpus, encoded, encoding
+from transfusion_jax.data import corpus
+from transfusion_jax.data.latents import encoding
+from transfusion_jax.data.latents import manifest as manifest_lib
 from transfusion_jax.data.sources import array_record
+from transfusion_jax.runs import config, restore
+from transfusion_jax.runs import input as input_lib
 from transfusion_jax.training import mesh
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -61,22 +64,22 @@ def main() -> None:
     devices = mesh.make(mesh.MeshConfig(-1, 1, 1, 1), jax.local_devices())
     checkpoint = run.autoencoder.checkpoint
     directory = paths.local(checkpoint, 'autoencoder.checkpoint')
-    frozen = trained.codec_from(directory, devices, deviation=1.0)
+    frozen = restore.codec_from(directory, devices, deviation=1.0)
     with futures.ThreadPoolExecutor(_THREADS.value) as pool:
       encoder = encoding.Encoder(
         name=_SOURCE.value,
         records=records,
         fields=source.form.pictures,
         pictures=run.data.images,
-        encode=feeds.moments(frozen, devices),
+        encode=input_lib.moments(frozen, devices),
         batch=_BATCH.value * devices.size,
         broken=run.data.broken,
         pool=pool,
       )
       encoder.check()
       encoder.try_out()
-      manifest = encoded.Manifest(
-        autoencoder=feeds.identity(frozen),
+      manifest = manifest_lib.Manifest(
+        autoencoder=input_lib.identity(frozen),
         height=run.data.images.height,
         width=run.data.images.width,
         fields=sorted({*source.form.pictures}),
@@ -84,7 +87,7 @@ def main() -> None:
         files=_FILES.value,
       )
       output = paths.anywhere(_OUTPUT.value, '--output')
-      encoded.claim(output, manifest)
+      manifest_lib.claim(output, manifest)
       _write(encoder, output)
 
 
@@ -106,7 +109,7 @@ def _settings() -> config.TransfusionRun:
       f'expected --process below --processes, found {_PROCESS.value} of '
       f'{_PROCESSES.value}; count from 0'
     )
-  encoded.check_source(run.data, _SOURCE.value)
+  manifest_lib.check_source(run.data, _SOURCE.value)
   return run
 
 

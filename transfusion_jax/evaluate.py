@@ -24,9 +24,10 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from transfusion_jax import build, config, results, trained
 from transfusion_jax.core import command, log, tree
 from transfusion_jax.evaluation import evaluator
+from transfusion_jax.runs import build, config, evaluate, restore
+from transfusion_jax.runs import report as report_lib
 from transfusion_jax.training import checkpoint_reader, mesh, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a run.')
@@ -52,8 +53,8 @@ def main() -> None:
   with command.user_errors():
     place = workdir.at(_WORKDIR.value)
     run = _run(place)
-    field = _PARAMS.value or trained.own_field(run)
-    trained.check_field(run, field)
+    field = _PARAMS.value or restore.own_field(run)
+    restore.check_field(run, field)
     sections = chosen(run.evaluation.evaluators, _ONLY.value)
     evaluators = build.evaluators(run, sections)
     if not evaluators:
@@ -68,15 +69,15 @@ def main() -> None:
   for step in steps:
     names = list(evaluators)
     if not _AGAIN.value:
-      names = results.due(run, place, names, step=step, field=field)
+      names = evaluate.due(run, place, names, step=step, field=field)
     if names:
       some = {name: evaluators[name] for name in names}
       failed |= _evaluate(run, place, devices, some, step, field)
     else:
       log.info(f'step {step}: nothing to do; --again evaluates it again')
-  print(f'report: {results.write_report(place)}')
+  print(f'report: {report_lib.write(place)}')
   if failed:
-    raise command.Exit(*results.failure(failed))
+    raise command.Exit(*evaluate.failure(failed))
 
 
 def page() -> ConfigDict:
@@ -84,7 +85,7 @@ def page() -> ConfigDict:
   if not _WORKDIR.value:
     raise ValueError('expected --workdir=DIR, found none; name a trained run')
   place = workdir.at(_WORKDIR.value)
-  found = config.page(trained.read_config(place))
+  found = config.page(restore.read_config(place))
   if found.kind == 'transfusion':
     found.mesh.update(data=1, fsdp=-1, sequence=1, tensor=1)
     if _EVALUATION.value is not None:
@@ -118,15 +119,15 @@ def chosen(
 
 
 def _run(place: workdir.Workdir) -> config.TransfusionRun:
-  run = trained.transfusion(config.parse(flags.FLAGS.config), place)
-  before = trained.read_config(place)
+  run = restore.transfusion(config.parse(flags.FLAGS.config), place)
+  before = restore.read_config(place)
   for line in tree.differences(before, config.to_dict(run)):
     if not line.startswith(OPEN):
       raise ValueError(
         f'expected changes in {", ".join(each[:-1] for each in OPEN)} alone, found one '
         f'in what was trained: {line}; take it back'
       )
-  return trained.for_this_device(run)
+  return restore.for_this_device(run)
 
 
 def _evaluate(
@@ -135,17 +136,17 @@ def _evaluate(
   devices: Mesh,
   evaluators: dict[str, evaluator.Evaluator],
   step: int,
-  field: trained.Field,
+  field: restore.Field,
 ) -> dict[str, Exception]:
   """One step, unless training has removed it meanwhile; which evaluators failed."""
   try:
-    writer = trained.writer(run, place, devices, step=step, field=field)
+    writer = restore.writer(run, place, devices, step=step, field=field)
   except (ValueError, OSError) as error:
     if step in checkpoint_reader.steps(place.checkpoints):
       raise
     log.info(f'step {step} was removed before it could be read ({error})')
     return {}
-  return results.evaluate(run, place, writer, evaluators, step=step, field=field)
+  return evaluate.evaluate(run, place, writer, evaluators, step=step, field=field)
 
 
 def _steps(place: workdir.Workdir, asked: str) -> Iterable[int]:
@@ -178,7 +179,7 @@ def _new_steps(place: workdir.Workdir) -> Iterator[int]:
     ]
     yield from there
     seen.update(there)
-    last = trained.read_config(place)['train']['steps']
+    last = restore.read_config(place)['train']['steps']
     if seen and max(seen) >= last:
       return
     if not there:

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 
-from transfusion_jax import config
 from transfusion_jax.core import command, paths, sealed_json, tree
-from transfusion_jax.models import published
+from transfusion_jax.models.published import autoencoders
+from transfusion_jax.runs import config
 from transfusion_jax.training import checkpoint, state, workdir
 
 _WEIGHTS = flags.DEFINE_string('weights', None, 'Folder, or file of weights.')
@@ -56,7 +56,7 @@ def main() -> None:
         'another, or take what is there'
       )
     weights = paths.local(_WEIGHTS.value, '--weights')
-    found = published.read(weights, _SCALING.value, _SHIFT.value)
+    found = autoencoders.read(weights, _SCALING.value, _SHIFT.value)
     run = _run(config.parse(_CONFIG.value), found)
     command.output_folder('workdir', str(root.parent))
   _write(root, run, found)
@@ -68,7 +68,7 @@ def main() -> None:
   )
 
 
-def _run(run: config.Run, found: published.Published) -> config.AutoencoderRun:
+def _run(run: config.Run, found: autoencoders.Published) -> config.AutoencoderRun:
   """The run, or its autoencoder's, with another layout and no average to be kept."""
   run = run.autoencoder.run if isinstance(run, config.TransfusionRun) else run
   return dataclasses.replace(
@@ -79,7 +79,7 @@ def _run(run: config.Run, found: published.Published) -> config.AutoencoderRun:
 
 
 def _write(
-  root: pathlib.Path, run: config.AutoencoderRun, found: published.Published
+  root: pathlib.Path, run: config.AutoencoderRun, found: autoencoders.Published
 ) -> None:
   """Writes all beside the folder; it has its name when all is in it."""
   with tempfile.TemporaryDirectory(prefix=f'.{root.name}.', dir=root.parent) as beside:
@@ -91,7 +91,7 @@ def _write(
     place.root.rename(root)
 
 
-def _save(place: workdir.Workdir, found: published.Published) -> None:
+def _save(place: workdir.Workdir, found: autoencoders.Published) -> None:
   """A checkpoint of a run that has taken no step and has nothing but parameters."""
   begin = state.TrainState(
     step=jnp.zeros((), jnp.int32),

@@ -10,7 +10,7 @@ and, in place of the prompt,
   --image=a.png --mask=m.png --prompt="..."   drawn anew where the mask is white
   --image=a.png --strength=0.6                variations of it
   --requests=orders.jsonl                     all that the lines of a file ask for
-                                              (`transfusion_jax/orders.py`)
+                                              (`transfusion_jax/runs/requests.py`)
 
 or nothing at all: the model writes documents of text and pictures. A run that has
 learnt no pictures writes on from the prompt. `--step=5000` takes that checkpoint
@@ -28,10 +28,12 @@ from collections.abc import Iterator
 import tqdm
 from absl import flags
 
-from transfusion_jax import config, orders, trained
 from transfusion_jax.core import command, paths
-from transfusion_jax.data import images
-from transfusion_jax.generation import image, logits, requests, tasks
+from transfusion_jax.data.images import image_files
+from transfusion_jax.generation import logits, requests, tasks
+from transfusion_jax.generation.samplers import denoise
+from transfusion_jax.runs import config, restore
+from transfusion_jax.runs import requests as requests_lib
 from transfusion_jax.training import checkpoint_reader, mesh, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a trained run.')
@@ -45,7 +47,7 @@ _STRENGTH = command.define_number('strength', None, 'Vary it, above 0 up to 1.',
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for what is made.')
 _STEP = flags.DEFINE_string('step', 'latest', 'Number of a checkpoint, or latest.')
 _COUNT = flags.DEFINE_integer(
-  'count', 4, 'How many images or documents.', *orders.COUNTS
+  'count', 4, 'How many images or documents.', *requests_lib.COUNTS
 )
 _ROWS = flags.DEFINE_integer('rows', 16, 'Most requests at a time.', 1, 2**16)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all that is drawn by lot.', *command.SEEDS)
@@ -64,7 +66,7 @@ _PICTURES = flags.DEFINE_integer(
   'pictures',
   None,
   'Most images in a free document; 2 unless the run has learnt none.',
-  *orders.PICTURES,
+  *requests_lib.PICTURES,
 )
 
 
@@ -79,7 +81,7 @@ def main() -> None:
       'output', _OUTPUT.value or str(place.root / 'samples')
     )
     lines = command.output_file('output', str(output / 'samples.jsonl'))
-    writer = trained.writer(run, place, mesh.single(), step=step)
+    writer = restore.writer(run, place, mesh.single(), step=step)
   bar = tqdm.tqdm(total=len(asked), unit='request', disable=len(asked) == 1)
   done = tasks.perform(
     writer,
@@ -99,7 +101,7 @@ def main() -> None:
       _tell(task, found, output)
 
 
-def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSampling]:
+def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, denoise.ImageSampling]:
   if not _WORKDIR.value:
     raise ValueError('expected --workdir=DIR, found none; name a trained run')
   if not all(_STOP.value):
@@ -108,13 +110,13 @@ def _settings() -> tuple[config.TransfusionRun, workdir.Workdir, image.ImageSamp
       'comma'
     )
   place = workdir.at(_WORKDIR.value)
-  run = trained.for_this_device(trained.run_in(place))
+  run = restore.for_this_device(restore.run_in(place))
   chosen = {'guidance': _GUIDANCE.value, 'steps': _STEPS.value, 'solver': _SOLVER.value}
   chosen = {name: value for name, value in chosen.items() if value is not None}
   return run, place, dataclasses.replace(run.sampling, **chosen)
 
 
-def _text(asked: list[tuple[orders.Order, tasks.Task]]) -> logits.TextSampling:
+def _text(asked: list[tuple[requests_lib.Order, tasks.Task]]) -> logits.TextSampling:
   """Greedy unless asked else; documents that are written freely are not."""
   temperature = _TEMPERATURE.value
   if temperature is None:
@@ -126,9 +128,9 @@ def _text(asked: list[tuple[orders.Order, tasks.Task]]) -> logits.TextSampling:
 
 def _tasks(
   run: config.TransfusionRun, steps: int
-) -> Iterator[tuple[orders.Order, tasks.Task]]:
+) -> Iterator[tuple[requests_lib.Order, tasks.Task]]:
   """All that is to be made, each with the order that it comes from."""
-  limits = orders.limits(run)
+  limits = requests_lib.limits(run)
   given = {'seed': _SEED.value, 'pictures': _PICTURES.value, 'steps': steps}
   for where, folder, order in _orders():
     try:
@@ -138,7 +140,7 @@ def _tasks(
       raise ValueError(f'{where}: {error}' if where else str(error)) from error
 
 
-def _orders() -> Iterator[tuple[str, pathlib.Path, orders.Order]]:
+def _orders() -> Iterator[tuple[str, pathlib.Path, requests_lib.Order]]:
   """Each order, the place that it comes from, and the folder of its files."""
   given = (_PROMPT, _IMAGE, _QUESTION, _INSTRUCTION, _MASK, _STRENGTH)
   order = {flag.name: flag.value for flag in given if flag.value is not None}
@@ -149,7 +151,7 @@ def _orders() -> Iterator[tuple[str, pathlib.Path, orders.Order]]:
         'the file'
       )
     file = paths.local(_REQUESTS.value, '--requests')
-    yield from ((where, file.parent, each) for where, each in orders.read(file))
+    yield from ((where, file.parent, each) for where, each in requests_lib.read(file))
     return
   if 'prompt' in order and 'image' not in order and not order['prompt'].split():
     raise ValueError(
@@ -172,7 +174,7 @@ def _kept(
     if piece.text is not None:
       yield {'text': piece.text}
     else:
-      yield {'image': _write(output, images.encode_png(piece.picture)).name}
+      yield {'image': _write(output, image_files.encode_png(piece.picture)).name}
 
 
 def _write(output: pathlib.Path, png: bytes) -> pathlib.Path:

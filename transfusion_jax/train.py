@@ -27,8 +27,9 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from transfusion_jax import config, feeds, preflight, stages
 from transfusion_jax.core import command, log
+from transfusion_jax.runs import autoencoder, config, generative, preflight, stages
+from transfusion_jax.runs import input as input_lib
 from transfusion_jax.training import lock, mesh, preemption, processes, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -63,7 +64,7 @@ def main() -> None:
   with preemption.Stop() as stop, contextlib.ExitStack() as ends:
     with command.user_errors():
       preflight.check_devices(run, jax.devices())
-      feeds.check_latents(run)
+      input_lib.check_latents(run)
       preflight.check_start(run, place)
       preflight.trace(run)
       stages.check(place, run, _ALLOW.value)
@@ -71,9 +72,9 @@ def main() -> None:
       stages.claim(place, run, _ALLOW.value)
     _keep_programs(run.train.compile_cache, place)
     if isinstance(run, config.AutoencoderRun):
-      stages.train_autoencoder(run, place, stop, held)
+      autoencoder.train(run, place, stop, held)
     else:
-      stages.train_transfusion(
+      generative.train(
         run,
         place,
         stop,

@@ -5,13 +5,10 @@ import dataclasses
 import pytest
 
 from tests import tiny
-from transfusion_jax.data import (
-  emoji_scenes,
-  images,
-  mixture,
-  pipeline,
-  tokenizer_config,
-)
+from transfusion_jax.data import mixture, pipeline
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
+from transfusion_jax.data.text import tokenizer_config
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +42,7 @@ def data(mini) -> pipeline.DataConfig:
     sources={'scenes': tiny.source('emoji_scenes')},
     scenes=mini,
     tokenizer=tokenizer_config.TokenizerConfig('words', '', reserved=0, multiple=8),
-    images=images.ImagesConfig(32, 32, 'center', smallest=1, most_pixels=10**8),
+    images=image_files.ImagesConfig(32, 32, 'center', smallest=1, most_pixels=10**8),
     moments=False,
     rows=4,
     row_length=256,

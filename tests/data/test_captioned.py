@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax.data import captioned, emoji_scenes, images
+from transfusion_jax.data import captioned
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
 
-SIZE = images.ImagesConfig(8, 6, 'random', smallest=1, most_pixels=10**6)
+SIZE = image_files.ImagesConfig(8, 6, 'random', smallest=1, most_pixels=10**6)
 
 
 def picture(number: int) -> np.ndarray:
@@ -20,7 +22,7 @@ def records(tmp_path):
   """Six pictures, with one caption, two, and so on; the last has none."""
   lines = []
   for number in range(6):
-    (tmp_path / f'{number}.png').write_bytes(images.encode_png(picture(number)))
+    (tmp_path / f'{number}.png').write_bytes(image_files.encode_png(picture(number)))
     said = [f'caption {k} of {number}' for k in range(number + 1)] * (number < 5)
     lines.append(json.dumps({'image': f'{number}.png', 'text': said}))
   (tmp_path / 'all.jsonl').write_text('\n'.join(lines))
@@ -87,7 +89,7 @@ def test_what_is_not_captioned_is_refused(mini, records):
 @pytest.fixture
 def gappy(tmp_path):
   """Ten records, of which those with an even number lack picture or caption."""
-  (tmp_path / 'a.png').write_bytes(images.encode_png(picture(1)))
+  (tmp_path / 'a.png').write_bytes(image_files.encode_png(picture(1)))
   lines = []
   for number in range(10):
     record = {'image': 'a.png', 'text': f'caption {number}'}

@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax.data import (
-  corpus,
-  documents,
-  epochs,
-  images,
-  inspection,
-  packing,
-  pipeline,
-)
+from transfusion_jax.data import corpus, documents, epochs, inspection, pipeline
+from transfusion_jax.data.images import image_files
+from transfusion_jax.data.rows import packing
 from transfusion_jax.training import processes
 
 PATCHES = 4
-SIZE = images.ImagesConfig(8, 8, 'random', smallest=1, most_pixels=10**6)
+SIZE = image_files.ImagesConfig(8, 8, 'random', smallest=1, most_pixels=10**6)
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +24,7 @@ def photos(tmp_path_factory):
   rng = np.random.default_rng(0)
   for index in range(40):
     pixels = rng.integers(0, 256, (12, 20, 3), np.uint8)
-    data = images.encode_png(pixels)
+    data = image_files.encode_png(pixels)
     data = data[:40] if index % 15 == 4 else data
     (folder / f'{index:03d}.png').write_bytes(data)
     (folder / f'{index:03d}.txt').write_text(f'picture {index}')

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax.data import documents, forms, images
+from transfusion_jax.data import documents, forms
+from transfusion_jax.data.images import image_files
 
 PIXELS = np.full((24, 40, 3), 200, np.uint8)
-PICTURE = images.encode_png(PIXELS)
-SIZE = images.ImagesConfig(8, 16, 'random', smallest=1, most_pixels=10**6)
+PICTURE = image_files.encode_png(PIXELS)
+SIZE = image_files.ImagesConfig(8, 16, 'random', smallest=1, most_pixels=10**6)
 CENTRE = dataclasses.replace(SIZE, crop='center')
 
 
@@ -68,7 +69,7 @@ def test_of_several_captions_one_is_drawn():
 def test_pictures_are_brought_to_their_size_at_a_place_drawn():
   wide = np.zeros((8, 64, 3), np.uint8)
   wide[:, :, 0] = np.arange(64)[None]
-  record = {'image': images.encode_png(wide)}
+  record = {'image': image_files.encode_png(wide)}
   crops = [make('picture', record, seed)[0].pixels for seed in range(20)]
   assert {crop.shape for crop in crops} == {(8, 16, 3)}
   assert len({int(crop[0, 0, 0]) for crop in crops}) > 5

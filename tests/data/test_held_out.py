@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from transfusion_jax.data import held_out, images
+from transfusion_jax.data import held_out
+from transfusion_jax.data.images import image_files
 
-SIZE = images.ImagesConfig(8, 6, 'random', smallest=1, most_pixels=10**6)
+SIZE = image_files.ImagesConfig(8, 6, 'random', smallest=1, most_pixels=10**6)
 
 
 @pytest.fixture
 def opened(mini, tmp_path):
   """Opens records, of which 'picture' stands for a picture file and 'none' for none."""
-  data = images.encode_png(np.zeros((8, 6, 3), np.uint8))
+  data = image_files.encode_png(np.zeros((8, 6, 3), np.uint8))
   (tmp_path / 'picture').write_bytes(data)
 
   def make(records, count=0, **changes):

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from transfusion_jax.data import inspection, packing, pipeline
+from transfusion_jax.data import inspection, pipeline
+from transfusion_jax.data.rows import packing
 from transfusion_jax.training import processes
 
 PATCHES = 16
@@ -104,11 +105,11 @@ def test_a_fresh_process_goes_on_bitwise(data):
   program = (
     'import hashlib, json, sys\n'
     'from transfusion_jax.data.corpus import SourceConfig\n'
-    'from transfusion_jax.data.emoji_scenes import EmojiScenesConfig\n'
+    'from transfusion_jax.data.emoji.scenes import EmojiScenesConfig\n'
     'from transfusion_jax.data.forms import FormConfig\n'
-    'from transfusion_jax.data.images import ImagesConfig\n'
+    'from transfusion_jax.data.images.image_files.image_files import ImagesConfig\n'
     'from transfusion_jax.data.pipeline import DataConfig, batches\n'
-    'from transfusion_jax.data.tokenizer_config import TokenizerConfig\n'
+    'from transfusion_jax.data.text.tokenizer_config import TokenizerConfig\n'
     f'source = batches({data!r}, patches={PATCHES}, image_shape=(32, 32, 3), seed=0, '
     'rows=range(4))\n'
     'source.set_state(json.loads(sys.argv[1]))\n'

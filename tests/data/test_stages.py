@@ -11,13 +11,14 @@ from ml_collections import config_flags
 
 from configs import base
 from tests import tiny
-from transfusion_jax import config
 from transfusion_jax.core import log
-from transfusion_jax.data import corpus, documents, epochs, images, inspection, pipeline
+from transfusion_jax.data import corpus, documents, epochs, inspection, pipeline
+from transfusion_jax.data.images import image_files
 from transfusion_jax.data.sources import source as source_lib
+from transfusion_jax.runs import config
 
 PATCHES = 4
-SIZE = images.ImagesConfig(8, 8, 'random', smallest=1, most_pixels=10**6)
+SIZE = image_files.ImagesConfig(8, 8, 'random', smallest=1, most_pixels=10**6)
 
 
 def fill(folder, pairs=0, texts=0, broken=()):
@@ -25,7 +26,7 @@ def fill(folder, pairs=0, texts=0, broken=()):
   folder.mkdir(parents=True, exist_ok=True)
   for k in range(pairs):
     pixels = np.random.default_rng(k).integers(0, 256, (9, 12, 3), np.uint8)
-    data = images.encode_png(pixels)
+    data = image_files.encode_png(pixels)
     (folder / f'{k:03d}.png').write_bytes(data[:60] if k in broken else data)
     (folder / f'{k:03d}.txt').write_text(f'picture {k}')
   for k in range(texts):
@@ -274,7 +275,7 @@ def test_what_fails_in_a_thread_reaches_who_waits(mixed, monkeypatch, kind, thre
       raise kind('no more')
     return np.zeros((8, 8, 3), np.uint8)
 
-  monkeypatch.setattr(images, 'decode', fail)
+  monkeypatch.setattr(image_files, 'decode', fail)
   for source in (pictures(config), iterate(config)):
     drawn.clear()
     with pytest.raises(kind, match='no more'):

@@ -8,23 +8,28 @@ import numpy as np
 
 from configs import base
 from tests import tiny
-from transfusion_jax import config
-from transfusion_jax.data import emoji_scenes, images
-from transfusion_jax.generation import image
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
 from transfusion_jax.generation import writer as writer_lib
+from transfusion_jax.generation.samplers import denoise
+from transfusion_jax.runs import config
 
 SCENES = config.build(emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes)
 SAMPLING = dataclasses.replace(
-  config.build(image.ImageSampling, base.transfusion().sampling), solver='ddim', steps=2
+  config.build(denoise.ImageSampling, base.transfusion().sampling),
+  solver='ddim',
+  steps=2,
 )
-SIZE = images.ImagesConfig(tiny.SIDE, tiny.SIDE, 'center', smallest=1, most_pixels=100)
+SIZE = image_files.ImagesConfig(
+  tiny.SIDE, tiny.SIDE, 'center', smallest=1, most_pixels=100
+)
 
 
 def write(folder: pathlib.Path, count: int) -> str:
   """The path of a file of `count` pictures, each with two captions of its own."""
   lines = []
   for number in range(count):
-    png = images.encode_png(tiny.picture(number))
+    png = image_files.encode_png(tiny.picture(number))
     (folder / f'{number}.png').write_bytes(png)
     first, second = (tiny.WORDS[k] for k in (number // 16, number % 16))
     said = [f'{first} {second}', f'{first} {second} {second}']

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from transfusion_jax.evaluation import extras, features
-from transfusion_jax.models import efficientnet, module
+from transfusion_jax.models import module
+from transfusion_jax.models.published import efficientnet
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from PIL import Image
 
 from configs import base
 from tests import tiny
-from transfusion_jax import config
 from transfusion_jax.data import corpus
 from transfusion_jax.evaluation import image_loss
 from transfusion_jax.models import transfusion
 from transfusion_jax.objectives import denoising
+from transfusion_jax.runs import config
 
 SCENES = config.build(
   corpus.emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes

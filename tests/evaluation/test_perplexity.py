@@ -9,9 +9,9 @@ import pytest
 
 from configs import base
 from tests import tiny
-from transfusion_jax import config
 from transfusion_jax.data import corpus
 from transfusion_jax.evaluation import perplexity
+from transfusion_jax.runs import config
 
 SCENES = config.build(
   corpus.emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes

@@ -9,9 +9,9 @@ from PIL import Image
 
 from configs import base
 from tests import tiny
-from transfusion_jax import build, config
 from transfusion_jax.data import documents, pipeline
 from transfusion_jax.evaluation import evaluator, image_loss, perplexity, samples
+from transfusion_jax.runs import build, config
 
 SECTION = samples.SamplesConfig(
   'samples', prompts=3, captions=2, images=2, limit=4, seed=0

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import tiny
-from transfusion_jax.models import discriminator, judged, module
+from transfusion_jax.models import module
+from transfusion_jax.models.codecs import autoencoder_training, discriminator
 from transfusion_jax.objectives import adversarial
 
 OPPONENT = discriminator.DiscriminatorConfig(channels=4, layers=1, groups=2)
@@ -17,7 +18,9 @@ OPPONENT = discriminator.DiscriminatorConfig(channels=4, layers=1, groups=2)
 def built():
   layout = tiny.autoencoder_config()
   plan = module.blueprint(
-    lambda rngs: judged.Judged(rngs, layout, opponent=OPPONENT, lpips=False)
+    lambda rngs: autoencoder_training.Judged(
+      rngs, layout, opponent=OPPONENT, lpips=False
+    )
   )
   random = np.random.default_rng(0)
   return plan.definition, jax.tree.map(

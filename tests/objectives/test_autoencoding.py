@@ -7,11 +7,11 @@ import pytest
 
 from tests import tiny
 from transfusion_jax.models import batch as batch_lib
-from transfusion_jax.models import (
+from transfusion_jax.models import module
+from transfusion_jax.models.codecs import (
+  autoencoder_training,
   codec,
   discriminator,
-  judged,
-  module,
   perceptual,
 )
 from transfusion_jax.objectives import adversarial, autoencoding, loss
@@ -38,7 +38,9 @@ def loss_of(model, batch, keys, normalizers):
 
 @jax.jit
 def build(key):
-  return judged.Judged(module.Rngs(key), CONFIG, opponent=None, lpips=False)
+  return autoencoder_training.Judged(
+    module.Rngs(key), CONFIG, opponent=None, lpips=False
+  )
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +49,9 @@ def opposed():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(perceptual, 'WIDTHS', WIDTHS)
     plan = module.blueprint(
-      lambda rngs: judged.Judged(rngs, CONFIG, opponent=OPPONENT, lpips=True)
+      lambda rngs: autoencoder_training.Judged(
+        rngs, CONFIG, opponent=OPPONENT, lpips=True
+      )
     )
   random = np.random.default_rng(0)
   return plan.definition.bind(

@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from transfusion_jax.models import autoencoder, module, published
+from transfusion_jax.models import module
+from transfusion_jax.models.codecs import kl
+from transfusion_jax.models.published import autoencoders
 
 LAYOUTS = {
   'SD 1': {'latent_channels': 4, 'scaling_factor': 0.18215},
@@ -78,13 +80,13 @@ def theirs(layout: dict, folder: str) -> diffusers.AutoencoderKL:
   return model
 
 
-def ours(folder: pathlib.Path) -> autoencoder.Autoencoder:
+def ours(folder: pathlib.Path) -> kl.Autoencoder:
   """The same, read from the folder."""
-  found = published.read(folder)
+  found = autoencoders.read(folder)
   for other in ('shards', *OTHERS):
-    again = published.read(folder / other).params
+    again = autoencoders.read(folder / other).params
     jax.tree.map(np.testing.assert_array_equal, again, found.params)
-  plan = module.blueprint(lambda rngs: autoencoder.Autoencoder(rngs, found.layout))
+  plan = module.blueprint(lambda rngs: kl.Autoencoder(rngs, found.layout))
   return plan.definition.bind(jax.tree.map(jnp.asarray, found.params))
 
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from transfusion_jax.models import efficientnet, module
+from transfusion_jax.models import module
+from transfusion_jax.models.published import efficientnet
 
 
 def pictures() -> dict[str, np.ndarray]:

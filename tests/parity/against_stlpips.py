@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transfusion_jax.models import module, perceptual
+from transfusion_jax.models import module
+from transfusion_jax.models.codecs import perceptual
 
 for absent in ('torchvision', 'IPython'):  # which it imports and does not need here
   sys.modules.setdefault(absent, mock.MagicMock(spec=types.ModuleType(absent)))

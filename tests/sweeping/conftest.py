@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from transfusion_jax import config, results, trained
 from transfusion_jax.core import sealed_json
+from transfusion_jax.runs import config, evaluate, restore
 from transfusion_jax.sweeping import trials as trials_lib
 from transfusion_jax.training import workdir
 
@@ -44,11 +44,11 @@ def leave(ablations, places):
     place.metrics.write_bytes(b''.join(map(sealed_json.line, logged)))
     evaluated = {
       'step': 100,
-      'parameters': trained.own_field(run),
+      'parameters': restore.own_field(run),
       'name': 'scenes',
       'values': {'two_objects': score, 'relation': None},
       'seconds': 1.0,
-      'config': results.settings(run, 'scenes'),
+      'config': evaluate.settings(run, 'scenes'),
     }
     place.evaluation.write_bytes(sealed_json.line(evaluated))
     if number == 0:

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from transfusion_jax import config
 from transfusion_jax.core import renamed, tree
+from transfusion_jax.runs import config
 from transfusion_jax.sweeping import trials
 
 # ml_collections loads config files with it.

@@ -11,10 +11,10 @@ import pytest
 from tests import tiny
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.models import batch as batch_lib
-from transfusion_jax.models import (
+from transfusion_jax.models import module
+from transfusion_jax.models.codecs import (
+  autoencoder_training,
   discriminator,
-  judged,
-  module,
   perceptual,
 )
 from transfusion_jax.objectives import adversarial, autoencoding
@@ -36,14 +36,16 @@ def plans():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(perceptual, 'WIDTHS', ((4,), (8,)))
     whole = module.blueprint(
-      lambda rngs: judged.Judged(rngs, LAYOUT, opponent=OPPONENT, lpips=True)
+      lambda rngs: autoencoder_training.Judged(
+        rngs, LAYOUT, opponent=OPPONENT, lpips=True
+      )
     )
   random = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: jnp.asarray(0.3 * random.normal(size=leaf.shape), jnp.float32),
     whole.shapes,
   )
-  trained, frozen = module.divide(whole, judged.FROZEN)
+  trained, frozen = module.divide(whole, autoencoder_training.FROZEN)
   return trained, frozen, params
 
 

@@ -14,7 +14,68 @@ A key holds for every section that ends so (`data.old` for `autoencoder.run.data
 `*` in both stands for one name that a user has given: `'sources.*.old'`.
 """
 
-MODULES: dict[str, str] = {}
+_MOVED = {
+  'config': 'runs.config',
+  'build': 'runs.build',
+  'evaluators': 'runs.evaluators',
+  'feeds': 'runs.input',
+  'results': 'runs.evaluate',
+  'trained': 'runs.restore',
+  'preflight': 'runs.preflight',
+  'stages': 'runs.stages',
+  'orders': 'runs.requests',
+  'page': 'web.page',
+  'buttons': 'web.handlers',
+  'studio': 'web.backend',
+  'gate': 'web.gate',
+  'uploads': 'web.uploads',
+  'data.tokenizers': 'data.text.tokenizers',
+  'data.tokenizer_config': 'data.text.tokenizer_config',
+  'data.tokenizer_patterns': 'data.text.tokenizer_patterns',
+  'data.sentence_pieces': 'data.text.sentence_pieces',
+  'data.hugging_face': 'data.text.hugging_face',
+  'data.picture_files': 'data.images.headers',
+  'data.tiff_files': 'data.images.tiff',
+  'data.iso_media': 'data.images.iso_media',
+  'data.picture_decoders': 'data.images.decoders',
+  'data.layout': 'data.rows.layout',
+  'data.packing': 'data.rows.packing',
+  'data.shards': 'data.rows.shards',
+  'data.iterators': 'data.rows.iterators',
+  'data.encoded': 'data.latents.manifest',
+  'data.encoding': 'data.latents.encoding',
+  'data.emoji_captions': 'data.emoji.captions',
+  'data.emoji_edits': 'data.emoji.edits',
+  'data.emoji_glyphs': 'data.emoji.glyphs',
+  'data.emoji_heldout': 'data.emoji.held_out',
+  'data.emoji_pictures': 'data.emoji.rendering',
+  'data.emoji_placement': 'data.emoji.placement',
+  'data.emoji_questions': 'data.emoji.questions',
+  'data.emoji_scenes': 'data.emoji.scenes',
+  'data.emoji_tasks': 'data.emoji.tasks',
+  'data.tfds_emoji_scenes': 'data.emoji.tfds_builder',
+  'models.codec': 'models.codecs.codec',
+  'models.autoencoder': 'models.codecs.kl',
+  'models.discriminator': 'models.codecs.discriminator',
+  'models.perceptual': 'models.codecs.perceptual',
+  'models.judged': 'models.codecs.autoencoder_training',
+  'models.unet': 'models.adapters.unet',
+  'models.patches': 'models.adapters.adapter',
+  'models.stable_diffusion': 'models.published.stable_diffusion',
+  'models.weight_names': 'models.published.weight_names',
+  'models.pretrained': 'models.published.from_torch',
+  'models.efficientnet': 'models.published.efficientnet',
+  'generation.image': 'generation.samplers.denoise',
+  'evaluation.scene_scores': 'evaluation.emoji.scenes',
+  'evaluation.scene_tasks': 'evaluation.emoji.tasks',
+  'evaluation.scenes': 'evaluation.emoji.scorer',
+  'evaluation.glyph_search': 'evaluation.emoji.glyph_search',
+  'evaluation.strips': 'evaluation.trajectories',
+}
+
+MODULES: dict[str, str] = {
+  f'transfusion_jax.{old}': f'transfusion_jax.{new}' for old, new in _MOVED.items()
+}
 """Old module to new one, packages and all: `'package.a': 'package.b.a'`."""
 
 _MISSING_KEY = re.compile(r'Key "(\w+)" does not exist|["\']*(\w+)["\']*(?:$| Did you)')

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from transfusion_jax.core import log
-from transfusion_jax.data import corpus, documents, emoji_scenes, held_out, images
+from transfusion_jax.data import corpus, documents, held_out
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
 
 
 class CaptionedPictures:
@@ -17,7 +19,7 @@ class CaptionedPictures:
     config: corpus.SourceConfig,
     *,
     scenes: emoji_scenes.EmojiScenesConfig,
-    pictures: images.ImagesConfig,
+    pictures: image_files.ImagesConfig,
   ):
     """Opens the source.
 

@@ -14,14 +14,10 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from transfusion_jax.core import paths
-from transfusion_jax.data import (
-  documents,
-  emoji_scenes,
-  emoji_tasks,
-  forms,
-  images,
-  mixture,
-)
+from transfusion_jax.data import documents, forms, mixture
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.emoji import tasks as emoji_tasks
+from transfusion_jax.data.images import image_files
 from transfusion_jax.data.sources import (
   array_record,
   folder,
@@ -259,7 +255,7 @@ def open_collection(
   split: str,
   *,
   scenes: emoji_scenes.EmojiScenesConfig,
-  pictures: images.ImagesConfig | None,
+  pictures: image_files.ImagesConfig | None,
 ) -> Collection:
   """Opens a source.
 
@@ -284,9 +280,9 @@ def _open_scenes(config: SourceConfig, split: str, scenes) -> emoji_scenes.Sourc
   if config.kind == 'emoji_scenes':
     return emoji_scenes.EmojiScenes(scenes, split)
   # Here, because TFDS takes a second to import.
-  from transfusion_jax.data import tfds_emoji_scenes
+  from transfusion_jax.data.emoji import tfds_builder
 
-  return tfds_emoji_scenes.StoredEmojiScenes(config.path, split)
+  return tfds_builder.StoredEmojiScenes(config.path, split)
 
 
 @functools.lru_cache(maxsize=32)

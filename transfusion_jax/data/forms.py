@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from transfusion_jax.data import documents, images
+from transfusion_jax.data import documents
+from transfusion_jax.data.images import image_files
 
 Record = Mapping[str, Any]
 
@@ -72,7 +73,7 @@ class FormConfig:
 class Form:
   """Makes documents of records."""
 
-  def __init__(self, config: FormConfig, pictures: images.ImagesConfig | None):
+  def __init__(self, config: FormConfig, pictures: image_files.ImagesConfig | None):
     """Sets up the form.
 
     Args:
@@ -194,7 +195,7 @@ class Form:
     if not given(value):
       return ()
     if self._pictures is not None:
-      value = images.decode(
+      value = image_files.decode(
         picture_bytes(value, self._config.pictures), self._pictures, rng
       )
     elif not _is_moments(value):
@@ -221,7 +222,7 @@ def picture_bytes(value: Any, fields: Sequence[str]) -> bytes:
         f'expected pixels [height, width, 3] in {tuple(fields)}, found '
         f'{list(value.shape)}; store them so, or as files'
       )
-    return images.encode_png(pixels)
+    return image_files.encode_png(pixels)
   latents = ', or set data.moments=true' if isinstance(value, np.ndarray) else ''
   raise ValueError(
     f'expected the bytes of a picture in {tuple(fields)}, found {_kind(value)}; '

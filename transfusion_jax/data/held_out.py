@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from transfusion_jax.core import log
-from transfusion_jax.data import corpus, documents, emoji_scenes, images
+from transfusion_jax.data import corpus, documents
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
 
 NAMED = 5
 """Documents that were left out and are named in the log."""
@@ -19,7 +21,7 @@ def opened(
   config: corpus.SourceConfig,
   *,
   scenes: emoji_scenes.EmojiScenesConfig,
-  pictures: images.ImagesConfig,
+  pictures: image_files.ImagesConfig,
 ) -> corpus.Collection:
   """What there is to measure on.
 
@@ -56,7 +58,7 @@ class HeldOut:
     config: corpus.SourceConfig,
     *,
     scenes: emoji_scenes.EmojiScenesConfig,
-    pictures: images.ImagesConfig,
+    pictures: image_files.ImagesConfig,
     count: int,
   ):
     """Opens the source.

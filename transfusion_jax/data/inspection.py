@@ -5,14 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from transfusion_jax.core import log
-from transfusion_jax.data import (
-  corpus,
-  documents,
-  emoji_tasks,
-  epochs,
-  layout,
-  pipeline,
-)
+from transfusion_jax.data import corpus, documents, epochs, pipeline
+from transfusion_jax.data.emoji import tasks as emoji_tasks
+from transfusion_jax.data.rows import layout
 
 TRIED = 8
 """Broken documents of a source after which no sound one is looked for."""

@@ -15,21 +15,12 @@ from typing import Any, Literal
 import grain
 import numpy as np
 
-from transfusion_jax.data import (
-  corpus,
-  documents,
-  emoji_scenes,
-  emoji_tasks,
-  epochs,
-  images,
-  iterators,
-  layout,
-  mixture,
-  packing,
-  shards,
-  tokenizer_config,
-  tokenizers,
-)
+from transfusion_jax.data import corpus, documents, epochs, mixture
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.emoji import tasks as emoji_tasks
+from transfusion_jax.data.images import image_files
+from transfusion_jax.data.rows import iterators, layout, packing, shards
+from transfusion_jax.data.text import tokenizer_config, tokenizers
 
 AHEAD = 4
 """Documents of a source that a shard has made ahead where there are threads."""
@@ -81,7 +72,7 @@ class DataConfig:
   sources: dict[str, corpus.SourceConfig]
   scenes: emoji_scenes.EmojiScenesConfig
   tokenizer: tokenizer_config.TokenizerConfig
-  images: images.ImagesConfig
+  images: image_files.ImagesConfig
   moments: bool
   rows: int
   row_length: int

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from transfusion_jax.core import log
-from transfusion_jax.data import captioned, corpus, documents, emoji_scenes, images
+from transfusion_jax.data import captioned, corpus, documents
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
 from transfusion_jax.evaluation import extras, report
 from transfusion_jax.generation import writer as writer_lib
 
@@ -60,7 +62,7 @@ class Captions:
     config: CaptionsConfig,
     *,
     scenes: emoji_scenes.EmojiScenesConfig,
-    pictures: images.ImagesConfig,
+    pictures: image_files.ImagesConfig,
     rows: int,
   ):
     """Opens the source.

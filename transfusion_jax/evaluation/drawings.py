@@ -15,10 +15,18 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from transfusion_jax.data import captioned, corpus, emoji_scenes, images
-from transfusion_jax.evaluation import clip_score, features, frechet, report, strips
-from transfusion_jax.generation import image
+from transfusion_jax.data import captioned, corpus
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
+from transfusion_jax.evaluation import (
+  clip_score,
+  features,
+  frechet,
+  report,
+  trajectories,
+)
 from transfusion_jax.generation import writer as writer_lib
+from transfusion_jax.generation.samplers import denoise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +78,8 @@ class Drawings:
     config: DrawingsConfig,
     *,
     scenes: emoji_scenes.EmojiScenesConfig,
-    pictures: images.ImagesConfig,
-    sampling: image.ImageSampling,
+    pictures: image_files.ImagesConfig,
+    sampling: denoise.ImageSampling,
     rows: int,
   ):
     """Opens the source and looks for the networks' files.
@@ -125,7 +133,7 @@ class Drawings:
     if tiles:
       note = 'The first captions, as they were drawn by lot; none was chosen.'
       yield 'drawings', report.Gallery('Drawings of held-out captions', note, tiles)
-      yield 'denoising', strips.gallery(writer, prompts, keys, self._sampling)
+      yield 'denoising', trajectories.gallery(writer, prompts, keys, self._sampling)
 
   def _distances(
     self, real: Float[np.ndarray, 'n f'], drawn: Float[np.ndarray, 'm f']

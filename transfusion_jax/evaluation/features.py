@@ -16,7 +16,8 @@ from jaxtyping import Float32, UInt8
 
 from transfusion_jax.core import paths
 from transfusion_jax.evaluation import extras
-from transfusion_jax.models import efficientnet, module
+from transfusion_jax.models import module
+from transfusion_jax.models.published import efficientnet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,10 +27,10 @@ from jaxtyping import Array, Key, UInt8
 from PIL import Image
 
 from transfusion_jax.core import digest, json_text, log, paths
-from transfusion_jax.data import images
+from transfusion_jax.data.images import image_files
 from transfusion_jax.evaluation import extras, report
-from transfusion_jax.generation import image
 from transfusion_jax.generation import writer as writer_lib
+from transfusion_jax.generation.samplers import denoise
 
 GAP = 2
 """Black pixels between the pictures of a grid, and around them."""
@@ -79,7 +79,7 @@ class Geneval:
   """The evaluator; what an earlier call has finished is kept."""
 
   def __init__(
-    self, config: GenevalConfig, *, sampling: image.ImageSampling, rows: int
+    self, config: GenevalConfig, *, sampling: denoise.ImageSampling, rows: int
   ):
     """Reads the prompt file.
 
@@ -216,8 +216,8 @@ def _write(
   (unfinished / 'samples').mkdir(parents=True)
   (unfinished / 'metadata.jsonl').write_text(line + '\n', encoding='utf-8')
   for number, picture in enumerate(pictures):
-    _sample(unfinished, number).write_bytes(images.encode_png(picture))
-  (unfinished / 'grid.png').write_bytes(images.encode_png(grid(pictures)))
+    _sample(unfinished, number).write_bytes(image_files.encode_png(picture))
+  (unfinished / 'grid.png').write_bytes(image_files.encode_png(grid(pictures)))
   unfinished.rename(place)
 
 

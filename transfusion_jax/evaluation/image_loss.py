@@ -17,22 +17,17 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from transfusion_jax.core import sharding
-from transfusion_jax.data import (
-  corpus,
-  documents,
-  emoji_scenes,
-  held_out,
-  images,
-  layout,
-  packing,
-  pipeline,
-)
+from transfusion_jax.data import corpus, documents, held_out, pipeline
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
+from transfusion_jax.data.rows import layout, packing
 from transfusion_jax.diffusion import path as path_lib
 from transfusion_jax.evaluation import evaluator, own_documents
 from transfusion_jax.evaluation import rows as rows_lib
 from transfusion_jax.generation import writer as writer_lib
-from transfusion_jax.models import autoencoder, transfusion
 from transfusion_jax.models import batch as batch_lib
+from transfusion_jax.models import transfusion
+from transfusion_jax.models.codecs import kl
 from transfusion_jax.objectives import denoising, loss
 
 
@@ -108,7 +103,7 @@ class ImageLoss:
     config: ImageLossConfig,
     *,
     scenes: emoji_scenes.EmojiScenesConfig,
-    pictures: images.ImagesConfig,
+    pictures: image_files.ImagesConfig,
     image_slots: int,
     rows: int,
   ):
@@ -249,7 +244,7 @@ def _errors(model, codec, arrays, seed, path, target, moments):
   number, pixels = arrays.pop('number'), arrays.pop('images')
   flat = pixels.reshape(-1, *pixels.shape[2:])
   if moments:
-    posterior = autoencoder.Posterior.of(flat.astype(jnp.float32))
+    posterior = kl.Posterior.of(flat.astype(jnp.float32))
     latents = codec.scaled(posterior, None)
   else:
     latents = codec.encode(flat)

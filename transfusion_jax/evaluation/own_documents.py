@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from transfusion_jax.core import log
-from transfusion_jax.data import documents, layout, pipeline
+from transfusion_jax.data import documents, pipeline
+from transfusion_jax.data.rows import layout
 from transfusion_jax.evaluation import evaluator
 
 PATIENCE = {'images': 100, 'texts': 32}

@@ -14,16 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from transfusion_jax.core import sharding
-from transfusion_jax.data import (
-  corpus,
-  documents,
-  emoji_scenes,
-  held_out,
-  images,
-  layout,
-  packing,
-  pipeline,
-)
+from transfusion_jax.data import corpus, documents, held_out, pipeline
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
+from transfusion_jax.data.rows import layout, packing
 from transfusion_jax.evaluation import evaluator, own_documents
 from transfusion_jax.evaluation import rows as rows_lib
 from transfusion_jax.generation import writer as writer_lib
@@ -83,7 +77,7 @@ class Perplexity:
     config: PerplexityConfig,
     *,
     scenes: emoji_scenes.EmojiScenesConfig,
-    pictures: images.ImagesConfig,
+    pictures: image_files.ImagesConfig,
     rows: int,
   ):
     """Opens the source; ValueError as `held_out.HeldOut`."""

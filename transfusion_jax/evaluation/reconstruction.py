@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from transfusion_jax.models import autoencoder, codec
+from transfusion_jax.models.codecs import codec, kl
 from transfusion_jax.objectives import autoencoding
 
 
 def measure(
-  model: autoencoder.Autoencoder,
+  model: kl.Autoencoder,
   train: Iterable[np.ndarray],
   test: Iterable[np.ndarray],
 ) -> dict[str, object]:
@@ -34,7 +34,7 @@ def measure(
     x = codec.to_unit(pixels)
     return autoencoding.psnr(x, model.decode(model.encode(x).mean))
 
-  shift, scale = autoencoder.measure(encode, train)
+  shift, scale = kl.measure(encode, train)
   decibels = np.concatenate([np.asarray(quality(batch)) for batch in test])
   return {
     'shift': shift.tolist(),

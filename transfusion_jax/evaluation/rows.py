@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from transfusion_jax.core import axes, sharding
-from transfusion_jax.data import layout, packing
+from transfusion_jax.data.rows import layout, packing
 from transfusion_jax.generation import writer as writer_lib
 
 

@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from transfusion_jax.core import log
-from transfusion_jax.data import documents, layout, pipeline
-from transfusion_jax.evaluation import evaluator, own_documents, report, strips
-from transfusion_jax.generation import image
+from transfusion_jax.data import documents, pipeline
+from transfusion_jax.data.rows import layout
+from transfusion_jax.evaluation import evaluator, own_documents, report, trajectories
 from transfusion_jax.generation import logits as logits_lib
 from transfusion_jax.generation import writer as writer_lib
-from transfusion_jax.models import autoencoder
+from transfusion_jax.generation.samplers import denoise
+from transfusion_jax.models.codecs import kl
 
 ROUNDING = 1 / 12
 """Mean square of what rounding to whole pixel values leaves: the floor of an error."""
@@ -68,7 +69,7 @@ class Samples:
     *,
     data: pipeline.DataConfig,
     plan: layout.Layout,
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
     rows: int,
   ):
     """Chooses the examples.
@@ -126,7 +127,7 @@ class Samples:
     drawn = self._in_rows(draw, len(asked))
     tiles = [
       report.Tile(
-        strips.joined([*_pixels(given), picture, true.pixels]),
+        trajectories.joined([*_pixels(given), picture, true.pixels]),
         own_documents.joined_text(given),
         good=None,
       )
@@ -153,7 +154,7 @@ class Samples:
       before, right = own_documents.joined_text(given), true.text.strip()
       tiles.append(
         report.Tile(
-          strips.joined(_pixels(given)),
+          trajectories.joined(_pixels(given)),
           f'{before} {said}'.strip() or '(nothing)',
           good=None,
           truth=right,
@@ -173,7 +174,7 @@ class Samples:
     decibels = [psnr(*pair) for pair in zip(given, made, strict=True)]
     yield 'psnr', float(np.mean(decibels))
     tiles = [
-      report.Tile(strips.joined([one, other]), f'{found:.1f} dB', good=None)
+      report.Tile(trajectories.joined([one, other]), f'{found:.1f} dB', good=None)
       for one, other, found in zip(given, made, decibels, strict=True)
     ]
     note = (
@@ -223,7 +224,7 @@ def _decoded(
 
 @jax.jit
 def _decode(codec, moments):
-  return codec.decode(codec.scaled(autoencoder.Posterior.of(moments), None))
+  return codec.decode(codec.scaled(kl.Posterior.of(moments), None))
 
 
 @jax.jit

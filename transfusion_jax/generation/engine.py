@@ -14,13 +14,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
-from transfusion_jax.data import layout, tokenizers
+from transfusion_jax.data.rows import layout
+from transfusion_jax.data.text import tokenizers
 from transfusion_jax.diffusion import path as path_lib
-from transfusion_jax.generation import image, mixed, programs
+from transfusion_jax.generation import mixed, programs
 from transfusion_jax.generation import requests as requests_lib
 from transfusion_jax.generation import session as session_lib
-from transfusion_jax.models import codec as codec_lib
+from transfusion_jax.generation.samplers import denoise
 from transfusion_jax.models import transfusion
+from transfusion_jax.models.codecs import codec as codec_lib
 
 _PAD = 32
 """Lengths are rounded up to multiples of this, so that few shapes are compiled."""
@@ -57,7 +59,7 @@ class Engine:
   def write(
     self,
     requests: Sequence[requests_lib.Request],
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
     *,
     stop: Sequence[str] = (),
     given: requests_lib.Given | None = None,
@@ -101,7 +103,7 @@ class Engine:
   def strip(
     self,
     requests: Sequence[requests_lib.Request],
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
     *,
     stages: int,
   ) -> UInt8[np.ndarray, 'b stages h w 3']:
@@ -230,7 +232,7 @@ class Engine:
     filters = [(r.text.top_k, r.text.top_p, r.text.min_p) for r in requests]
     begin = 1.0 if given is None else given.strength
     return mixed.Plan(
-      drawing=image.Drawing(self.latents, self.path, self.target, sampling, begin),
+      drawing=denoise.Drawing(self.latents, self.path, self.target, sampling, begin),
       writes=any(request.text.limit for request in requests),
       draws=any(request.pictures for request in requests),
       filtered=any(each != (0, 1.0, 0.0) for each in filters),
@@ -276,7 +278,7 @@ class Engine:
   def _opened(self, prompt: layout.Sequence) -> bool:
     return bool(prompt.tokens[-1] == self.tokenizer.special.boi)
 
-  def _anchor(self, given: requests_lib.Given) -> image.Anchor:
+  def _anchor(self, given: requests_lib.Given) -> denoise.Anchor:
     pixels = np.stack(given.pictures)
     latents = programs.on_mesh(self.mesh).encode(self.codec, pixels)
     known = np.zeros((len(pixels), *self.latents[:2]), bool)
@@ -286,7 +288,7 @@ class Engine:
         len(pixels), self.latents[0], side[0], self.latents[1], side[1]
       )
       known = ~masks.any(axis=(2, 4))
-    return image.Anchor(latents, jnp.asarray(known))
+    return denoise.Anchor(latents, jnp.asarray(known))
 
   def _pieces(self, rows: mixed.Rows) -> list[list[requests_lib.Piece]]:
     """What was written, in order."""

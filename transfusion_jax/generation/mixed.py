@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from transfusion_jax.core import sharding, tree
-from transfusion_jax.generation import image
 from transfusion_jax.generation import logits as logits_lib
 from transfusion_jax.generation import session as session_lib
+from transfusion_jax.generation.samplers import denoise
 from transfusion_jax.models import transfusion
 
 TEXT, IMAGE, DONE = 0, 1, 2
@@ -91,7 +91,7 @@ class Plan:
     null: the prompt of guidance.
   """
 
-  drawing: image.Drawing
+  drawing: denoise.Drawing
   writes: bool
   draws: bool
   filtered: bool
@@ -106,7 +106,7 @@ def write(
   model: transfusion.Transfusion,
   rows: Rows,
   wishes: Wishes,
-  anchor: image.Anchor | None,
+  anchor: denoise.Anchor | None,
   turns: Int[Array, ''],
   stride: Int[Array, ''],
   plan: Plan,
@@ -159,7 +159,7 @@ def strip(
   model = model.unstacked()
   null = _null(model, rows.mode.shape[0], rows.session.room, plan)
   keys = _picture_keys(rows, wishes)
-  return image.strip(model, rows.session, null, keys, plan.drawing, stages)
+  return denoise.strip(model, rows.session, null, keys, plan.drawing, stages)
 
 
 def _write_text(model, rows: Rows, wishes: Wishes, stride, plan: Plan) -> Rows:
@@ -235,14 +235,16 @@ def _draw_some(model, session, keys, active, anchor, plan: Plan):
   size = min(b, group(_patches(model, plan), guided=drawing.sampling.guided))
   null = _null(model, size, session.room, plan)
   if size == b:
-    return image.draw(model, session, null, keys, anchor, drawing)
+    return denoise.draw(model, session, null, keys, anchor, drawing)
   order = jnp.argsort(~active, stable=True)
 
   def body(index, made):
     rows = jax.lax.dynamic_slice_in_dim(order, index * size, size)
     part = session_lib.take(session, rows)
     given = jax.tree.map(lambda leaf: leaf[rows], anchor)
-    return made.at[rows].set(image.draw(model, part, null, keys[rows], given, drawing))
+    return made.at[rows].set(
+      denoise.draw(model, part, null, keys[rows], given, drawing)
+    )
 
   made = jnp.zeros((b, *drawing.shape), jnp.float32)
   return jax.lax.fori_loop(0, -(-jnp.sum(active) // size), body, made)

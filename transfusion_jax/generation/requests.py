@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key, UInt8
 
-from transfusion_jax.data import layout
+from transfusion_jax.data.rows import layout
 from transfusion_jax.generation import logits as logits_lib
 from transfusion_jax.generation import mixed
 

@@ -13,8 +13,10 @@ from typing import Literal
 import jax
 import numpy as np
 
-from transfusion_jax.data import documents, layout
-from transfusion_jax.generation import image, logits, requests, writer
+from transfusion_jax.data import documents
+from transfusion_jax.data.rows import layout
+from transfusion_jax.generation import logits, requests, writer
+from transfusion_jax.generation.samplers import denoise
 
 Kind = Literal['draw', 'caption', 'answer', 'edit', 'inpaint', 'vary', 'tell']
 
@@ -69,7 +71,7 @@ def prompt(task: Task, made: layout.Layout) -> layout.Sequence:
 def perform(
   model: writer.Writer,
   tasks: Sequence[Task],
-  sampling: image.ImageSampling,
+  sampling: denoise.ImageSampling,
   text: logits.TextSampling,
   *,
   rows: int,

@@ -6,9 +6,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Key, UInt8
 
-from transfusion_jax.data import documents, layout
-from transfusion_jax.generation import engine, image, requests
+from transfusion_jax.data import documents
+from transfusion_jax.data.rows import layout
+from transfusion_jax.generation import engine, requests
 from transfusion_jax.generation import logits as logits_lib
+from transfusion_jax.generation.samplers import denoise
 
 Picture = UInt8[np.ndarray, 'h w 3']
 Keys = Key[Array, ' b']
@@ -23,7 +25,7 @@ class Writer(engine.Engine):
   """
 
   def draw(
-    self, prompts: Sequence[str], keys: Keys, sampling: image.ImageSampling
+    self, prompts: Sequence[str], keys: Keys, sampling: denoise.ImageSampling
   ) -> UInt8[np.ndarray, 'b h w 3']:
     """A picture of every prompt; of anything where the prompt is empty."""
     found = [self.layout.picture_prompt(prompt) for prompt in prompts]
@@ -33,7 +35,7 @@ class Writer(engine.Engine):
     self,
     prompts: Sequence[layout.Sequence],
     keys: Keys,
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
     *,
     given: requests.Given | None = None,
   ) -> UInt8[np.ndarray, 'b h w 3']:
@@ -45,7 +47,7 @@ class Writer(engine.Engine):
     self,
     prompts: Sequence[str],
     keys: Keys,
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
     *,
     stages: int,
   ) -> UInt8[np.ndarray, 'b stages h w 3']:
@@ -121,7 +123,7 @@ class Writer(engine.Engine):
     pictures: Sequence[Picture],
     instructions: Sequence[str],
     keys: Keys,
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
   ) -> UInt8[np.ndarray, 'b h w 3']:
     """What each picture becomes by an instruction."""
     prompts = [
@@ -136,7 +138,7 @@ class Writer(engine.Engine):
     pictures: Sequence[Picture],
     masks: Sequence[Bool[np.ndarray, 'h w']],
     keys: Keys,
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
   ) -> UInt8[np.ndarray, 'b h w 3']:
     """Draws anew where a mask is True; all other pixels stay exactly as they are.
 
@@ -153,7 +155,7 @@ class Writer(engine.Engine):
     prompts: Sequence[str],
     pictures: Sequence[Picture],
     keys: Keys,
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
     *,
     strength: float,
   ) -> UInt8[np.ndarray, 'b h w 3']:
@@ -174,7 +176,7 @@ class Writer(engine.Engine):
     self,
     beginnings: Sequence[documents.Document],
     keys: Keys,
-    sampling: image.ImageSampling,
+    sampling: denoise.ImageSampling,
     text: logits_lib.TextSampling,
     *,
     pictures: int,
@@ -193,7 +195,7 @@ class Writer(engine.Engine):
 
 
 _NO_TEXT = logits_lib.TextSampling(0.0, 0, 1.0, 0.0, limit=0)
-_ANY_PICTURE = image.ImageSampling('ddim', 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+_ANY_PICTURE = denoise.ImageSampling('ddim', 1, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 """For documents without pictures, where it makes no difference."""
 
 

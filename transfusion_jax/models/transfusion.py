@@ -11,7 +11,10 @@ from jaxtyping import Array, Float, Int
 from transfusion_jax.core import sharding, tree
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import cache as cache_lib
-from transfusion_jax.models import layers, module, patches, transformer, unet
+from transfusion_jax.models import layers, module, transformer
+from transfusion_jax.models.adapters import adapter as adapter_lib
+from transfusion_jax.models.adapters import linear as linear_lib
+from transfusion_jax.models.adapters import unet
 from transfusion_jax.ops import cross_entropy
 from transfusion_jax.ops import span as span_lib
 
@@ -21,7 +24,7 @@ class AdapterConfig:
   """Which image adapter; the section of that name holds its sizes."""
 
   kind: Literal['linear', 'unet']
-  linear: patches.LinearConfig
+  linear: linear_lib.LinearConfig
   unet: unet.UNetConfig
 
 
@@ -179,7 +182,7 @@ class Transfusion(module.Module):
 
   def patches(self, sides: tuple[int, int]) -> int:
     """Patches of a picture whose latents have these sides."""
-    h, w = patches.grid(*sides, self.adapter.config.patch)
+    h, w = adapter_lib.grid(*sides, self.adapter.config.patch)
     return h * w
 
   def empty_cache(self, *, batch: int, length: int) -> cache_lib.Cache:
@@ -199,7 +202,7 @@ def _adapter(rngs, config: TransfusionConfig, *, channels: int) -> Any:
   adapter, decoder = config.adapter, config.transformer
   sizes = {'channels': channels, 'embed': decoder.width}
   if adapter.kind == 'linear':
-    return patches.Linear(rngs, adapter.linear, **sizes)
+    return linear_lib.Linear(rngs, adapter.linear, **sizes)
   return unet.UNet(rngs, adapter.unet, **sizes, backend=decoder.attention)
 
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transfusion_jax.models import discriminator
+from transfusion_jax.models.codecs import discriminator
 
 SMALLEST, LARGEST = 1e-4, 1e4
 

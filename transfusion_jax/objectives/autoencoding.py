@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from transfusion_jax.core import paths
 from transfusion_jax.models import batch as batch_lib
-from transfusion_jax.models import codec, judged
+from transfusion_jax.models.codecs import autoencoder_training, codec
 from transfusion_jax.objectives import adversarial, loss
 
 
@@ -68,7 +68,7 @@ class Autoencoding:
 
   def __call__(
     self,
-    model: judged.Judged,
+    model: autoencoder_training.Judged,
     batch: batch_lib.Pictures,
     keys: Key[Array, ' b'],
     normalizers: dict[str, Array],

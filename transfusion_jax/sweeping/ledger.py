@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from transfusion_jax import config
 from transfusion_jax.core import sealed_json, tree
+from transfusion_jax.runs import config
 from transfusion_jax.sweeping import trials as trials_lib
 from transfusion_jax.training import metrics
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from transfusion_jax import config, results, trained
 from transfusion_jax.core import sealed_json
 from transfusion_jax.evaluation import evaluator
+from transfusion_jax.runs import config, evaluate, restore
 from transfusion_jax.training import metrics, workdir
 
 LAST = 0.1
@@ -47,9 +47,9 @@ def losses(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _own(run: config.TransfusionRun, record: Mapping[str, Any]) -> bool:
   name = record['name']
   return (
-    record['parameters'] == trained.own_field(run)
+    record['parameters'] == restore.own_field(run)
     and name in run.evaluation.evaluators
-    and record['config'] == results.settings(run, name)
+    and record['config'] == evaluate.settings(run, name)
   )
 
 

@@ -11,7 +11,7 @@ import pathlib
 import shutil
 from collections.abc import Collection, Sequence
 
-from transfusion_jax import build, config
+from transfusion_jax.runs import build, config
 from transfusion_jax.sweeping import trials as trials_lib
 from transfusion_jax.training import workdir
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from transfusion_jax import config
 from transfusion_jax.core import tree
+from transfusion_jax.runs import config
 from transfusion_jax.sweeping import ledger as ledger_lib
 from transfusion_jax.sweeping import scores
 from transfusion_jax.sweeping import trials as trials_lib

@@ -9,8 +9,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from transfusion_jax import config, preflight
 from transfusion_jax.core import command, renamed
+from transfusion_jax.runs import config, preflight
 from transfusion_jax.sweeping import overrides
 
 PROGRAM = ('python', '-m', 'transfusion_jax.train')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fsspec.implementations import local
 
-from transfusion_jax.data import images
+from transfusion_jax.data.images import image_files
 from transfusion_jax.data.sources import source
 
 
@@ -73,7 +73,7 @@ def forbid(monkeypatch):
 @pytest.fixture(scope='session')
 def picture() -> bytes:
   """The bytes of a small picture."""
-  return images.encode_png(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+  return image_files.encode_png(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
 
 
 @pytest.fixture

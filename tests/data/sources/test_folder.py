@@ -7,7 +7,7 @@ import shutil
 import pytest
 from PIL import Image, features
 
-from transfusion_jax.data import images
+from transfusion_jax.data.images import image_files
 from transfusion_jax.data.sources import folder, source
 
 
@@ -196,9 +196,9 @@ def test_every_captioned_image_is_a_pair(tmp_path):
     (tmp_path / f'{n}.txt').write_text(f'number {n}')
   found = folder.Folder(str(tmp_path))
   assert found.summary().line() == '24 pairs'
-  config = images.ImagesConfig(4, 4, 'center', smallest=1, most_pixels=100)
+  config = image_files.ImagesConfig(4, 4, 'center', smallest=1, most_pixels=100)
   for n in range(len(found)):
-    red = images.decode(found[n]['image'], config, None)[0, 0, 0]
+    red = image_files.decode(found[n]['image'], config, None)[0, 0, 0]
     assert abs(int(red) - 10 * int(found[n]['key'])) < 6
 
 

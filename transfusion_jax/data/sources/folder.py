@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from transfusion_jax.data import picture_files
+from transfusion_jax.data.images import headers
 from transfusion_jax.data.sources import files, image_metadata, source
 
-PICTURES = picture_files.ENDINGS
+PICTURES = headers.ENDINGS
 TEXT = '.txt'
 TEXTS = (TEXT, '.caption')
 NONE = -1

@@ -7,7 +7,7 @@ import base64
 import binascii
 from typing import Any
 
-from transfusion_jax.data import picture_files
+from transfusion_jax.data.images import headers
 from transfusion_jax.data.sources import files
 
 SHORTEST = 40
@@ -77,8 +77,8 @@ def _is_base64(value: str) -> bool:
   if len(value) < SHORTEST:
     return False
   head = _decoded(value[:SHORTEST])
-  kind = head and picture_files.kind(head)
-  return kind != picture_files.BMP or head[6:10] == bytes(4) if kind else False
+  kind = head and headers.kind(head)
+  return kind != headers.BMP or head[6:10] == bytes(4) if kind else False
 
 
 def _decoded(text: str) -> bytes | None:

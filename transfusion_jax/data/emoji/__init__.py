@@ -1,0 +1,1 @@
+"""Emoji scenes: artwork with exact captions, questions and edits."""

@@ -1,0 +1,1 @@
+"""Data sets that hold latents in place of images."""

@@ -1,0 +1,1 @@
+"""Sequences of positions, packed into the rows of a batch."""

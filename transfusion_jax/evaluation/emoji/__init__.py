@@ -1,0 +1,1 @@
+"""Evaluators of emoji scenes, and their exact scorer."""

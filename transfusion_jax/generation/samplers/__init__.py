@@ -1,0 +1,1 @@
+"""Samplers: how the values of one modality are drawn."""

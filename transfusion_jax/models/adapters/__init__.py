@@ -1,0 +1,1 @@
+"""Image adapters: latents to vectors for the transformer, and back."""

@@ -1,0 +1,1 @@
+"""Codecs: images to latents and back, and what trains them."""

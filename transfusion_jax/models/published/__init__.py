@@ -1,0 +1,1 @@
+"""Published weights under the names of this package."""

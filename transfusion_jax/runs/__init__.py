@@ -1,0 +1,1 @@
+"""Runs: configuration, parts, and stages from the first step to the report."""

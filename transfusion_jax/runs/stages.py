@@ -1,0 +1,102 @@
+"""Stages of a run in their work directories: checked, claimed, prepared."""
+
+from collections.abc import Sequence
+
+from transfusion_jax.core import command
+from transfusion_jax.data import inspection, pipeline
+from transfusion_jax.runs import build, config
+from transfusion_jax.training import (
+  checkpoint_reader,
+  loop,
+  mesh,
+  preemption,
+  processes,
+  stage,
+  warm_start,
+  workdir,
+)
+
+
+def check(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) -> None:
+  """Checks that a folder can be this run's, in all of its stages; writes nothing.
+
+  Raises:
+    ValueError: as `Workdir.check`; or the steps in it are of another model.
+  """
+  for nested, _ in of_run(place, run)[1:]:
+    _check_autoencoder(place, nested)
+  for each, stage_run in of_run(place, run):
+    each.check(config.to_dict(stage_run), pipeline.contents(stage_run.data), allowed)
+    if checkpoint_reader.steps(each.checkpoints):
+      abstract = build.trainer(stage_run, mesh.make(stage_run.mesh)).abstract
+      checkpoint_reader.check_state(each.checkpoints, abstract)
+
+
+def claim(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) -> None:
+  """Makes a folder this run's in all of its stages, which `check` has passed."""
+  for each, stage_run in of_run(place, run):
+    if processes.leads():
+      inspection.announce(stage_run.data)
+    each.claim(config.to_dict(stage_run), pipeline.contents(stage_run.data), allowed)
+
+
+def of_run(
+  place: workdir.Workdir, run: config.Run
+) -> list[tuple[workdir.Workdir, config.Run]]:
+  """The stages of a run in their work directories; the autoencoder's comes last."""
+  stages: list[tuple[workdir.Workdir, config.Run]] = [(place, run)]
+  if isinstance(run, config.TransfusionRun) and build.trains_autoencoder(run):
+    stages.append((workdir.Workdir(place.autoencoder), run.autoencoder.run))
+  return stages
+
+
+def _check_autoencoder(place: workdir.Workdir, nested: workdir.Workdir) -> None:
+  """Raises ValueError if a run is under way whose autoencoder has gone."""
+  under_way = checkpoint_reader.steps(place.checkpoints)
+  if under_way and not checkpoint_reader.steps(nested.checkpoints):
+    raise ValueError(
+      f'expected the autoencoder that step {under_way[-1]} was trained with under '
+      f'{nested.root}, found none; bring a copy back, or begin anew in another '
+      '--workdir'
+    )
+
+
+def prepare(
+  name: str, run: config.Run, trainer: build.Trainer, feed, interlude: loop.Interlude
+) -> stage.Stage:
+  """A stage that `training.stage.run` takes, with its frozen parameters placed.
+
+  Args:
+    name: of the stage, in logs.
+    run: what is trained.
+    trainer: of the run, on its mesh.
+    feed: makes the data from its state.
+    interlude: what comes between two steps.
+  """
+  frozen = build.placed_frozen(run, trainer)
+
+  def init(key):
+    names = trainer.parts.blueprint.axes
+    given = warm_start.read(run.start, trainer.abstract.params, names)
+    return trainer.init(key, *given)
+
+  return stage.Stage(
+    name=name,
+    config=run.train,
+    seed=run.seed,
+    abstract=trainer.abstract,
+    init=init,
+    saved_first=bool(run.start.checkpoint),
+    step=lambda state, batch: trainer.step(state, batch, *frozen),
+    schedule=trainer.parts.schedule,
+    interlude=interlude,
+    feed=feed,
+  )
+
+
+def leave_if_stopped(stop: preemption.Stop) -> None:
+  """Raises command.Exit if any process was asked to stop."""
+  if stop.settled():
+    raise command.Exit(
+      stop.exit_code, 'stopped and saved; the same command goes on from here'
+    )
