@@ -107,7 +107,7 @@ def test_a_fresh_process_goes_on_bitwise(data):
     'from transfusion_jax.data.corpus import SourceConfig\n'
     'from transfusion_jax.data.emoji.scenes import EmojiScenesConfig\n'
     'from transfusion_jax.data.forms import FormConfig\n'
-    'from transfusion_jax.data.images.image_files.image_files import ImagesConfig\n'
+    'from transfusion_jax.data.images.image_files import ImagesConfig\n'
     'from transfusion_jax.data.pipeline import DataConfig, batches\n'
     'from transfusion_jax.data.text.tokenizer_config import TokenizerConfig\n'
     f'source = batches({data!r}, patches={PATCHES}, image_shape=(32, 32, 3), seed=0, '

@@ -102,7 +102,7 @@ def server():
   pytest.importorskip('gradio')
   with http.server.HTTPServer(('127.0.0.1', 0), None) as probe:
     port = probe.server_port
-  program = f'from tests import test_page_attacks; test_page_attacks.serve({port})'
+  program = f'from tests.web import test_page_attacks; test_page_attacks.serve({port})'
   process = subprocess.Popen(
     [sys.executable, '-c', program],
     cwd=ROOT,

@@ -95,7 +95,7 @@ def test_there_are_many_and_all_differ():
 
 
 def test_memory_is_bounded():
-  program = [sys.executable, '-W', 'error', '-m', 'tests.data.test_damaged_pictures']
+  program = [sys.executable, '-W', 'error', '-m', 'tests.data.images.test_damaged']
   subprocess.run(program, cwd=ROOT, check=True, timeout=60)
 
 

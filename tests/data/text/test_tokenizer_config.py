@@ -101,8 +101,8 @@ def test_a_missing_extra(monkeypatch, tmp_path, kind):
     return real(name, *arguments)
 
   for name in ('sentence_pieces', 'hugging_face'):
-    monkeypatch.delitem(sys.modules, f'transfusion_jax.data.{name}', raising=False)
-    monkeypatch.delattr(f'transfusion_jax.data.{name}', raising=False)
+    monkeypatch.delitem(sys.modules, f'transfusion_jax.data.text.{name}', raising=False)
+    monkeypatch.delattr(f'transfusion_jax.data.text.{name}', raising=False)
   monkeypatch.setattr(builtins, '__import__', without)
   path = tmp_path / 'model'
   path.write_bytes(b'any')

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tokenizers as library
 
-from tests.data import test_tokenizer_files as whole
+from tests.data.text import test_tokenizer_files as whole
 from transfusion_jax.data.text import (
   hugging_face,
   sentence_pieces,
