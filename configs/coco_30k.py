@@ -2,9 +2,9 @@
 
   python -m transfusion_jax.evaluate --workdir=DIR --evaluation=configs/coco_30k.py:DATA
 
-30,000 pictures of the validation set of 2014 by lot, one of the captions of each by lot
-as well, one drawing of each: FID and KID against all of the set (40,504 pictures), and
-CLIP score. The folder DATA holds
+30,000 images of the validation set of 2014 and one caption of each, both at random, one
+drawing of each: FID and KID against all of the set (40,504 images), and CLIP score. The
+folder DATA holds
 
   captions.jsonl   a line for every picture: {"image": "val2014/NAME.jpg", "text": [all
                    its captions]}, from annotations/captions_val2014.json

@@ -114,7 +114,7 @@ class Checkpoints:
       score: by which it may stay; the higher the better.
 
     Raises:
-      command.Exit: the state is no number somewhere.
+      command.Exit: the state is NaN or infinite somewhere.
     """
     step = int(state.step)
     self.wait()

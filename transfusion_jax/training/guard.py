@@ -1,4 +1,4 @@
-"""What is done with a batch whose loss or gradient is no number, or far too large.
+"""What is done with a batch whose loss or gradient is NaN, infinite or far too large.
 
 Its update is not made: the step counts, and the parameters, their average and the
 optimizer stay as they were. So no checkpoint ever holds what such a batch would have

@@ -36,7 +36,7 @@ class TrainConfig:
     compile_cache: folder in which compiled programs are kept for the next start; empty:
       none, `workdir`: one in the work directory. JAX_COMPILATION_CACHE_DIR goes first.
     checkpoints: how often a run is saved, and what stays.
-    guard: what is done with a batch whose loss is no number.
+    guard: what is done with a batch whose loss is NaN or infinite.
   """
 
   steps: int
@@ -71,7 +71,7 @@ class Batches(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Interlude:
+class Callback:
   """What is done between steps and changes nothing, such as an evaluation.
 
   Attributes:
@@ -92,7 +92,7 @@ class Interlude:
 
 
 @dataclasses.dataclass(frozen=True)
-class Surroundings:
+class LoopContext:
   """What a run writes to, listens to and is timed by.
 
   Attributes:
@@ -100,7 +100,7 @@ class Surroundings:
     log: `metrics.jsonl`.
     checkpoints: where steps are saved.
     score: of a step, by which its checkpoint may stay.
-    mend: puts back what has gone from the work directory.
+    restore: puts back what has gone from the work directory.
     stop: asked after every step, by all processes.
     account: of the run's time, goes on from earlier parts.
   """
@@ -109,7 +109,7 @@ class Surroundings:
   log: metrics.MetricsLog
   checkpoints: checkpoint.Checkpoints
   score: Callable[[int], float | None]
-  mend: Callable[[], None]
+  restore: Callable[[], None]
   stop: preemption.Stop
   account: goodput.Account
 
@@ -120,9 +120,9 @@ def fit(
   batches: Batches,
   *,
   config: TrainConfig,
-  around: Surroundings,
+  around: LoopContext,
   schedule: Callable[[int], Any],
-  interlude: Interlude,
+  callback: Callback,
 ) -> state_lib.TrainState:
   """Trains until `config.steps`, or until asked to stop; the last step is saved.
 
@@ -133,7 +133,7 @@ def fit(
     config: how long.
     around: what is written to and listened to.
     schedule: learning rate by step, for the log.
-    interlude: between steps, but not after the last; the speed leaves its time out.
+    callback: between steps, but not after the last; the speed leaves its time out.
 
   Raises:
     command.Exit: the data ended before the steps did, or failed, behind a save of what
@@ -157,9 +157,9 @@ def fit(
         around.checkpoints.poll()
       if done == config.steps:
         break
-      if interlude.every and done % interlude.every == 0:
+      if callback.every and done % callback.every == 0:
         with account.on('evaluation'), lines.left_out():
-          interlude(state)
+          callback(state)
       if done % config.checkpoints.every == 0:
         _save(state, batches, around)
     if lines.pending:
@@ -189,7 +189,7 @@ def _next(batches: Batches) -> tuple[Any, Exception | None]:
     return None, error
 
 
-def _leave(trouble: Exception, done: int, around: Surroundings) -> None:
+def _leave(trouble: Exception, done: int, around: LoopContext) -> None:
   """Ends a run whose data has failed, after its last step was saved.
 
   Raises:
@@ -213,7 +213,7 @@ class _Lines:
     self,
     batches: Batches,
     config: TrainConfig,
-    around: Surroundings,
+    around: LoopContext,
     schedule: Callable[[int], Any],
   ):
     self._batches, self._around, self._schedule = batches, around, schedule
@@ -257,9 +257,9 @@ class _Lines:
     return _postfix(values, f'{speed:,.0f} {unit}/s')
 
 
-def _save(state: state_lib.TrainState, batches: Batches, around: Surroundings) -> None:
+def _save(state: state_lib.TrainState, batches: Batches, around: LoopContext) -> None:
   with around.account.on('save'):
-    around.mend()
+    around.restore()
     progress = {'data': batches.get_state(), 'seconds': around.account.seconds}
     around.checkpoints.save(state, progress, around.score(int(state.step)))
 
@@ -281,7 +281,7 @@ def _check_end(done: int, config: TrainConfig) -> None:
     )
 
 
-def _check_saved(done: int, around: Surroundings) -> None:
+def _check_saved(done: int, around: LoopContext) -> None:
   if around.checkpoints.trouble:
     raise command.Exit(
       2,
