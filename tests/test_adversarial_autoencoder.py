@@ -4,7 +4,7 @@ import numpy as np
 
 from configs import emoji_autoencoder
 from tests import torch_files
-from tests.models import test_perceptual
+from tests.models.codecs import test_perceptual
 from transfusion_jax.models.codecs import perceptual
 from transfusion_jax.runs import (
   autoencoder,
