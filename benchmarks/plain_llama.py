@@ -62,7 +62,7 @@ class Llama(module.Module):
   def nats(self, hidden, targets):
     """Cross-entropy of each next token."""
     matrix = module.cast(self.head.matrix, hidden.dtype)
-    return cross_entropy.cross_entropy(hidden, matrix, targets, self.used)
+    return cross_entropy.cross_entropy(hidden, matrix, targets, used=self.used)
 
 
 class NextToken:

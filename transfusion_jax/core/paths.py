@@ -2,8 +2,8 @@
 
 A leading `~` is the user's home. A relative path is relative to the folder in which the
 command was started; it is made absolute, so that it names the same file when a record
-of it is read later. Only some readers accept a URL (`gs://...`); all others refuse it before
-anything is written.
+of it is read later. Only some readers accept a URL (`gs://...`); all others refuse it
+before anything is written.
 """
 
 import os
