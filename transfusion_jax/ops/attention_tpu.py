@@ -180,8 +180,7 @@ def _forward_kernel(
     weights = jnp.exp2((scores - highest) * scale)
     top[...] = highest
     total[...] = total[...] * shrink + jnp.sum(weights, axis=0, keepdims=True)
-    more = _dot(v[...], weights.astype(v.dtype), over=(0, 0))
-    out[...] = out[...] * shrink + more
+    out[...] = out[...] * shrink + _dot(v[...], weights.astype(v.dtype), over=(0, 0))
 
   _work(step, update)
 
