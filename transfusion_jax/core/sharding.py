@@ -97,7 +97,7 @@ def gathered(x: jax.Array, names: Sequence[str], dtype: DTypeLike) -> jax.Array:
     return x.astype(dtype)
   split = axes.spec(names, x.shape, mesh.shape)
   whole = PartitionSpec(*(None if axis == 'fsdp' else axis for axis in split))
-  return _gather(x, dtype, x.dtype, split, whole)
+  return _gather(x, dtype=dtype, stored=x.dtype, split=split, whole=whole)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
@@ -107,7 +107,7 @@ def _gather(x, dtype, stored, split, whole):
 
 
 def _gather_forward(x, dtype, stored, split, whole):
-  return _gather(x, dtype, stored, split, whole), None
+  return _gather(x, dtype=dtype, stored=stored, split=split, whole=whole), None
 
 
 def _gather_backward(dtype, stored, split, whole, _, gradient):

@@ -93,9 +93,10 @@ def plan(span: span_lib.Span, keys: int, sizes: Blocks | None = None) -> Plan:
   last_row = jnp.max(jnp.where(seen, row + 1, 0), axis=-1)
   reach = (first, last, jnp.max(start, axis=-1), jnp.min(end, axis=-1))
   q, k, flags = _walk(first, last, columns)
-  by_query = _pack(q, k, flags, reach, sizes)
+  by_query = _pack(q, k, flags, reach=reach, sizes=sizes)
   k, q, flags = _walk(first_row, last_row, rows)
-  return Plan(by_query, _pack(q, k, flags, reach, sizes), bounds)
+  by_key = _pack(q, k, flags, reach=reach, sizes=sizes)
+  return Plan(by_query, by_key, bounds)
 
 
 def pad(x: Array, size: int) -> Array:
@@ -158,7 +159,7 @@ def _walk(first, last, inner_blocks):
   return outer, inner, jnp.where(live, flags | WORK, 0)
 
 
-def _pack(q, k, flags, reach, sizes):
+def _pack(q, k, flags, *, reach, sizes):
   """Encodes steps as integers, with the flags for work and masking."""
   first, last, inside_from, inside_to = (_pick(x, q) for x in reach)
   work = (first <= k) & (k < last)
