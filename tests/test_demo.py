@@ -46,16 +46,16 @@ class Recorder:
     return self.calls[0][0]
 
 
-def pressed(*made: list[requests.Piece]) -> tuple[handlers.Buttons, Recorder]:
+def pressed(*made: list[requests.Piece]) -> tuple[handlers.Handlers, Recorder]:
   recorder = Recorder(*made)
-  return handlers.Buttons(recorder, tiny.image_sampling()), recorder
+  return handlers.Handlers(recorder, tiny.image_sampling()), recorder
 
 
 @pytest.fixture
-def studio() -> handlers.Buttons:
-  """Buttons that a tiny model answers."""
-  made = backend.Studio(tiny.writer(), tiny.LIMITS, seconds=600.0).make
-  return handlers.Buttons(made, tiny.image_sampling())
+def do() -> handlers.Handlers:
+  """Handlers that a tiny model answers."""
+  made = backend.Backend(tiny.writer(), tiny.LIMITS, seconds=600.0).make
+  return handlers.Handlers(made, tiny.image_sampling())
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_inpaint_orders_the_painted_part():
   opaque = np.full((4, 4, 1), 255, np.uint8)
   background = np.concatenate([tiny.picture(0), opaque], axis=-1)
   painted = {'background': background, 'layers': [layer, clear]}
-  do = handlers.Buttons(make, tiny.image_sampling())
+  do = handlers.Handlers(make, tiny.image_sampling())
   (made,) = do.inpaint(painted, 'a', *DRAWING)
   np.testing.assert_array_equal(made, tiny.picture(1))
   np.testing.assert_array_equal(seen['image'], tiny.picture(0))
@@ -136,12 +136,12 @@ def test_nothing_written_is_said():
   assert recorder.order['document'] == []
 
 
-def test_a_model_does_what_is_ordered(studio):
+def test_a_model_does_what_is_ordered(do):
   drawing = (0, 'ddim', 2, 1.0)
-  first, second = studio.draw('a b', 2, *drawing)
+  first, second = do.draw('a b', 2, *drawing)
   assert first.shape == (tiny.SIDE, tiny.SIDE, 3)
   assert (first != second).any()
-  again, _ = studio.draw('a b', 2, 1, *drawing[1:])
+  again, _ = do.draw('a b', 2, 1, *drawing[1:])
   np.testing.assert_array_equal(again, second)
 
 
@@ -160,7 +160,7 @@ PAINTED = {
     ('edit', lambda do, file: do.edit(file, 'a', *DRAWING)),
     ('inpaint', lambda do, file: do.inpaint(PAINTED, 'a', *DRAWING)),
     ('vary', lambda do, file: do.vary(file, 1.0, '', 1, *DRAWING)),
-    ('tell', lambda do, file: do.write('a', 1, 1.0, *DRAWING)),
+    ('interleave', lambda do, file: do.write('a', 1, 1.0, *DRAWING)),
   ],
 )
 def test_every_button_makes_a_task(file, kind, press):
@@ -170,7 +170,7 @@ def test_every_button_makes_a_task(file, kind, press):
     assert task.kind == kind
     return [[said('a') if kind in ('caption', 'answer') else shown(1)]]
 
-  assert press(handlers.Buttons(make, tiny.image_sampling()), file)
+  assert press(handlers.Handlers(make, tiny.image_sampling()), file)
 
 
 @pytest.mark.parametrize(
@@ -190,10 +190,10 @@ def test_every_button_makes_a_task(file, kind, press):
     ('write', ('a', 1, -1.0), 'expected temperature from 0'),
   ],
 )
-def test_mistakes_are_one_line(studio, button, fields, message):
+def test_mistakes_are_one_line(do, button, fields, message):
   drawing = () if button == 'describe' else (0, 'ddim', 2, 1.0)
   with pytest.raises(command.Exit, match=message) as raised:
-    getattr(studio, button)(*fields, *drawing)
+    getattr(do, button)(*fields, *drawing)
   assert raised.value.code == 2
   assert '\n' not in raised.value.message
 
@@ -260,10 +260,10 @@ def test_numbers_may_come_as_a_browser_writes_them():
   assert type(sampling.guidance) is float
 
 
-def test_paint_of_another_size_is_a_mistake(studio):
+def test_paint_of_another_size_is_a_mistake(do):
   layers = [np.full((tiny.SIDE, tiny.SIDE + 1, 4), 255, np.uint8)]
   with pytest.raises(command.Exit, match='expected paint as large as the picture'):
-    studio.inpaint({**PAINTED, 'layers': layers}, 'a', 0, 'ddim', 2, 1.0)
+    do.inpaint({**PAINTED, 'layers': layers}, 'a', 0, 'ddim', 2, 1.0)
 
 
 class Slow:
@@ -278,9 +278,9 @@ class Slow:
     raise ValueError('expected this, found it; good')
 
 
-def waited_for(slow: Slow, seconds: float) -> backend.Studio:
-  """A studio without a model."""
-  made = backend.Studio.__new__(backend.Studio)
+def waited_for(slow: Slow, seconds: float) -> backend.Backend:
+  """A backend without a model."""
+  made = backend.Backend.__new__(backend.Backend)
   fields = {'model': None, 'limits': slow, 'seconds': seconds}
   made.__dict__.update(fields, _busy=threading.Lock())
   return made
@@ -316,20 +316,20 @@ def test_a_request_that_cannot_begin_leaves_room_for_the_next(monkeypatch):
 
 
 @pytest.mark.parametrize(('seed', 'steps'), [(None, 2), (0, 0), (0, 501)])
-def test_bad_settings_are_one_line(studio, file, seed, steps):
+def test_bad_settings_are_one_line(do, file, seed, steps):
   with pytest.raises(command.Exit, match='expected'):
-    studio.vary(file, 0.5, '', 1, seed, 'ddim', steps, 1.0)
+    do.vary(file, 0.5, '', 1, seed, 'ddim', steps, 1.0)
 
 
-def test_an_edit_without_words_is_a_mistake(studio, file):
+def test_an_edit_without_words_is_a_mistake(do, file):
   with pytest.raises(command.Exit, match='expected words in the question or instr'):
-    studio.edit(file, ' ', 0, 'ddim', 2, 1.0)
+    do.edit(file, ' ', 0, 'ddim', 2, 1.0)
 
 
-def test_a_broken_picture_is_a_mistake(studio, tmp_path):
+def test_a_broken_picture_is_a_mistake(do, tmp_path):
   (tmp_path / 'bad.png').write_bytes(b'none')
   with pytest.raises(command.Exit, match='expected a readable picture'):
-    studio.describe(str(tmp_path / 'bad.png'), '')
+    do.describe(str(tmp_path / 'bad.png'), '')
 
 
 def test_a_defect_keeps_its_traceback():
@@ -337,7 +337,7 @@ def test_a_defect_keeps_its_traceback():
     raise ValueError('a defect')
 
   with pytest.raises(ValueError, match='a defect'):
-    handlers.Buttons(make, tiny.image_sampling()).draw('a', 1, *DRAWING)
+    handlers.Handlers(make, tiny.image_sampling()).draw('a', 1, *DRAWING)
 
 
 def test_a_missing_package_names_what_installs_it(monkeypatch, tmp_path):

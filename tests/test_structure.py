@@ -105,6 +105,18 @@ OTHER_WORDS = tuple(
 )
 """Places whose docstrings still begin with others; to become empty."""
 
+LEFT = {
+  'at random': r'by lot\b',
+  'callback': r'interludes?',
+  'LoopContext': r'surroundings',
+  'SamplingParams': r'wishes',
+  'backend': r'studios?',
+  'handlers': r'buttons(?=\.)|class Buttons',
+  'metadata': r'papers\(|\.papers\b',
+  'skip_broken': r'forgive\w*',
+}
+"""Words of the field, and those that stood for them and do not come back."""
+
 MACHINE_PATH = re.compile(r'(?<![\w.$}])/(work|home|root|tmp|mnt|Users)/\w')
 
 
@@ -324,6 +336,17 @@ def machine_paths(path: str, text: str) -> list[str]:
   ]
 
 
+def words_left(path: str, text: str) -> list[str]:
+  """Words that the field has another one for."""
+  return [
+    f'{path}:{number}: expected {new!r}, found {found[0]!r}'
+    for new, old in LEFT.items()
+    for number, line in enumerate(text.splitlines(), start=1)
+    for found in [re.search(rf'(?<![a-z]){old}', line, re.IGNORECASE)]
+    if found
+  ]
+
+
 OURS = sources(PACKAGE)
 READ = sources(PACKAGE, 'configs', 'launch', 'benchmarks')
 ALL = READ | sources('tests')
@@ -381,6 +404,13 @@ def test_no_paths_of_one_machine():
   others = {path for path in others if path.is_file() and path.suffix != '.pyc'}
   texts = {path.name: path.read_text() for path in others} | ALL
   _none([line for path, text in texts.items() for line in machine_paths(path, text)])
+
+
+def test_words_that_were_left_do_not_come_back():
+  texts = {path.name: path.read_text() for path in ROOT.glob('*.md')} | ALL
+  for path in ('tests/test_structure.py', f'{PACKAGE}/core/renamed.py'):
+    del texts[path]  # which name them
+  _none([line for path, text in texts.items() for line in words_left(path, text)])
 
 
 def test_data_works_without_jax(environment):
@@ -567,6 +597,11 @@ def test_names_can_fail():
 )
 def test_first_words_can_fail(source, complaints):
   assert len(first_words('launch/a.py', source)) == complaints
+
+
+def test_words_left_can_fail():
+  assert len(words_left('a.py', 'by lot\n_forgive()\nclass Interlude:')) == 3
+  assert not words_left('a.py', 'standby lots, at random, the wishing well')
 
 
 def test_machine_paths_can_fail():

@@ -54,7 +54,7 @@ def _serve(folder: pathlib.Path) -> None:
     step = checkpoint_reader.named(place.checkpoints, _STEP.value)
     model = restore.writer(run, place, mesh.single(), step=step)
   built = page.build(
-    backend.Studio(model, limits, _TIME_LIMIT.value).make,
+    backend.Backend(model, limits, _TIME_LIMIT.value).make,
     run.sampling,
     folder,
     title=place.root.resolve().name,

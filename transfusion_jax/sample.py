@@ -50,7 +50,9 @@ _COUNT = flags.DEFINE_integer(
   'count', 4, 'How many images or documents.', *requests_lib.COUNTS
 )
 _ROWS = flags.DEFINE_integer('rows', 16, 'Most requests at a time.', 1, 2**16)
-_SEED = flags.DEFINE_integer('seed', 0, 'Of all that is drawn by lot.', *command.SEEDS)
+_SEED = flags.DEFINE_integer(
+  'seed', 0, 'Of all that is drawn at random.', *command.SEEDS
+)
 _SOLVER = flags.DEFINE_enum(
   'solver', None, ['ddpm', 'ddim', 'dpm2m', 'euler', 'heun'], 'How steps are taken.'
 )
@@ -120,7 +122,7 @@ def _text(asked: list[tuple[requests_lib.Order, tasks.Task]]) -> logits.TextSamp
   """Greedy unless asked else; documents that are written freely are not."""
   temperature = _TEMPERATURE.value
   if temperature is None:
-    temperature = float(any(task.kind == 'tell' for _, task in asked))
+    temperature = float(any(task.kind == 'interleave' for _, task in asked))
   return logits.TextSampling(
     temperature, _TOP_K.value, _TOP_P.value, _MIN_P.value, _LIMIT.value
   )
@@ -193,13 +195,13 @@ def _write(output: pathlib.Path, png: bytes) -> pathlib.Path:
 
 def _tell(task: tasks.Task, found: list[dict[str, str]], output: pathlib.Path) -> None:
   """Prints it: texts as they are, pictures by their files."""
-  if task.kind == 'tell':
+  if task.kind == 'interleave':
     tqdm.tqdm.write(f'document {task.seed - _SEED.value}')
   for each in found:
     said = each['text'] if 'text' in each else str(output / each['image'])
-    tqdm.tqdm.write(f'  {said}' if task.kind == 'tell' else said)
+    tqdm.tqdm.write(f'  {said}' if task.kind == 'interleave' else said)
   if not found:
-    tqdm.tqdm.write('' if task.kind != 'tell' else '  (nothing)')
+    tqdm.tqdm.write('' if task.kind != 'interleave' else '  (nothing)')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""From records to documents: every kind, what is drawn by lot, and what is refused."""
+"""From records to documents: every kind, random choices, and refusals."""
 
 import collections
 import dataclasses

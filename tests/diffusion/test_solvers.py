@@ -140,7 +140,7 @@ def test_one_step_gives_the_prediction(kind):
 
 @pytest.mark.parametrize('kind', ['ddpm', 'ddim', 'dpm2m', 'euler', 'heun'])
 def test_the_last_prediction_is_the_picture(kind):
-  """What strips of denoising end with."""
+  """What denoising trajectories end with."""
   x, keys = noise(2)
   levels = times.strided(4, steps=1000)
 

@@ -54,7 +54,7 @@ class Parrot(writer_lib.Writer):
     self.asked.extend(prompts)
     return np.stack([tiny.picture(self._number(prompt)) for prompt in prompts])
 
-  def strips(self, prompts, keys, sampling, *, stages) -> np.ndarray:
+  def trajectories(self, prompts, keys, sampling, *, stages) -> np.ndarray:
     del keys, sampling
     pictures = [tiny.picture(self._number(prompt)) for prompt in prompts]
     return np.stack([pictures] * stages, axis=1)

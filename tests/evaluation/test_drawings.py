@@ -79,11 +79,11 @@ def test_distances_are_those_of_the_features(source):
   gallery = found.pop('drawings')
   assert isinstance(gallery, report.Gallery)
   assert {tile.good for tile in gallery.tiles} == {None}
-  strips = found.pop('denoising').tiles
-  assert len(strips) == 4
-  for strip, tile in zip(strips, gallery.tiles, strict=False):
-    assert strip.text == tile.text
-    last = strip.picture[:, -tiny.SIDE :].astype(int)
+  trajectories = found.pop('denoising').tiles
+  assert len(trajectories) == 4
+  for trajectory, tile in zip(trajectories, gallery.tiles, strict=False):
+    assert trajectory.text == tile.text
+    last = trajectory.picture[:, -tiny.SIDE :].astype(int)
     assert np.abs(last - tile.picture).max() <= 1
   assert (found['drawn'], found['pictures']) == (16, 30)
   again = dict(evaluate(tiny.writer()))

@@ -7,15 +7,14 @@ from PIL import Image
 
 from configs import base
 from tests import tiny
-from transfusion_jax.data import corpus
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
 from transfusion_jax.evaluation import image_loss
 from transfusion_jax.models import transfusion
 from transfusion_jax.objectives import denoising
 from transfusion_jax.runs import config
 
-SCENES = config.build(
-  corpus.emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes
-)
+SCENES = config.build(emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes)
 COUNT = 5
 
 
@@ -38,7 +37,7 @@ def measured(folder, *, rows=3, seed=0, **changes) -> dict[str, float]:
   made = image_loss.ImageLoss(
     section,
     scenes=SCENES,
-    pictures=corpus.images.ImagesConfig(**images),
+    pictures=image_files.ImagesConfig(**images),
     image_slots=tiny.SLOTS,
     rows=rows,
   )

@@ -9,14 +9,13 @@ import pytest
 
 from configs import base
 from tests import tiny
-from transfusion_jax.data import corpus
+from transfusion_jax.data.emoji import scenes as emoji_scenes
+from transfusion_jax.data.images import image_files
 from transfusion_jax.evaluation import perplexity
 from transfusion_jax.runs import config
 
-SCENES = config.build(
-  corpus.emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes
-)
-PICTURES = config.build(corpus.images.ImagesConfig, base.transfusion().data.images)
+SCENES = config.build(emoji_scenes.EmojiScenesConfig, base.transfusion().data.scenes)
+PICTURES = config.build(image_files.ImagesConfig, base.transfusion().data.images)
 TEXTS = ['a b c', 'd', ' '.join(tiny.WORDS * 7), 'p o n m', 'é a']
 
 

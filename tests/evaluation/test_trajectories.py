@@ -1,4 +1,4 @@
-"""Strips: what a picture is expected to be along its denoising."""
+"""Trajectories: what a picture is expected to be along its denoising."""
 
 import functools
 
@@ -25,8 +25,8 @@ def drawn(settings):
 
 
 @functools.cache
-def strips(stages=3):
-  found = tiny.writer().strips(PROMPTS, keys(), sampling(), stages=stages)
+def trajectories(stages=3):
+  found = tiny.writer().trajectories(PROMPTS, keys(), sampling(), stages=stages)
   assert found.shape == (len(PROMPTS), stages, tiny.SIDE, tiny.SIDE, 3)
   assert found.dtype == np.uint8
   return found.astype(int)
@@ -38,27 +38,27 @@ def off(one, other):
 
 def test_the_last_stage_is_the_picture():
   whole = drawn(sampling())
-  assert off(strips()[:, -1], whole) <= 1
-  assert all(off(strips()[:, k], whole) > 1 for k in range(2))
+  assert off(trajectories()[:, -1], whole) <= 1
+  assert all(off(trajectories()[:, k], whole) > 1 for k in range(2))
 
 
 def test_the_first_stage_is_what_one_step_makes_of_noise():
-  assert off(strips()[:, 0], drawn(sampling('ddim', steps=1))) <= 1
+  assert off(trajectories()[:, 0], drawn(sampling('ddim', steps=1))) <= 1
 
 
 def test_stages_are_steps_evenly_spread():
-  every = strips(stages=STEPS)
+  every = trajectories(stages=STEPS)
   assert all(off(every[0, k], every[0, k + 1]) > 1 for k in range(STEPS - 1))
-  assert off(strips(), every[:, ::2]) <= 1
+  assert off(trajectories(), every[:, ::2]) <= 1
 
 
 def test_a_strip_does_not_depend_on_its_batch():
-  alone = tiny.writer().strips(PROMPTS[1:], keys()[1:], sampling(), stages=3)
-  assert off(strips()[1], alone[0]) <= 1
-  assert off(strips()[0], alone[0]) > 1
+  alone = tiny.writer().trajectories(PROMPTS[1:], keys()[1:], sampling(), stages=3)
+  assert off(trajectories()[1], alone[0]) <= 1
+  assert off(trajectories()[0], alone[0]) > 1
 
 
 @pytest.mark.parametrize('stages', [0, STEPS + 1])
 def test_stages_that_are_no_steps_are_refused(stages):
   with pytest.raises(ValueError, match=f'expected from 1 to {STEPS} stages'):
-    strips(stages=stages)
+    trajectories(stages=stages)

@@ -141,7 +141,7 @@ def told(rows):
 
 def free(seed, pictures, prompts=((),) * 6, writer=None):
   writer = writer or tiny.writer()
-  return writer.tell(prompts, keys(6, seed), SAMPLING, FREE, pictures=pictures)
+  return writer.interleave(prompts, keys(6, seed), SAMPLING, FREE, pictures=pictures)
 
 
 def test_free_continuations_switch_modes_within_the_context():
@@ -218,9 +218,9 @@ def test_what_stands_behind_a_picture_is_what_follows_it_clean():
   request = requests.Request(tiny.LAYOUT.picture_prompt('a b'), keys(1)[0], text, 1)
   first, *rest = writer.write([request], SAMPLING)[0]
   plan = writer._plan([request], SAMPLING, None)
-  rows, wishes = writer._begin([request], plan, 0)
+  rows, params = writer._begin([request], plan, 0)
   rows = mixed.write(
-    writer.model, rows, wishes, None, jnp.int32(9), jnp.int32(99), plan
+    writer.model, rows, params, None, jnp.int32(9), jnp.int32(99), plan
   )
   latents = np.asarray(rows.latents)[0, 0]
   whole = tiny.alone([tiny.prompt(tiny.text('a b'), tiny.image(0))])

@@ -169,7 +169,7 @@ def test_a_count_is_read_and_checked_once(folder, monkeypatch):
 def test_what_a_model_cannot_give_is_not_asked_of_it(folder):
   for order in ({'document': ['a b']}, {'prompt': 'a b'}):
     (task,) = TEXT_ALONE.tasks(order, folder, **GIVEN)
-    assert (task.kind, task.pictures) == ('tell', 0)
+    assert (task.kind, task.pictures) == ('interleave', 0)
     assert task.document == (tiny.text('a b', learn=False),)
   (task,) = tiny.LIMITS.tasks({'document': []}, folder, **GIVEN)
   assert task.pictures == 2

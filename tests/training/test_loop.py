@@ -72,17 +72,17 @@ def fit(tmp_path, batches, act=lambda state: None, every=0, place=None):
         step,
         batches,
         config=config,
-        around=loop.Surroundings(
+        around=loop.LoopContext(
           name='test',
           log=metrics.MetricsLog(path, step=0, board=tmp_path / 'board'),
           checkpoints=kept,
           score=lambda step: None,
-          mend=lambda: None,
+          restore=lambda: None,
           stop=stop,
           account=account,
         ),
         schedule=lambda step: 0.1,
-        interlude=loop.Interlude(every, act),
+        callback=loop.Callback(every, act),
       )
   finally:
     with checkpoint.Checkpoints(directory, config.checkpoints) as kept:

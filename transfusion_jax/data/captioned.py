@@ -49,8 +49,8 @@ class CaptionedPictures:
   def sound(self, numbers: Sequence[int]) -> Iterator[tuple[int, documents.Captioned]]:
     """Those that have picture and caption, each with its number.
 
-    In place of one that lacks either or is broken comes another, drawn by lot, as long
-    as there are any.
+    In place of one that lacks either or is broken comes another, drawn at random, as
+    long as there are any.
 
     Args:
       numbers: those that are wanted, all different.
@@ -95,7 +95,7 @@ class CaptionedPictures:
     ) from last
 
   def _others(self, numbers: Sequence[int]) -> Iterator[int]:
-    """All but these, each once, drawn by lot."""
+    """All but these, each once, drawn at random."""
     taken, random = set(numbers), np.random.default_rng(len(numbers))
     while len(taken) < len(self):
       number = int(random.integers(len(self)))

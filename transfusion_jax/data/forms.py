@@ -1,7 +1,7 @@
 """From a record of a data set to a document: which field is read as what.
 
 A record is a dict of plain values: texts as `str`, pictures as the bytes of a file or
-as pixels, a list where a record holds several. What is drawn by lot (the order of
+as pixels, a list where a record holds several. What is drawn at random (the order of
 picture and caption, whether the caption is left out, which of several captions, where a
 picture is cropped) comes from a generator that belongs to the document, so that it is
 the same whoever makes it, whenever.

@@ -37,7 +37,7 @@ NAMED = 20
 """Broken documents of a source and a shard whose names are logged."""
 
 LEAST = 20
-"""Broken documents of a source that a shard forgives in every pass."""
+"""Broken documents of a source that a shard skips in every pass."""
 
 PASSES = 20
 """Passes through a source in which a shard finds nothing before it gives up."""
@@ -233,7 +233,7 @@ class Mixture:
         said.add(known)
         log.info(f'data.sources.{name}: passed over: {error}')
     else:
-      self._forgive(name, error)
+      self._skip_broken(name, error)
     self._idle[name] += 1
     if self._idle[name] > max(LEAST, PASSES * member.size):
       raise ValueError(
@@ -241,7 +241,7 @@ class Mixture:
         f'{self._idle[name]} documents, the last: {error}; mend it, or leave it out'
       )
 
-  def _forgive(self, name: str, error: ValueError) -> None:
+  def _skip_broken(self, name: str, error: ValueError) -> None:
     count, member = self._counts[name], self._members[name]
     number, place = divmod(count['next'] - 1, member.size)
     if number != count['pass']:
@@ -254,7 +254,7 @@ class Mixture:
     check_broken(name, error, count['broken'], of=of, allowed=self._allowed)
 
 
-def forgive(
+def skip_broken(
   name: str, error: ValueError, broken: int, *, of: int, allowed: float
 ) -> None:
   """Leaves a broken document out; args and errors as `check_broken`."""

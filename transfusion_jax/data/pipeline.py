@@ -300,7 +300,7 @@ def _iterate(config: DataConfig, make, stack, rows) -> grain.DatasetIterator:
 def laid_out(
   config: DataConfig, plan: layout.Layout, document: documents.Document
 ) -> list[layout.Sequence]:
-  """A document as sequences that fit into rows, as the config wishes.
+  """A document as sequences that fit into rows, as the config says.
 
   Raises:
     ValueError: it does not fit, or (`documents.Unsuited`) has images where rows hold

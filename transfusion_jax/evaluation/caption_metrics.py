@@ -32,8 +32,8 @@ class CaptionsConfig:
   Attributes:
     kind: tells this evaluator from the others.
     source: pictures with captions.
-    pictures: how many, by lot; 0: all of them. CIDEr weighs words by how many of these
-      pictures they are said of, so that it belongs to the set.
+    pictures: how many, at random; 0: all of them. CIDEr weighs words by how many of
+      these images they are said of, so that it belongs to the set.
     limit: tokens of a caption at most.
     shown: captions in the report.
     seed: of the choice.
@@ -104,7 +104,7 @@ class Captions:
     yield from scores(said, references).items()
     yield 'pictures', float(len(said))
     if tiles:
-      note = 'The first pictures, as they were drawn by lot; none was chosen.'
+      note = 'The first pictures, as they were drawn at random; none was chosen.'
       yield 'captions', report.Gallery('Captions of held-out pictures', note, tiles)
 
 

@@ -3,7 +3,8 @@
 One drawing for every caption serves all measures: the distance between the set of
 drawings and a set of pictures (`frechet.py`), by the features of a network
 (`features.py`), and how well each drawing suits its caption (`clip_score.py`). The
-protocol of papers on MS-COCO is 30,000 captions drawn by lot from its validation set.
+protocol of papers on MS-COCO is 30,000 captions drawn at random from its validation
+set.
 """
 
 import dataclasses
@@ -36,8 +37,8 @@ class DrawingsConfig:
   Attributes:
     kind: tells this evaluator from the others.
     source: pictures with captions.
-    prompts: captions that are drawn, one of each picture and drawn by lot.
-    pictures: that the drawings are compared with, by lot as well; 0: all of the source.
+    prompts: captions that are drawn, one of each picture and drawn at random.
+    pictures: that the drawings are compared with, at random too; 0: all of the source.
     features: the network whose features are compared.
     subsets: of pictures, for the kernel distance; 100 as a rule.
     subset: pictures of each; 1,000 as a rule.
@@ -131,7 +132,7 @@ class Drawings:
     if self._clip is not None:
       yield 'clip_score', float(np.mean(np.concatenate(ratings)))
     if tiles:
-      note = 'The first captions, as they were drawn by lot; none was chosen.'
+      note = 'The first captions, as they were drawn at random; none was chosen.'
       yield 'drawings', report.Gallery('Drawings of held-out captions', note, tiles)
       yield 'denoising', trajectories.gallery(writer, prompts, keys, self._sampling)
 
@@ -149,7 +150,7 @@ class Drawings:
     yield 'pictures', float(len(real))
 
   def _prompts(self) -> list[str]:
-    """A caption of every picture that was chosen, of several one by lot."""
+    """A caption of every picture that was chosen, of several one at random."""
     found = []
     for number, each in self._held.sound(self._asked):
       captions = each.captions

@@ -1,6 +1,6 @@
 """Held-out documents of a run's own data, for evaluators that name no source.
 
-They are drawn by lot, the same whenever they are asked for, from the split 'test' of
+They are drawn at random, the same whenever they are asked for, from the split 'test' of
 every source in turn. What cannot be read is left out; what an evaluator cannot use is
 passed over.
 """
@@ -108,7 +108,7 @@ class OwnDocuments:
         missed[name] += 1
 
   def _turns(self) -> Iterator[tuple[str, int]]:
-    """Sources and numbers of documents, drawn by lot."""
+    """Sources and numbers of documents, drawn at random."""
     drawn = {}
     for name, opened in self._opened.items():
       random = np.random.default_rng(self._seed)

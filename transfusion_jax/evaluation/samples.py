@@ -134,7 +134,7 @@ class Samples:
       for (given, true), picture in zip(asked, drawn, strict=True)
     ]
     note = (
-      'Prompts that were not trained on, drawn by lot. Left: what the model draws. '
+      'Prompts that were not trained on, drawn at random. Left: what the model draws. '
       'Right: the image that belongs to the prompt in the data.'
     )
     return report.Gallery('Drawings of held-out prompts', note, tiles)
@@ -161,8 +161,8 @@ class Samples:
         )
       )
     note = (
-      'Images that were not trained on, drawn by lot: what the model says of them, and '
-      'what the data says.'
+      'Images that were not trained on, drawn at random: what the model says of them, '
+      'and what the data says.'
     )
     return report.Gallery('Captions of held-out images', note, tiles)
 

@@ -1,4 +1,4 @@
-"""Denoising strips: what a model expects pictures to be while it draws them."""
+"""Denoising trajectories: what a model expects pictures to be while it draws them."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,12 @@ def gallery(
   keys: writer_lib.Keys,
   sampling: denoise.ImageSampling,
 ) -> report.Gallery:
-  """Strips of the first prompts, from left to right; they end in what `draw` draws."""
+  """Trajectories of the first prompts, left to right; the last is what `draw` draws."""
   prompts, stages = prompts[:_COUNT], min(_STAGES, sampling.steps)
-  strips = writer.strips(prompts, keys[:_COUNT], sampling, stages=stages)
+  trajectories = writer.trajectories(prompts, keys[:_COUNT], sampling, stages=stages)
   tiles = [
-    report.Tile(joined(strip), prompt, good=None)
-    for strip, prompt in zip(strips, prompts, strict=True)
+    report.Tile(joined(trajectory), prompt, good=None)
+    for trajectory, prompt in zip(trajectories, prompts, strict=True)
   ]
   note = (
     'What the model expects the picture to be, at steps evenly spread from pure noise '

@@ -80,12 +80,12 @@ class Engine:
     # With stop strings rows may wait in the middle of a text while others draw, and are
     # written to, behind their end, by what those read.
     slack = self.block if stop and plan.draws else 0
-    rows, wishes = self._begin(requests, plan, slack)
+    rows, params = self._begin(requests, plan, slack)
     anchor = None if given is None else self._anchor(given)
     step = functools.partial(
       programs.on_mesh(self.mesh).write,
       self.model,
-      wishes=wishes,
+      params=params,
       anchor=anchor,
       plan=plan,
     )
@@ -100,7 +100,7 @@ class Engine:
       rows = dataclasses.replace(rows, mode=mode)
     return [requests_lib.cut(pieces, stop) for pieces in self._pieces(rows)]
 
-  def strip(
+  def trajectory(
     self,
     requests: Sequence[requests_lib.Request],
     sampling: denoise.ImageSampling,
@@ -124,9 +124,9 @@ class Engine:
       )
     self._check(requests)
     plan = self._plan(requests, sampling, None)
-    rows, wishes = self._begin(requests, plan, 0)
-    program = programs.on_mesh(self.mesh).strip
-    return self._decode(program(self.model, rows, wishes, stages, plan))
+    rows, params = self._begin(requests, plan, 0)
+    program = programs.on_mesh(self.mesh).trajectory
+    return self._decode(program(self.model, rows, params, stages, plan))
 
   def score(
     self,
@@ -227,11 +227,11 @@ class Engine:
           '(data.image_slots=0), found a picture; leave it out'
         )
 
-  def _plan(self, requests, sampling, given) -> mixed.Plan:
+  def _plan(self, requests, sampling, given) -> mixed.SamplingPlan:
     special = self.tokenizer.special
     filters = [(r.text.top_k, r.text.top_p, r.text.min_p) for r in requests]
     begin = 1.0 if given is None else given.strength
-    return mixed.Plan(
+    return mixed.SamplingPlan(
       drawing=denoise.Drawing(self.latents, self.path, self.target, sampling, begin),
       writes=any(request.text.limit for request in requests),
       draws=any(request.pictures for request in requests),
@@ -244,8 +244,8 @@ class Engine:
     )
 
   def _begin(
-    self, requests, plan: mixed.Plan, slack: int
-  ) -> tuple[mixed.Rows, mixed.Wishes]:
+    self, requests, plan: mixed.SamplingPlan, slack: int
+  ) -> tuple[mixed.Rows, mixed.SamplingParams]:
     """Reads the prompts and sets up what is written behind them."""
     texts = [request.text for request in requests]
     limits = np.array([min(text.limit, self.context) for text in texts], np.int32)
@@ -273,7 +273,7 @@ class Engine:
     allowed = np.zeros((self.model.table,), bool)
     allowed[: self.tokenizer.base_size] = True
     allowed[[plan.eos, plan.boi]] = True
-    return rows, requests_lib.wishes(requests, limits, jnp.asarray(allowed))
+    return rows, requests_lib.sampling_params(requests, limits, jnp.asarray(allowed))
 
   def _opened(self, prompt: layout.Sequence) -> bool:
     return bool(prompt.tokens[-1] == self.tokenizer.special.boi)

@@ -55,7 +55,7 @@ class Rows:
 
 
 @tree.struct
-class Wishes:
+class SamplingParams:
   """What is asked for.
 
   Attributes:
@@ -76,7 +76,7 @@ class Wishes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
   """All that is compiled for.
 
   Attributes:
@@ -105,18 +105,18 @@ class Plan:
 def write(
   model: transfusion.Transfusion,
   rows: Rows,
-  wishes: Wishes,
+  params: SamplingParams,
   anchor: denoise.Anchor | None,
   turns: Int[Array, ''],
   stride: Int[Array, ''],
-  plan: Plan,
+  plan: SamplingPlan,
 ) -> Rows:
   """Continues every row until it is done.
 
   Args:
     model: the model.
     rows: prompts that were read, in the mode in which they begin.
-    wishes: what is asked for.
+    params: what is asked for.
     anchor: what is given of the pictures, if anything.
     turns: most changes from text to pictures; the rest is done by calling again.
     stride: most tokens that a row writes before each of them.
@@ -131,11 +131,11 @@ def write(
   def body(carry):
     turn, rows = carry
     if plan.writes:
-      rows = _write_text(model, rows, wishes, stride, plan)
+      rows = _write_text(model, rows, params, stride, plan)
     if plan.draws:
       rows = jax.lax.cond(
         jnp.any(rows.mode == IMAGE),
-        lambda rows: _draw(model, rows, wishes, anchor, plan),
+        lambda rows: _draw(model, rows, params, anchor, plan),
         lambda rows: rows,
         rows,
       )
@@ -144,50 +144,56 @@ def write(
   return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
 
 
-def strip(
-  model: transfusion.Transfusion, rows: Rows, wishes: Wishes, stages: int, plan: Plan
+def trajectory(
+  model: transfusion.Transfusion,
+  rows: Rows,
+  params: SamplingParams,
+  stages: int,
+  plan: SamplingPlan,
 ) -> Float[Array, 'b s h w c']:
-  """What `write` expects pictures to be along their denoising (`image.strip`).
+  """What `write` expects pictures to be along their denoising (`denoise.trajectory`).
 
   Args:
     model: the model.
     rows: prompts that were read; each has just opened a picture.
-    wishes: what is asked for.
+    params: what is asked for.
     stages: predictions that are kept.
     plan: all that is compiled for.
   """
   model = model.unstacked()
   null = _null(model, rows.mode.shape[0], rows.session.room, plan)
-  keys = _picture_keys(rows, wishes)
-  return denoise.strip(model, rows.session, null, keys, plan.drawing, stages)
+  keys = _picture_keys(rows, params)
+  return denoise.trajectory(model, rows.session, null, keys, plan.drawing, stages)
 
 
-def _write_text(model, rows: Rows, wishes: Wishes, stride, plan: Plan) -> Rows:
+def _write_text(
+  model, rows: Rows, params: SamplingParams, stride, plan: SamplingPlan
+) -> Rows:
   def going(carry):
     index, rows = carry
     return (index < stride) & jnp.any(rows.mode == TEXT)
 
   def body(carry):
     index, rows = carry
-    return index + 1, _write_token(model, rows, wishes, plan)
+    return index + 1, _write_token(model, rows, params, plan)
 
   return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
 
 
-def _write_token(model, rows: Rows, wishes: Wishes, plan: Plan) -> Rows:
+def _write_token(model, rows: Rows, params: SamplingParams, plan: SamplingPlan) -> Rows:
   """Chooses the next token of every row that writes, and reads it."""
   active, length = rows.mode == TEXT, rows.session.length
-  keys = jax.vmap(jax.random.fold_in)(wishes.text_keys, rows.count)
-  logits = jnp.where(wishes.allowed[None], rows.session.logits, -jnp.inf)
-  token = logits_lib.choose(keys, logits, wishes.choices, filtered=plan.filtered)
+  keys = jax.vmap(jax.random.fold_in)(params.text_keys, rows.count)
+  logits = jnp.where(params.allowed[None], rows.session.logits, -jnp.inf)
+  token = logits_lib.choose(keys, logits, params.choices, filtered=plan.filtered)
   each = jnp.arange(active.shape[0])
   chosen = jnp.where(active, token, -1)
   tokens = rows.tokens.at[each, rows.count].set(chosen, mode='drop')
   count = rows.count + active.astype(jnp.int32)
   picture = length + _patches(model, plan) + 2 <= plan.context
-  opens = active & (token == plan.boi) & (rows.drawn < wishes.pictures) & picture
+  opens = active & (token == plan.boi) & (rows.drawn < params.pictures) & picture
   ends = (token == plan.eos) | ((token == plan.boi) & ~opens)
-  full = ~opens & ((count >= wishes.limit) | (length + 1 >= plan.context))
+  full = ~opens & ((count >= params.limit) | (length + 1 >= plan.context))
   reads = active & ~ends & ~full
   mode = jnp.where(active & ~reads, DONE, jnp.where(opens, IMAGE, rows.mode))
   session = session_lib.read_text(
@@ -198,14 +204,16 @@ def _write_token(model, rows: Rows, wishes: Wishes, plan: Plan) -> Rows:
   )
 
 
-def _draw(model, rows: Rows, wishes: Wishes, anchor, plan: Plan) -> Rows:
+def _draw(
+  model, rows: Rows, params: SamplingParams, anchor, plan: SamplingPlan
+) -> Rows:
   """Draws a picture in every row that has opened one, and goes on behind it."""
-  active, keys = rows.mode == IMAGE, _picture_keys(rows, wishes)
+  active, keys = rows.mode == IMAGE, _picture_keys(rows, params)
   latents = _draw_some(model, rows.session, keys, active, anchor, plan)
   slots = rows.latents.shape[1]
   each, slot = jnp.arange(active.shape[0]), jnp.where(active, rows.drawn, slots)
   behind = rows.session.length + _patches(model, plan) + 1
-  goes_on = active & (rows.count < wishes.limit) & (behind < plan.context)
+  goes_on = active & (rows.count < params.limit) & (behind < plan.context)
 
   def enter(session):
     session = session_lib.read_image(model, session, latents, goes_on)
@@ -225,11 +233,11 @@ def _draw(model, rows: Rows, wishes: Wishes, anchor, plan: Plan) -> Rows:
   )
 
 
-def _picture_keys(rows: Rows, wishes: Wishes) -> Key[Array, ' b']:
-  return jax.vmap(jax.random.fold_in)(wishes.image_keys, rows.drawn)
+def _picture_keys(rows: Rows, params: SamplingParams) -> Key[Array, ' b']:
+  return jax.vmap(jax.random.fold_in)(params.image_keys, rows.drawn)
 
 
-def _draw_some(model, session, keys, active, anchor, plan: Plan):
+def _draw_some(model, session, keys, active, anchor, plan: SamplingPlan):
   """Pictures of the rows that are active, so many at a time as keep a device busy."""
   b, drawing = active.shape[0], plan.drawing
   size = min(b, group(_patches(model, plan), guided=drawing.sampling.guided))
@@ -257,7 +265,7 @@ def group(patches: int, *, guided: bool) -> int:
   return devices * max(1, _BUSY // (patches * (2 if guided else 1)))
 
 
-def _null(model, rows: int, length: int, plan: Plan) -> session_lib.Session:
+def _null(model, rows: int, length: int, plan: SamplingPlan) -> session_lib.Session:
   tokens = jnp.broadcast_to(
     jnp.asarray(plan.null, jnp.int32)[None], (rows, len(plan.null))
   )
@@ -273,5 +281,5 @@ def _null(model, rows: int, length: int, plan: Plan) -> session_lib.Session:
   return session_lib.read(model, prompts, length=length)
 
 
-def _patches(model, plan: Plan) -> int:
+def _patches(model, plan: SamplingPlan) -> int:
   return model.patches(plan.drawing.shape[:2])

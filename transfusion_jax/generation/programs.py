@@ -19,7 +19,7 @@ class Programs:
   read: Callable
   score: Callable
   write: Callable
-  strip: Callable
+  trajectory: Callable
   encode: Callable
   decode: Callable
 
@@ -32,20 +32,20 @@ def on_mesh(mesh: Mesh | None) -> Programs:
   def read(model, prompts, length):
     return session_lib.read(model, prompts, length=length)
 
-  def write(model, rows, wishes, anchor, turns, stride, plan):
-    return mixed.write(model, rows, wishes, anchor, turns, stride, plan)
+  def write(model, rows, params, anchor, turns, stride, plan):
+    return mixed.write(model, rows, params, anchor, turns, stride, plan)
 
-  def strip(model, rows, wishes, stages, plan):
-    return mixed.strip(model, rows, wishes, stages, plan)
+  def trajectory(model, rows, params, stages, plan):
+    return mixed.trajectory(model, rows, params, stages, plan)
 
   written = jax.jit(on(write), static_argnums=(6,), donate_argnums=(1,))
   return Programs(
     read=jax.jit(on(read), static_argnums=(2,)),
     score=jax.jit(on(session_lib.score)),
-    write=lambda model, *, rows, wishes, anchor, turns, stride, plan: written(
-      model, rows, wishes, anchor, turns, stride, plan
+    write=lambda model, *, rows, params, anchor, turns, stride, plan: written(
+      model, rows, params, anchor, turns, stride, plan
     ),
-    strip=jax.jit(on(strip), static_argnums=(3, 4)),
+    trajectory=jax.jit(on(trajectory), static_argnums=(3, 4)),
     encode=jax.jit(lambda codec, pixels: codec.encode(pixels)),
     decode=jax.jit(lambda codec, latents: codec.decode(latents)),
   )

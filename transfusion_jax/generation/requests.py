@@ -21,7 +21,7 @@ class Request:
 
   Attributes:
     prompt: its beginning; one that ends in BOI goes on with a picture.
-    key: of all that is drawn by lot.
+    key: of all that is drawn at random.
     text: how text is written.
     pictures: most pictures that are drawn; with the next one the document ends.
   """
@@ -82,9 +82,9 @@ class Given:
         )
 
 
-def wishes(
+def sampling_params(
   requests: Sequence[Request], limits: np.ndarray, allowed: Bool[Array, ' v']
-) -> mixed.Wishes:
+) -> mixed.SamplingParams:
   """What the sampler is told of all requests; `limits` are those of their tokens."""
   texts = [request.text for request in requests]
   keys = jnp.stack([request.key for request in requests])
@@ -97,7 +97,7 @@ def wishes(
     top_p=jnp.asarray([text.top_p for text in texts], jnp.float32),
     min_p=jnp.asarray([text.min_p for text in texts], jnp.float32),
   )
-  return mixed.Wishes(
+  return mixed.SamplingParams(
     text_keys=text_keys,
     image_keys=image_keys,
     choices=choices,

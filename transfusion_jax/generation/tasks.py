@@ -3,7 +3,7 @@
 draw      a prompt to a picture             caption  a picture to a text
 answer    a picture and a question          edit     a picture and an instruction
 inpaint   a picture, a mask and a prompt    vary     a picture like the one given
-tell      a document of text and pictures, continued
+interleave  a document of text and pictures, continued
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from transfusion_jax.data.rows import layout
 from transfusion_jax.generation import logits, requests, writer
 from transfusion_jax.generation.samplers import denoise
 
-Kind = Literal['draw', 'caption', 'answer', 'edit', 'inpaint', 'vary', 'tell']
+Kind = Literal['draw', 'caption', 'answer', 'edit', 'inpaint', 'vary', 'interleave']
 
-WRITES = ('caption', 'answer', 'tell')
+WRITES = ('caption', 'answer', 'interleave')
 """Kinds that give text."""
 
 
@@ -31,12 +31,12 @@ class Task:
   Attributes:
     kind: of task.
     words: the prompt, question or instruction; may be empty but for `answer`, `edit`.
-    picture: what is described or changed; None for `draw` and `tell`.
+    picture: what is described or changed; None for `draw` and `interleave`.
     mask: of `inpaint`, True where the picture is drawn anew.
     strength: of `vary`, above 0 and up to 1.
-    document: of `tell`, how it begins.
-    pictures: of `tell`, most pictures that are drawn.
-    seed: of all that is drawn by lot.
+    document: of `interleave`, how it begins.
+    pictures: of `interleave`, most pictures that are drawn.
+    seed: of all that is drawn at random.
   """
 
   kind: Kind
@@ -56,7 +56,7 @@ def prompt(task: Task, made: layout.Layout) -> layout.Sequence:
     ValueError: the tokenizer does not know a word.
   """
   match task.kind:
-    case 'tell':
+    case 'interleave':
       return made.prompt(task.document, open_image=False)
     case 'caption':
       return made.caption_prompt(task.picture)
@@ -121,7 +121,7 @@ def _batch(model, tasks, sampling, text, stop) -> list[list[requests.Piece]]:
 
 
 def _pictures(task: Task) -> int:
-  if task.kind == 'tell':
+  if task.kind == 'interleave':
     return task.pictures
   return int(task.kind not in WRITES)
 

@@ -43,7 +43,7 @@ class Writer(engine.Engine):
     written = self.write(_pictures(prompts, keys), sampling, given=given)
     return np.stack([pieces[0].picture for pieces in written])
 
-  def strips(
+  def trajectories(
     self,
     prompts: Sequence[str],
     keys: Keys,
@@ -61,7 +61,7 @@ class Writer(engine.Engine):
         first to the last; that one is the picture itself.
     """
     found = [self.layout.picture_prompt(prompt) for prompt in prompts]
-    return self.strip(_pictures(found, keys), sampling, stages=stages)
+    return self.trajectory(_pictures(found, keys), sampling, stages=stages)
 
   def caption(
     self,
@@ -103,7 +103,7 @@ class Writer(engine.Engine):
 
     Args:
       prompts: beginnings, pictures and all.
-      keys: one per prompt; None where nothing is drawn by lot.
+      keys: one per prompt; None where nothing is drawn at random.
       text: how text is written.
       limit: most tokens, if fewer than those of `text`.
       stop: strings before which to end.
@@ -172,7 +172,7 @@ class Writer(engine.Engine):
     found = [self.layout.picture_prompt(prompt) for prompt in prompts]
     return self.draw_after(found, keys, sampling, given=given)
 
-  def tell(
+  def interleave(
     self,
     beginnings: Sequence[documents.Document],
     keys: Keys,

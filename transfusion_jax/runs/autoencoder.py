@@ -39,7 +39,7 @@ def train(
       run,
       trainer,
       lambda s: input_lib.pictures(run, devices, s),
-      loop.Interlude(0, lambda _: None),
+      loop.Callback(0, lambda _: None),
     ),
     place,
     stop,

@@ -63,7 +63,7 @@ def train(
   if run.data.image_slots:
     frozen = restore.codec_from(directory, devices, deviation=run.autoencoder.deviation)
   trainer = build.trainer(run, devices)
-  interlude = loop.Interlude(
+  callback = loop.Callback(
     max(run.evaluation.every, 0), _evaluation(run, place, devices, frozen, stop)
   )
   outcome = stage.run(
@@ -72,7 +72,7 @@ def train(
       run,
       trainer,
       lambda s: input_lib.documents(run, devices, frozen, s),
-      interlude,
+      callback,
     ),
     place,
     stop,
@@ -83,7 +83,7 @@ def train(
   if not run.evaluation.in_training:
     log.info(f'done: {place.root}')
     return
-  interlude(outcome.state)
+  callback(outcome.state)
   stages.leave_if_stopped(stop)
   if processes.leads():
     _report(run, place, _facts(run, trainer), outcome.seconds, command_line)

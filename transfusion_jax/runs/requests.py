@@ -42,8 +42,8 @@ _FIELDS: dict[frozenset[str], tasks.Kind] = {
   frozenset({'image', 'mask', 'prompt'}): 'inpaint',
   frozenset({'image', 'strength'}): 'vary',
   frozenset({'image', 'strength', 'prompt'}): 'vary',
-  frozenset({'document'}): 'tell',
-  frozenset({'document', 'pictures'}): 'tell',
+  frozenset({'document'}): 'interleave',
+  frozenset({'document', 'pictures'}): 'interleave',
 }
 _TYPES = {
   **dict.fromkeys(('prompt', 'image', 'question', 'instruction', 'mask'), str),

@@ -62,7 +62,7 @@ def _check_autoencoder(place: workdir.Workdir, nested: workdir.Workdir) -> None:
 
 
 def prepare(
-  name: str, run: config.Run, trainer: build.Trainer, feed, interlude: loop.Interlude
+  name: str, run: config.Run, trainer: build.Trainer, feed, callback: loop.Callback
 ) -> stage.Stage:
   """A stage that `training.stage.run` takes, with its frozen parameters placed.
 
@@ -71,7 +71,7 @@ def prepare(
     run: what is trained.
     trainer: of the run, on its mesh.
     feed: makes the data from its state.
-    interlude: what comes between two steps.
+    callback: what comes between two steps.
   """
   frozen = build.placed_frozen(run, trainer)
 
@@ -89,7 +89,7 @@ def prepare(
     saved_first=bool(run.start.checkpoint),
     step=lambda state, batch: trainer.step(state, batch, *frozen),
     schedule=trainer.parts.schedule,
-    interlude=interlude,
+    callback=callback,
     feed=feed,
   )
 

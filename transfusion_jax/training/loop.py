@@ -71,7 +71,7 @@ class Batches(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Interlude:
+class Callback:
   """Callback between steps that does not change the state, such as an evaluation.
 
   Attributes:
@@ -92,7 +92,7 @@ class Interlude:
 
 
 @dataclasses.dataclass(frozen=True)
-class Surroundings:
+class LoopContext:
   """Outputs and signals of the training loop.
 
   Attributes:
@@ -100,7 +100,7 @@ class Surroundings:
     log: writer of `metrics.jsonl`.
     checkpoints: checkpoints of the run.
     score: returns the score of a step that decides if its checkpoint is kept.
-    mend: restores files that are missing in the work directory.
+    restore: restores files that are missing in the work directory.
     stop: stop request, checked by all processes before every step.
     account: time of the run by activity, including earlier parts.
   """
@@ -109,7 +109,7 @@ class Surroundings:
   log: metrics.MetricsLog
   checkpoints: checkpoint.Checkpoints
   score: Callable[[int], float | None]
-  mend: Callable[[], None]
+  restore: Callable[[], None]
   stop: preemption.Stop
   account: goodput.Account
 
@@ -120,9 +120,9 @@ def fit(
   batches: Batches,
   *,
   config: TrainConfig,
-  around: Surroundings,
+  around: LoopContext,
   schedule: Callable[[int], Any],
-  interlude: Interlude,
+  callback: Callback,
 ) -> state_lib.TrainState:
   """Trains until `config.steps` or a stop request; saves and returns the last state.
 
@@ -133,7 +133,7 @@ def fit(
     config: length of the run, and intervals.
     around: outputs and signals.
     schedule: learning rate by step, for the log.
-    interlude: callback between steps, not called after the last; its time does not
+    callback: callback between steps, not called after the last; its time does not
       count in the logged speed.
 
   Raises:
@@ -158,9 +158,9 @@ def fit(
         around.checkpoints.poll()
       if done == config.steps:
         break
-      if interlude.every and done % interlude.every == 0:
+      if callback.every and done % callback.every == 0:
         with account.on('evaluation'), lines.left_out():
-          interlude(state)
+          callback(state)
       if done % config.checkpoints.every == 0:
         _save(state, batches, around)
     if lines.pending:
@@ -190,7 +190,7 @@ def _next(batches: Batches) -> tuple[Any, Exception | None]:
     return None, error
 
 
-def _leave(trouble: Exception, done: int, around: Surroundings) -> None:
+def _leave(trouble: Exception, done: int, around: LoopContext) -> None:
   """Ends a run whose data has failed, after its last step was saved.
 
   Raises:
@@ -214,7 +214,7 @@ class _Lines:
     self,
     batches: Batches,
     config: TrainConfig,
-    around: Surroundings,
+    around: LoopContext,
     *,
     schedule: Callable[[int], Any],
   ):
@@ -259,9 +259,9 @@ class _Lines:
     return _postfix(values, f'{speed:,.0f} {unit}/s')
 
 
-def _save(state: state_lib.TrainState, batches: Batches, around: Surroundings) -> None:
+def _save(state: state_lib.TrainState, batches: Batches, around: LoopContext) -> None:
   with around.account.on('save'):
-    around.mend()
+    around.restore()
     progress = {'data': batches.get_state(), 'seconds': around.account.seconds}
     around.checkpoints.save(state, progress, around.score(int(state.step)))
 
@@ -283,7 +283,7 @@ def _check_end(done: int, config: TrainConfig) -> None:
     )
 
 
-def _check_saved(done: int, around: Surroundings) -> None:
+def _check_saved(done: int, around: LoopContext) -> None:
   if around.checkpoints.trouble:
     raise command.Exit(
       2,

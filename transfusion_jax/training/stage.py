@@ -36,7 +36,7 @@ class Stage:
       may create another one after a restart.
     step: jitted step.
     schedule: learning rate by step.
-    interlude: callback between steps.
+    callback: callback between steps.
     feed: creates the feed, from its state in a checkpoint or from the beginning (None).
   """
 
@@ -48,7 +48,7 @@ class Stage:
   saved_first: bool
   step: step_lib.Step
   schedule: Callable[[int], Any]
-  interlude: loop.Interlude
+  callback: loop.Callback
   feed: Callable[[dict[str, Any] | None], feed.Feed]
 
 
@@ -78,7 +78,7 @@ def run(
     held: lock of the work directory.
   """
   held.check()
-  kept, papers = stage.config.checkpoints, place.papers()
+  kept, metadata = stage.config.checkpoints, place.metadata()
   with (
     goodput.Account() as account,
     checkpoint.Checkpoints(
@@ -96,14 +96,14 @@ def run(
     account.add({'lost': _lost(place, kept_seconds)})
     metrics.keep(place.evaluation, until=step)
     lines = metrics.MetricsLog(place.metrics, step=step, board=place.board('training'))
-    around = loop.Surroundings(
+    around = loop.LoopContext(
       name=stage.name,
       log=lines,
       checkpoints=checkpoints,
       score=lambda step: scores.of(
         place.evaluation, lines.last, step=step, name=kept.score
       ),
-      mend=lambda: (held.check(), place.mend(papers)),
+      restore=lambda: (held.check(), place.restore(metadata)),
       stop=stop,
       account=account,
     )
@@ -114,7 +114,7 @@ def run(
       config=stage.config,
       around=around,
       schedule=stage.schedule,
-      interlude=stage.interlude,
+      callback=stage.callback,
     )
     log.info(f'{stage.name}, time: {goodput.shares(account.seconds)}')
     return Outcome(state, account.seconds)

@@ -176,19 +176,19 @@ class Workdir:
     """Records that a step is on disk; see `saved`."""
     sealed_json.write(self.saved, {'step': step})
 
-  def papers(self) -> dict[str, str]:
+  def metadata(self) -> dict[str, str]:
     """Texts of the files that identify the run, by name."""
     return {path.name: path.read_text() for path in (self.config, self.contents)}
 
-  def mend(self, papers: dict[str, str]) -> None:
-    """Restores missing files of `papers`, for example after the folder was deleted."""
-    gone = [name for name in papers if not (self.root / name).exists()]
+  def restore(self, metadata: dict[str, str]) -> None:
+    """Restores missing files of `metadata`, as after the folder was deleted."""
+    gone = [name for name in metadata if not (self.root / name).exists()]
     if not gone or not processes.leads():
       return
     try:
       self.root.mkdir(parents=True, exist_ok=True)
       for name in gone:
-        sealed_json.replace(self.root / name, papers[name])
+        sealed_json.replace(self.root / name, metadata[name])
     except OSError as error:
       log.warning(f'{self.root} cannot be written to: {error}')
     else:

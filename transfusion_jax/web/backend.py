@@ -19,7 +19,7 @@ _Value = TypeVar('_Value')
 
 
 @dataclasses.dataclass(frozen=True)
-class Studio:
+class Backend:
   """A trained model that does what a page orders, one order at a time.
 
   Attributes:

@@ -36,7 +36,7 @@ CHARACTERS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Buttons:
+class Handlers:
   """What the buttons do with the values of the fields.
 
   All raise `command.Exit` for what the user can mend. `drawing` is the seed, the

@@ -71,7 +71,7 @@ def build(
     draws: whether there are pictures; else text is all that there is.
   """
   found = gradio(folder)
-  do = handlers.Buttons(make, sampling)
+  do = handlers.Handlers(make, sampling)
   # Every hour, files older than a day go.
   with found.Blocks(
     title=title, analytics_enabled=False, delete_cache=(3600, 86400)
@@ -172,7 +172,7 @@ def _drawing(found, sampling: denoise.ImageSampling, levels: int) -> list[Any]:
   ]
 
 
-def _draw_tab(found, do: handlers.Buttons, drawing: list[Any]) -> None:
+def _draw_tab(found, do: handlers.Handlers, drawing: list[Any]) -> None:
   with found.Tab('Draw'):
     prompt = found.Textbox(label='Prompt', placeholder='anything, if left empty')
     count = found.Slider(*handlers.COUNTS, value=4, step=1, label='Pictures')
@@ -180,7 +180,7 @@ def _draw_tab(found, do: handlers.Buttons, drawing: list[Any]) -> None:
     _button(found, 'Draw', do.draw, inputs, _gallery(found))
 
 
-def _describe_tab(found, do: handlers.Buttons, folder: pathlib.Path) -> None:
+def _describe_tab(found, do: handlers.Handlers, folder: pathlib.Path) -> None:
   with found.Tab('Describe'):
     picture = _picture(found, folder)
     question = found.Textbox(label='Question', placeholder='none: a caption')
@@ -190,7 +190,7 @@ def _describe_tab(found, do: handlers.Buttons, folder: pathlib.Path) -> None:
 
 
 def _change_tab(
-  found, do: handlers.Buttons, drawing: list[Any], folder: pathlib.Path
+  found, do: handlers.Handlers, drawing: list[Any], folder: pathlib.Path
 ) -> None:
   with found.Tab('Change'):
     with found.Tab('By words'):
@@ -220,7 +220,9 @@ def _change_tab(
       _button(found, 'Vary', do.vary, inputs, _gallery(found))
 
 
-def _write_tab(found, do: handlers.Buttons, drawing: list[Any], *, draws: bool) -> None:
+def _write_tab(
+  found, do: handlers.Handlers, drawing: list[Any], *, draws: bool
+) -> None:
   with found.Tab('Write'):
     beginning = found.Textbox(label='Beginning', placeholder='may be empty', lines=3)
     pictures = found.State(0)

@@ -14,13 +14,13 @@ DATA = tiny.scenes(glyphs=8, colors=6, heldout=0.2)
 
 
 class Painter(writer_lib.Writer):
-  """Every prompt and key has a picture; strips begin with others."""
+  """Every prompt and key has a picture; trajectories begin with others."""
 
   def draw(self, prompts, keys, sampling) -> np.ndarray:
     del sampling
     return np.stack([_picture(*each) for each in zip(prompts, keys, strict=True)])
 
-  def strips(self, prompts, keys, sampling, *, stages) -> np.ndarray:
+  def trajectories(self, prompts, keys, sampling, *, stages) -> np.ndarray:
     drawn = self.draw(prompts, keys, sampling)
     return np.stack([*[255 - drawn] * (stages - 1), drawn], axis=1)
 
@@ -46,18 +46,20 @@ def galleries(**changes):
 
 def test_strips_are_how_the_first_picture_of_every_kind_came_about():
   found = galleries()
-  strips = found['denoising'].tiles
+  trajectories = found['denoising'].tiles
   firsts = [found[kind].tiles[0] for kind in ('single', 'pair', 'count', 'binding')]
-  assert [strip.text for strip in strips] == [tile.text for tile in firsts]
+  assert [trajectory.text for trajectory in trajectories] == [
+    tile.text for tile in firsts
+  ]
   side = DATA.size
-  for strip, tile in zip(strips, firsts, strict=True):
-    assert strip.picture.shape == (side, 4 * side + 3, 3)
-    np.testing.assert_array_equal(strip.picture[:, -side:], tile.picture)
-    np.testing.assert_array_equal(strip.picture[:, :side], 255 - tile.picture)
-    assert (strip.picture[:, side] == 255).all()
+  for trajectory, tile in zip(trajectories, firsts, strict=True):
+    assert trajectory.picture.shape == (side, 4 * side + 3, 3)
+    np.testing.assert_array_equal(trajectory.picture[:, -side:], tile.picture)
+    np.testing.assert_array_equal(trajectory.picture[:, :side], 255 - tile.picture)
+    assert (trajectory.picture[:, side] == 255).all()
 
 
-def test_kinds_that_were_not_trained_on_have_no_strips():
+def test_kinds_that_were_not_trained_on_have_no_trajectories():
   found = galleries(pair=0.0, binding=0.0)
   assert not {'pair', 'binding'} & found.keys()
   assert len(found['denoising'].tiles) == 2

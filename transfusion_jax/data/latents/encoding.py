@@ -126,7 +126,7 @@ class Encoder:
           record, pictures = future.result()
         except ValueError as error:
           broken += 1
-          mixture.forgive(self.name, error, broken, of=done, allowed=self.broken)
+          mixture.skip_broken(self.name, error, broken, of=done, allowed=self.broken)
           continue
         kept.append((index, record))
         shown += pictures

@@ -111,7 +111,7 @@ class Scenes:
         title = f'Combinations never trained on: {kind}'
         yield f'heldout_{kind}', self._gallery(title, tiles)
     yield from self._captions(writer, wrong)
-    yield from self._strips(writer)
+    yield from self._trajectories(writer)
     note = 'What was asked for, or said, where the picture or the words are wrong.'
     shown = tuple(wrong[: self._config.shown])
     yield 'failures', report.Gallery('What went wrong', note, shown)
@@ -131,7 +131,7 @@ class Scenes:
       yield kind, self._gallery(f'Pictures of new prompts: {kind}', tiles)
     yield from scorer.aggregate(data, all_asked, all_drawn).items()
 
-  def _strips(self, writer) -> Iterator[tuple[str, evaluator.Value]]:
+  def _trajectories(self, writer) -> Iterator[tuple[str, evaluator.Value]]:
     """The first new prompt of every kind, drawn from the same noise once more."""
     kinds = self._kinds[: self._config.shown]
     if kinds:

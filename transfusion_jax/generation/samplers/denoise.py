@@ -130,7 +130,7 @@ def draw(
   return _solve(predict, keys, held, anchor, drawing)[0]
 
 
-def strip(
+def trajectory(
   model: transfusion.Transfusion,
   session: session_lib.Session,
   null: session_lib.Session,
