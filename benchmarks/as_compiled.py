@@ -1,8 +1,8 @@
-"""What benchmarks of kernels share: compiling for one chip of a TPU that is not there.
+"""Compilation of kernels for one TPU chip without hardware, for benchmarks.
 
-Nothing runs. XLA writes an `estimated_cycles` at every instruction that it schedules,
-but at no Pallas kernel: of those the compiler dumps the final instruction words
-(bundles). JAX is imported where it is needed: the environment has to be set before.
+Nothing runs. XLA annotates every scheduled instruction with `estimated_cycles`, except
+Pallas kernels; for those the compiler dumps the final instruction words (bundles). JAX
+is imported inside functions, since the environment has to be set before.
 """
 
 import glob
@@ -22,7 +22,7 @@ TOPOLOGY = {
 
 
 def dump_to(directory: str) -> None:
-  """Has the compiler write kernels' code there; to be called before JAX is imported."""
+  """Makes the compiler dump kernel code to a folder; call before importing JAX."""
   os.environ.update(
     environment.VARIABLES,
     LIBTPU_INIT_ARGS=f'--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true '
@@ -48,7 +48,7 @@ def compiled(generation: str, function: Any, *shapes: tuple[Any, Any]) -> Any:
 
 
 def xla_cycles(text: str) -> int:
-  """Estimated cycles of the entry computation; loops count once, and there are none."""
+  """Estimated cycles of the entry computation, which must not contain loops."""
   from transfusion_jax.compiling import hlo
 
   module = hlo.parse(text)
@@ -57,7 +57,7 @@ def xla_cycles(text: str) -> int:
 
 
 def kernels(directory: str) -> dict[str, list[int]]:
-  """Segments of every kernel dumped into a directory, by name; then empties it."""
+  """Reads the segments of all dumped kernels by name, and empties the directory."""
   found = {}
   for path in sorted(glob.glob(f'{directory}/*-final_bundles.txt')):
     name = re.sub(r'^\d+-|-\d+-final_bundles.txt$|\.\d+', '', os.path.basename(path))
@@ -69,7 +69,7 @@ def kernels(directory: str) -> dict[str, list[int]]:
 
 
 def _segments(path: str) -> list[int]:
-  """Numbers of bundles between one branch and the next, in order."""
+  """Numbers of bundles between consecutive branches."""
   branches, last = [], 0
   with open(path) as file:
     for line in file:

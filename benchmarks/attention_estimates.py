@@ -1,13 +1,13 @@
 """Compares span attention with dense and splash attention, compiled for a TPU.
 
-Nothing runs: the figures are what the compiler expects, for one row of packed documents
-with images, forward and backward. Compare them by ratio.
+Nothing runs: the figures are estimates from compiled code, for one row of packed
+documents with images, forward and backward. Compare them by ratio.
 
-* XLA writes an `estimated_cycles` at every instruction it schedules.
-* It writes none for a Pallas kernel. There the instruction words (bundles) of the final
-  code are counted, times how often the kernel passes through them. Splash attention is
-  charged an output block's writing once a block, our kernel once a step, so that the
-  ratio errs against ours. Stalls are in neither.
+* XLA annotates every scheduled instruction with `estimated_cycles`.
+* Pallas kernels have no such estimate. The benchmark counts the instruction words
+  (bundles) of their final code, times their number of executions. Writing an output
+  block is counted once per block for splash attention but once per step for our kernel,
+  so that the ratio errs against ours. Neither count includes stalls.
 
   python -m benchmarks.attention_estimates --generation=v5e
 """
@@ -54,14 +54,14 @@ def compiled(generation, attend):
 
 
 def spanned(q, k, v, start, end, *, backend):
-  """Attention over spans, as a model calls it."""
+  """Span attention, as called by a model."""
   from transfusion_jax.ops import attention, span
 
-  return attention.attend(q, k, v, span.Span(start, end), backend=backend)
+  return attention.attend(q, k, v, span=span.Span(start, end), backend=backend)
 
 
 def splash(q, k, v, start, end, *, fused, documents):
-  """Causal attention, by choice within documents: what it can express of a span."""
+  """Splash attention, causal and optionally within documents; it has no spans."""
   import jax
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as kernel,
@@ -85,7 +85,7 @@ def splash(q, k, v, start, end, *, fused, documents):
 
 
 def step_counts():
-  """Steps with whole blocks and with masked blocks, forward; backward has as many."""
+  """Number of steps without and with a mask, forward; the same number backward."""
   import jax.numpy as jnp
 
   from transfusion_jax.ops import schedule, span
@@ -99,9 +99,9 @@ def step_counts():
 def own_cycles(found):
   """Cycles of our kernels.
 
-  In the code stand, in this order: what every step does; in the backward kernel, the
-  clearing of a head's `dq`; the clearing of an output block; products of whole blocks;
-  of masked blocks; and the rest, counted as if every step wrote its output.
+  Order of the code: the part of every step; in the backward kernel, clearing `dq` of a
+  head; clearing an output block; the products without mask; those with mask; and the
+  rest, counted as if every step wrote its output.
   """
   whole, masked = step_counts()
   total = 0
@@ -120,9 +120,9 @@ def own_cycles(found):
 def splash_cycles(found):
   """Cycles of splash attention on the blocks of its mask: those below the diagonal.
 
-  In the code stand what every step does, the clearing of an output block, the products,
-  the writing of the block, and a rest. Steps above the diagonal, which pass through the
-  grid and do nothing, are not charged.
+  Order of the code: the part of every step, clearing an output block, the products,
+  writing the block, and the rest. Steps above the diagonal, which do nothing, are not
+  counted.
   """
   side = LENGTH // BLOCK
   steps = side * (side + 1) // 2
@@ -136,7 +136,7 @@ def splash_cycles(found):
 
 
 def main():
-  """Compiles all variants in this process, whose compiler dumps what it makes."""
+  """Compiles all variants in this process and reads the compiler's dumps."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
     '--generation', choices=sorted(as_compiled.TOPOLOGY), default='v5e'

@@ -1,12 +1,11 @@
-"""How long a checkpoint holds training up, and what memory it takes.
+"""Cost of checkpoints: time for which they block training, and memory.
 
   python -m benchmarks.checkpoints --mebibytes=1024
 
 Saves and restores a state of that size (parameters, average, two moments) on one CPU
-device; sealing and checking the digest of every array is part of both. Blocked is the
-time until `save` returns and steps go on; the rest is written beside them. Memory is
-the peak above what the process had before, over the size of the state; every part runs
-in a process of its own.
+device, with the digests of all arrays. Blocked is the time until `save` returns; the
+rest is written in parallel with steps. Memory is the peak above the process's memory
+before, relative to the size of the state; every part runs in its own process.
 """
 
 import argparse
@@ -22,20 +21,20 @@ MIB = 2**20
 
 
 def memory(field: str) -> float:
-  """Bytes that the process has (VmRSS), or has had at most (VmHWM)."""
+  """Memory of the process in bytes: current (VmRSS) or peak (VmHWM)."""
   lines = pathlib.Path('/proc/self/status').read_text().splitlines()
   found = next(line for line in lines if line.startswith(f'{field}:'))
   return 1024 * int(found.split()[1])
 
 
 def shapes(mebibytes: int) -> dict[str, tuple[int, int]]:
-  """Parameters of a quarter of the size, in sixteen matrices."""
+  """Shapes of parameters: a quarter of the state's size, in sixteen matrices."""
   rows = mebibytes * MIB // 4 // 16 // 4 // 1024
   return {f'matrix_{index}': (rows, 1024) for index in range(16)}
 
 
 def initial(mebibytes: int):
-  """A state of so many mebibytes, made on the device."""
+  """Creates a state of the given size on the device."""
   import jax
   import jax.numpy as jnp
   import optax
@@ -56,7 +55,7 @@ def initial(mebibytes: int):
 
 
 def save(folder: pathlib.Path, mebibytes: int) -> dict[str, float]:
-  """Saves twice: the first time digests are compiled."""
+  """Saves twice, since the first save compiles the digests; measures the second."""
   import dataclasses
 
   import jax
@@ -79,7 +78,7 @@ def save(folder: pathlib.Path, mebibytes: int) -> dict[str, float]:
 
 
 def restore(folder: pathlib.Path, mebibytes: int) -> dict[str, float]:
-  """Restores the newest step in a process that holds nothing."""
+  """Restores the newest step in a fresh process."""
   import jax
 
   from transfusion_jax.training import checkpoint, checkpoint_reader

@@ -1,15 +1,15 @@
-"""How fast the pipeline makes batches, and how full their rows are.
+"""Speed of the data pipeline, and how full its rows are.
 
   pip install -e '.[text]'
   python -m benchmarks.data_pipeline --json=data_pipeline.json
 
-Rows of 4,096 positions in eight shards, as in the paper's configs: pictures of 256
-pixels take 256 positions, text is cut into the 32,000 pieces of a real tokenizer. Three
-sources by themselves (JPEG files with captions, latents' moments with captions, text),
-by the CPU seconds that the process takes: one core's worth. Then a mixture, by
-positions: half of it text of 10 to 2,000 tokens, a quarter articles with up to 8
-pictures, a quarter pictures with captions. How full are rows, by the pictures that a
-row can hold and by the sequences that wait?
+Rows of 4,096 positions in eight shards, as in the configs of the paper's models: images
+of 256 pixels take 256 positions; text is tokenized with 32,000 pieces. First three
+sources alone (JPEG files with captions, moments of latents with captions, text), per
+CPU second of the process: the speed of one core. Then a mixture, by positions: half of
+it text of 10 to 2,000 tokens, a quarter articles with up to 8 images, a quarter images
+with captions. The second table shows how full rows are, by the number of images that a
+row can hold and the number of sequences that wait to be packed.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ SLOTS, WINDOWS, BATCHES = (15, 10, 9, 8, 7), (16, 64, 256), 60
 
 
 def main() -> None:
-  """Writes records, makes batches of them, prints two tables."""
+  """Writes records, makes batches, and prints two tables."""
   arguments = on_cpu.parser(__doc__).parse_args()
   on_cpu.pin(arguments.threads)
   found: dict[str, Any] = {'rounds': arguments.rounds}
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def alone() -> dict[str, tuple[data_sources.Records, tuple[int, int, int]]]:
-  """The sources that are measured by themselves, and the shape of their pictures."""
+  """Sources that are measured alone, with the shape of their images."""
   draw = np.random.default_rng(0)
   pictures = data_sources.pictures()
   moments = [
@@ -70,7 +70,7 @@ def alone() -> dict[str, tuple[data_sources.Records, tuple[int, int, int]]]:
 
 
 def long_texts() -> data_sources.Records:
-  """Text of 10 to 2,000 tokens, every length equally often on a scale of ratios."""
+  """Texts of 10 to 2,000 tokens with log-uniform lengths."""
   draw = np.random.default_rng(1)
   words = data_sources.texts()
   long = ' '.join(record['text'] for record in words)
@@ -80,7 +80,7 @@ def long_texts() -> data_sources.Records:
 
 
 def articles() -> data_sources.Records:
-  """Up to 8 pictures, each between texts of 10 to 200 tokens."""
+  """Articles: up to 8 images, each between texts of 10 to 200 tokens."""
   draw = np.random.default_rng(2)
   long = ' '.join(record['text'] for record in data_sources.texts())
   picture = np.zeros(TINY, np.float16)
@@ -99,13 +99,13 @@ def articles() -> data_sources.Records:
 
 
 def captioned() -> data_sources.Records:
-  """A picture and a few words."""
+  """Image with a short caption."""
   picture = np.zeros(TINY, np.float16)
   return [{'text': f'Thing {k} on a table', 'image': picture} for k in range(1_000)]
 
 
 def write(place: str, records: data_sources.Records) -> None:
-  """One ArrayRecord file."""
+  """Writes records to an ArrayRecord file."""
   pathlib.Path(place).mkdir()
   with array_record.Writer(f'{place}/all', 0, 1) as writer:
     for record in records:
@@ -113,14 +113,14 @@ def write(place: str, records: data_sources.Records) -> None:
 
 
 def of_kind(name: str, place: str) -> pipeline.DataConfig:
-  """Data of one source."""
+  """Data config with one source."""
   kind = 'text' if name == 'text' else 'captioned'
   only = opened(place, kind, 1.0)
   return data({'only': only}, moments=name == 'moments')
 
 
 def mixture(place: str) -> pipeline.DataConfig:
-  """Half text, a quarter articles, a quarter pictures with captions."""
+  """Data config with half text, a quarter articles, a quarter captioned images."""
   sources = {
     'texts': opened(f'{place}/texts', 'text', 1.0),
     'articles': opened(f'{place}/articles', 'interleaved', 0.5),
@@ -130,20 +130,20 @@ def mixture(place: str) -> pipeline.DataConfig:
 
 
 def opened(place: str, kind: str, weight: float) -> corpus.SourceConfig:
-  """A source of documents of a kind."""
+  """Config of a source of documents."""
   section = source('array_record', place, form=kind, weights=(weight,))
   return config.build(corpus.SourceConfig, section)
 
 
 def data(sources: dict[str, corpus.SourceConfig], *, moments: bool):
-  """The data of the paper's configs, from other sources."""
+  """Data config of the paper's models with other sources."""
   made = config.parse(transfusion_160m.get_config()).data
   changes = {'rows': ROWS, 'shards': ROWS, 'threads': 0, 'prefetch': 0}
   return dataclasses.replace(made, sources=sources, moments=moments, **changes)
 
 
 def speed(made: pipeline.DataConfig, shape, rounds: int) -> dict[str, float]:
-  """Per CPU second: documents, positions and pictures; the best round counts."""
+  """Documents, positions and images per CPU second, best of several rounds."""
   batches = iterate(made, shape)
   next(batches)
   best: dict[str, float] = {}
@@ -165,7 +165,7 @@ def speed(made: pipeline.DataConfig, shape, rounds: int) -> dict[str, float]:
 
 
 def documents(batches) -> int:
-  """Documents drawn so far."""
+  """Number of documents drawn so far."""
   shards = batches.get_state()['shards'].values()
   return sum(
     count['next'] for each in shards for count in each['source']['sources'].values()
@@ -173,7 +173,7 @@ def documents(batches) -> int:
 
 
 def fill(made: pipeline.DataConfig, slots: int, window: int) -> dict[str, float]:
-  """Share of positions filled, and pictures in a row, over some batches."""
+  """Share of filled positions, and images per row, over some batches."""
   made = dataclasses.replace(made, image_slots=slots, window=window)
   batches = iterate(made, TINY)
   rows = [next(batches) for _ in range(BATCHES)]
@@ -186,7 +186,7 @@ def fill(made: pipeline.DataConfig, slots: int, window: int) -> dict[str, float]
 
 
 def iterate(made: pipeline.DataConfig, shape):
-  """Batches of all rows."""
+  """Iterator over batches of all rows."""
   return pipeline.batches(
     made, patches=PATCHES, image_shape=shape, seed=0, rows=range(ROWS)
   )

@@ -2,12 +2,12 @@
 
   python -m benchmarks.data_sources --json=data_sources.json
 
-The same records in every kind: 2,000 captioned pictures (JPEG, 256 pixels, not decoded
+The same records in every kind: 2,000 captioned images (JPEG, 256 pixels, not decoded
 here) and 10,000 texts of 100 to 3,000 characters. They are written to a temporary
-folder and read once through in a shuffled order, by one thread and by 16. A figure is
-the best of the rounds; files are in the page cache. Opening includes the index; the
-last line is the index of a million lines of JSON. Parquet has groups of 100 rows, of
-which 8 are kept, and one line where all are.
+folder and read once in shuffled order, by one thread and by 16. Figures are the best of
+several rounds; files are in the page cache. Opening includes the index; the last line
+is the index of a million lines of JSON. Parquet has groups of 100 rows, of which 8 are
+cached, or all in a separate line.
 """
 
 import functools
@@ -44,7 +44,7 @@ Records = list[dict[str, Any]]
 
 
 def main() -> None:
-  """Writes, reads, prints a table."""
+  """Writes and reads the records, and prints a table."""
   arguments = on_cpu.parser(__doc__).parse_args()
   on_cpu.pin(arguments.threads)
   found = {'threads': arguments.threads, 'rounds': arguments.rounds}
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def pictures() -> Records:
-  """Noise that is smooth enough to be a photograph of about 20 kB."""
+  """JPEG images of smooth noise, about 20 kB each like photographs."""
   draw, records = np.random.default_rng(0), []
   for number in range(PICTURES):
     coarse = draw.integers(256, size=(SIZE // 8, SIZE // 8, 3), dtype=np.uint8)
@@ -71,7 +71,7 @@ def pictures() -> Records:
 
 
 def texts() -> Records:
-  """Words of random letters."""
+  """Texts of random words."""
   draw = np.random.default_rng(0)
   letters = draw.choice(list('abcdefghij   '), 1 << 20)
   long = ''.join(letters.tolist())
@@ -80,7 +80,7 @@ def texts() -> Records:
 
 
 def write(place: pathlib.Path, records: Records) -> dict[str, Callable[[], Any]]:
-  """Writes the records in every format; returns what opens each."""
+  """Writes the records in every format; returns functions that open them."""
   for name in ('folder', 'json', 'parquet', 'tar', 'array_record', 'tfds'):
     (place / name).mkdir(parents=True)
   write_folder(place / 'folder', records)
@@ -99,8 +99,10 @@ def write(place: pathlib.Path, records: Records) -> dict[str, Callable[[], Any]]
   return {
     'folder': functools.partial(folder.Folder, f'{place}/folder'),
     'json_lines': functools.partial(json_lines.JsonLines, f'{place}/json', pictured),
-    'parquet': functools.partial(parquet.Parquet, stored, (), KEPT),
-    'parquet, all kept': functools.partial(parquet.Parquet, stored, (), ALL),
+    'parquet': functools.partial(parquet.Parquet, stored, columns=(), groups=KEPT),
+    'parquet, all kept': functools.partial(
+      parquet.Parquet, stored, columns=(), groups=ALL
+    ),
     'web_dataset': functools.partial(web_dataset.WebDataset, f'{place}/tar'),
     'array_record': functools.partial(
       array_record.ArrayRecord, f'{place}/array_record', ''
@@ -110,7 +112,7 @@ def write(place: pathlib.Path, records: Records) -> dict[str, Callable[[], Any]]
 
 
 def write_folder(place: pathlib.Path, records: Records) -> None:
-  """`name.jpg` and `name.txt`."""
+  """Writes files `name.jpg` and `name.txt`."""
   for number, record in enumerate(records):
     (place / f'{number}.txt').write_text(record['text'])
     if 'image' in record:
@@ -118,7 +120,7 @@ def write_folder(place: pathlib.Path, records: Records) -> None:
 
 
 def write_json(place: pathlib.Path, records: Records) -> None:
-  """Lines, and pictures beside them."""
+  """Writes JSON Lines, and image files beside them."""
   with (place / 'all.jsonl').open('w') as file:
     for number, record in enumerate(records):
       line = {'text': record['text']}
@@ -129,7 +131,7 @@ def write_json(place: pathlib.Path, records: Records) -> None:
 
 
 def write_tar(path: pathlib.Path, records: Records) -> None:
-  """One shard."""
+  """Writes a tar shard."""
   with tarfile.open(path, 'w') as opened:
     for number, record in enumerate(records):
       members = {'jpg': record.get('image'), 'txt': record['text'].encode()}
@@ -141,7 +143,7 @@ def write_tar(path: pathlib.Path, records: Records) -> None:
 
 
 class Stored(tfds.core.GeneratorBasedBuilder):
-  """The same as a TFDS data set."""
+  """Builder of a TFDS data set with the same records."""
 
   VERSION = tfds.core.Version('1.0.0')
 
@@ -166,7 +168,7 @@ class Stored(tfds.core.GeneratorBasedBuilder):
 def measure(
   opener: Callable[[], source.Source], records: Records, rounds: int
 ) -> dict[str, float]:
-  """Seconds to open; records per second of one thread and of 16."""
+  """Seconds to open, and records per second of one thread and of 16."""
   began = time.perf_counter()
   opened = opener()
   seconds = {'open': time.perf_counter() - began}
@@ -191,7 +193,7 @@ def measure(
 
 
 def index_of_lines(place: pathlib.Path) -> dict[str, float]:
-  """Seconds to index a million lines, and their megabytes."""
+  """Seconds to index a million lines, and their size in megabytes."""
   path = place / 'lines.jsonl'
   with path.open('w') as file:
     for record in texts() * (LINES // TEXTS):

@@ -1,13 +1,13 @@
-"""Span attention on a GPU in one run: tokamax's kernel, XLA, PyTorch's FlexAttention.
+"""Span attention on a GPU: tokamax's kernel against XLA and PyTorch's FlexAttention.
 
   pip install -e '.[gpu]'
   python -m benchmarks.gpu_attention --peer=PYTHON --json=gpu_attention.json
 
-PYTHON is that of an environment with PyTorch for the same GPU. All are given the same
-bfloat16 queries, keys and values and the same mask: packed documents of 512 positions,
-half of each an image. Forward and backward; they take turns, and a ratio is the median
-of the rounds' ratios. Errors are those of the output and of each gradient against dense
-attention in float32, relative and in the square mean, the worst of them.
+PYTHON is the interpreter of an environment with PyTorch for the same GPU. All get the
+same bfloat16 queries, keys and values and the same mask: packed documents of 512
+positions, half of each an image. Forward and backward passes take turns; a ratio is the
+median over the rounds. The error is the largest relative root mean square error of the
+output and the gradients, against dense attention in float32.
 
 Not yet run on a GPU. On a CPU, where FlexAttention has no backward pass,
 `--forward --rows=1 --documents=2` shows that the sides agree, and no speed.
@@ -33,7 +33,7 @@ FLEX, TEXT, OUTPUTS = 'flex', 128, ('o', 'dq', 'dk', 'dv')
 
 
 def main() -> None:
-  """Lets all take turns, prints and writes the result."""
+  """Measures all in turns, prints and writes the result."""
   arguments = _arguments()
   # Both sides hold memory of the same GPU.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
@@ -41,9 +41,11 @@ def main() -> None:
     file = pathlib.Path(folder) / 'arrays.npz'
     arrays = _arrays(arguments)
     np.savez(file, **arrays)
-    expected = _values(_ours('xla_dense', arrays, 'float32', arguments.forward))
+    expected = _values(
+      _ours('xla_dense', arrays, dtype='float32', forward=arguments.forward)
+    )
     runs = {
-      name: _ours(backend, arrays, 'bfloat16', arguments.forward)
+      name: _ours(backend, arrays, dtype='bfloat16', forward=arguments.forward)
       for name, backend in BACKENDS.items()
     }
     errors = {name: _error(_values(run), expected) for name, run in runs.items()}
@@ -64,19 +66,19 @@ def main() -> None:
 
 
 class Flex:
-  """FlexAttention in a process of its own, as a context manager.
+  """FlexAttention in its own process, a context manager.
 
   Attributes:
-    facts: PyTorch's version and device, and JAX's.
+    facts: versions and devices of PyTorch and JAX.
   """
 
   def __init__(self, program: str, file: pathlib.Path, forward: bool):
-    """Starts it.
+    """Starts the process.
 
     Args:
-      program: Python with PyTorch.
-      file: of the arrays; what it finds goes beside it.
-      forward: whether to leave out gradients.
+      program: Python interpreter with PyTorch.
+      file: file of the arrays; results are written beside it.
+      forward: if True, without gradients.
     """
     command = [program, '-m', 'benchmarks.gpu_attention_flex', str(file)]
     self._side = subprocess.Popen(
@@ -100,7 +102,7 @@ class Flex:
     self._side.wait()
 
   def seconds(self) -> float:
-    """Of one pass."""
+    """Seconds of one pass."""
     return self._ask('seconds')
 
   def values(self) -> list[np.ndarray]:
@@ -146,8 +148,8 @@ def _arrays(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
   return {**arrays, 'start': np.asarray(batch.start), 'end': np.asarray(batch.end)}
 
 
-def _ours(backend: str, arrays, dtype: str, forward: bool) -> Callable[[], Any]:
-  """Calls attention, compiled, and returns what it gives."""
+def _ours(backend: str, arrays, *, dtype: str, forward: bool) -> Callable[[], Any]:
+  """Builds a function that calls compiled attention and returns its results."""
   import jax
   import jax.numpy as jnp
 
@@ -157,7 +159,7 @@ def _ours(backend: str, arrays, dtype: str, forward: bool) -> Callable[[], Any]:
   q, k, v, do = (jnp.asarray(arrays[name], dtype) for name in ('q', 'k', 'v', 'do'))
 
   def attend(q, k, v):
-    return attention.attend(q, k, v, spans, backend=backend)
+    return attention.attend(q, k, v, span=spans, backend=backend)
 
   def both(q, k, v, do):
     if forward:
@@ -193,7 +195,7 @@ def _seconds(run: Callable[[], Any]) -> Callable[[], float]:
 
 
 def _summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
-  """Milliseconds of each, and how many times faster the kernel is than the others."""
+  """Milliseconds of each, and speed-ups of the kernel over the others."""
   names = list(rounds[0])
   speed = {
     name: statistics.median(turn[name] / turn['kernel'] for turn in rounds)

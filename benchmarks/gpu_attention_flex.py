@@ -1,4 +1,4 @@
-"""FlexAttention's side of `gpu_attention`; needs PyTorch and no JAX."""
+"""FlexAttention for `gpu_attention`; needs PyTorch, not JAX."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ class Attention:
   """Attention over the spans of a file, on the GPU if there is one."""
 
   def __init__(self, file: str, forward: bool):
-    """Takes the arrays from the file, and the mask from its spans."""
+    """Reads the arrays from the file and builds the mask from its spans."""
     gpu = torch.cuda.is_available()
     self._device, self._forward = torch.device('cuda' if gpu else 'cpu'), forward
     with np.load(file) as arrays:
@@ -36,7 +36,7 @@ class Attention:
     self._call = torch.compile(call) if gpu else call
 
   def run(self) -> dict[str, torch.Tensor]:
-    """The output and, unless they are left out, the gradients."""
+    """Output and, unless disabled, gradients."""
     o = self._call(*self._arrays.values(), block_mask=self._mask)
     if self._forward:
       return {'o': o}
@@ -44,7 +44,7 @@ class Attention:
     return {'o': o, **dict(zip(('dq', 'dk', 'dv'), gradients, strict=True))}
 
   def seconds(self) -> float:
-    """Of one pass."""
+    """Seconds of one pass."""
     began = time.perf_counter()
     self.run()
     if self._device.type == 'cuda':
@@ -53,7 +53,7 @@ class Attention:
 
 
 def main() -> None:
-  """Answers `seconds` and `values` until there are no more questions."""
+  """Answers the requests `seconds` and `values` until the input ends."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('file')
   parser.add_argument('--forward', action='store_true')

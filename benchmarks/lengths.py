@@ -1,18 +1,18 @@
-"""Training speed on a CPU against the length of rows and the width of the model.
+"""Training speed on a CPU by length of rows and width of the model.
 
   python -m benchmarks.lengths [--text=32] --json=lengths.json
 
-Rows of 512 to 8,192 positions hold documents of 512 (128 text tokens, 256 image
-patches of 16 channels, 128 text tokens). A query of a longer row sees no more keys: a
-step of 8,192 positions should take as long however they are cut into rows. With other
-`--text`, 32 for example, documents do not end where blocks of attention do; rows are of
-1 to 16 of them. The model has 4 layers and heads of 64, float32, AdamW. All variants
-live in one process and take turns; a ratio is the median over the rounds, so that a
-machine whose speed drifts does not favour a variant. What stands in XLA_FLAGS counts.
+Rows of 512 to 8,192 positions hold documents of 512 (128 text tokens, 256 image patches
+of 16 channels, 128 text tokens). Queries of longer rows see no more keys: a step of
+8,192 positions should take the same time for any length of rows. With another `--text`,
+for example 32, documents do not end where blocks of attention do; rows have 1 to 16
+documents. The model has 4 layers and heads of 64, float32, AdamW. All variants run in
+one process in turns; a ratio is the median over the rounds, so that a drifting speed of
+the machine favours none. XLA_FLAGS applies.
 
-`peak_share` is the model's operations (formula (1) of `compiling/flops.py`, of visible
-pairs alone, the adapter's few left out) over the rate of multiplying float32 matrices
-(2,048 x 2,048) of the same rounds.
+`peak_share` is the model's operations (formula (1) of `compiling/flops.py`, with
+visible pairs only and without the adapter) over the rate of float32 matrix products
+(2,048 x 2,048) in the same rounds.
 """
 
 import statistics
@@ -26,7 +26,7 @@ DOCUMENTS, MIDDLE, WIDTHS = (1, 2, 4, 8, 16), 4, (128, 256, 512)
 
 
 def main() -> None:
-  """Lets all variants take turns, prints and writes the result."""
+  """Measures all variants in turns, prints and writes the result."""
   parser = on_cpu.parser(__doc__)
   parser.add_argument('--text', type=int, default=128, help='tokens beside an image')
   arguments = parser.parse_args()
@@ -45,12 +45,12 @@ def main() -> None:
 
 
 def variant(count: int, width: int, text: int) -> tuple[Callable[[], None], float]:
-  """A compiled step, run once, and its model's operations.
+  """Compiles a step and runs it once; also returns its model's operations.
 
   Args:
-    count: documents of a row.
-    width: of the model.
-    text: tokens before and behind a document's image.
+    count: number of documents in a row.
+    width: width of the model.
+    text: number of tokens before and after the image of a document.
   """
   from transfusion_jax.compiling import flops
   from transfusion_jax.runs import build

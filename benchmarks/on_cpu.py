@@ -1,7 +1,7 @@
-"""What the benchmarks on a CPU share: a small model, its documents, the machine's peak.
+"""CPU benchmarks: a small model, its documents, and the peak speed of the machine.
 
-A document is some text tokens, an image, as many text tokens again. JAX is imported
-where it is needed: the peer's side of a comparison runs without it.
+A document is text tokens, an image, and as many text tokens again. JAX is imported
+inside functions: the peer's side of a comparison runs without it.
 """
 
 import argparse
@@ -16,7 +16,7 @@ PATCHES, CHANNELS, HEAD_DIM, VOCABULARY = 256, 16, 64, 256
 
 
 def parser(page: str) -> argparse.ArgumentParser:
-  """The arguments that all take; `page` is the docstring of the benchmark."""
+  """Parser of the common arguments; `page` is the docstring of the benchmark."""
   made = argparse.ArgumentParser(description=page.splitlines()[0])
   made.add_argument('--json', help='file for the result')
   made.add_argument('--threads', type=int, default=os.cpu_count())
@@ -25,14 +25,14 @@ def parser(page: str) -> argparse.ArgumentParser:
 
 
 def pin(threads: int) -> None:
-  """Keeps this process to the CPU and as many cores; to be called before JAX starts."""
+  """Restricts this process to the CPU and some cores; call before JAX starts."""
   # Where libtpu is installed, JAX would look for a TPU, at length.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def tell(result: dict[str, Any], file: str | None) -> None:
-  """Prints a result, and writes it if there is a file."""
+  """Prints a result, and writes it to a file if one is given."""
   text = json.dumps(result, indent=2)
   print(text)
   if file:
@@ -42,8 +42,8 @@ def tell(result: dict[str, Any], file: str | None) -> None:
 def peak_of(multiply: Callable[[], object]) -> float:
   """Operations per second of twenty products of two 2,048 x 2,048 matrices.
 
-  All twenty together and not the best of them: on a machine that others use as well a
-  tenth of a second may be undisturbed, a step is not.
+  All twenty together and not the best one: on a shared machine a tenth of a second may
+  be undisturbed, but a step is not.
   """
   multiply()
   began = time.perf_counter()
@@ -53,7 +53,7 @@ def peak_of(multiply: Callable[[], object]) -> float:
 
 
 def rate(work: Callable[[], object], amount: float) -> Callable[[], float]:
-  """A measure: `amount` over the seconds that some work takes."""
+  """Builds a measure: `amount` over the seconds that some work takes."""
 
   def measure() -> float:
     began = time.perf_counter()
@@ -64,7 +64,7 @@ def rate(work: Callable[[], object], amount: float) -> Callable[[], float]:
 
 
 def product() -> Callable[[], None]:
-  """Multiplies two float32 matrices of 2,048 x 2,048 whenever it is called."""
+  """Builds a function that multiplies two float32 matrices of 2,048 x 2,048."""
   import jax
   import jax.numpy as jnp
 
@@ -74,7 +74,7 @@ def product() -> Callable[[], None]:
 
 
 def repeated(step, state, batch) -> Callable[[], None]:
-  """A compiled step that goes on from its own state whenever it is called."""
+  """Builds a function that runs the compiled step on the state of the last call."""
   import jax
 
   from transfusion_jax.core import compiler
@@ -92,7 +92,7 @@ def repeated(step, state, batch) -> Callable[[], None]:
 
 
 def make_step(*, width: int, depth: int, heads: int):
-  """The step of a small model, its first state, and the run."""
+  """Step of a small model, its initial state, and the run."""
   import jax
 
   from configs import emoji_scenes
@@ -130,7 +130,7 @@ def make_step(*, width: int, depth: int, heads: int):
 
 
 def make_batch(*, rows: int, documents: int, text: int):
-  """Rows of documents alike: text, the patches of an image, as much text again."""
+  """Batch of equal documents: text, patches of an image, as much text again."""
   import jax.numpy as jnp
   import numpy as np
 

@@ -1,4 +1,4 @@
-"""What reading images costs: a Transfusion step against a Llama step, as compiled.
+"""Cost of images: a compiled Transfusion step against a compiled Llama step.
 
   pip install -e '.[tpu]'
   python -m benchmarks.plain_llama --config=configs/transfusion_7b.py \
@@ -8,11 +8,11 @@ compiles three steps for the same mesh, rows and optimizer, and compares them:
 
 * `transfusion`: every row with its images, noise, adapter and both losses;
 * `text`: the same model and objective, `data.image_slots=0`;
-* `llama`: a decoder that has never heard of images: token table, transformer, head.
+* `llama`: a decoder for text alone: token table, transformer, head.
 
 The first is compiled by `transfusion_jax.compile_check` itself, the others here, by the
-same method. Nothing runs; times are estimates. `--transfusion=FILE` reads what
-`compile_check --json` has found for the same flags, since a U-Net takes it long.
+same method. Nothing runs; times are estimates. `--transfusion=FILE` reads the output
+of `compile_check --json` for the same flags, as compiling a U-Net takes long.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ from transfusion_jax.training import optimizer
 
 
 class Llama(module.Module):
-  """A token table, the decoder, a head."""
+  """Language model: token table, decoder, head."""
 
   def __init__(self, rngs, settings: transformer.TransformerConfig, table, used):
     width, self.used = settings.width, used
@@ -62,44 +62,44 @@ class Llama(module.Module):
   def nats(self, hidden, targets):
     """Cross-entropy of each next token."""
     matrix = module.cast(self.head.matrix, hidden.dtype)
-    return cross_entropy.cross_entropy(hidden, matrix, targets, self.used)
+    return cross_entropy.cross_entropy(hidden, matrix, targets, used=self.used)
 
 
 class NextToken:
-  """The objective of a language model."""
+  """Objective of a language model."""
 
   def normalizers(self, batch, step):
-    """Learnt tokens of the whole batch."""
+    """Number of learnt tokens in the whole batch."""
     del step
     return {'text': batch.weight.sum()}
 
   def __call__(self, model, batch, keys, normalizers):
-    """The loss of some rows."""
+    """Loss of some rows."""
     nats = model.nats(model(batch), batch.targets)
     text = loss.weighted_sum(nats, batch.weight)
     return loss.Loss(text.sum / normalizers['text'], {'loss_text': text})
 
 
 def llama(run: config.TransfusionRun) -> build.Parts:
-  """A Llama of a run's size, trained as the run says."""
+  """Llama of the size of a run, with its training config."""
   words, decoder = build.vocabulary(run), run.model.transformer
   whole = module.blueprint(lambda rngs: Llama(rngs, decoder, *words))
   blueprint, frozen = module.divide(whole, ())
   steps = run.train.steps
   tx = optimizer.make(run.optimizer, blueprint.axes, steps)
   schedule = optimizer.schedule(run.optimizer, steps)
-  return build.Parts(blueprint, NextToken(), tx, schedule, frozen)
+  return build.Parts(blueprint, NextToken(), tx=tx, schedule=schedule, frozen=frozen)
 
 
 def text_only(run: config.TransfusionRun) -> config.TransfusionRun:
-  """The run without room for images."""
+  """Run without slots for images."""
   return dataclasses.replace(run, data=dataclasses.replace(run.data, image_slots=0))
 
 
 def compiled_text(
   parts: build.Parts, run: config.TransfusionRun, topology: topologies.Topology
 ) -> dict[str, Any]:
-  """What `compile_check` would say of a step that reads text alone."""
+  """Result of `compile_check` for a step on text alone."""
   mesh = mesh_lib.make(run.mesh, topologies.devices(topology))
   trainer = build.trainer_of(parts, run, mesh)
   batch = build.batch_shapes(run, run.data.rows, NamedSharding(mesh, axes.BATCH_SPEC))
@@ -124,7 +124,7 @@ def compiled_text(
 
 
 def compiled(arguments: list[str]) -> dict[str, Any]:
-  """What `compile_check` says of a run."""
+  """Result of `compile_check` for a run."""
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / 'found.json'
     command = [sys.executable, '-m', 'transfusion_jax.compile_check', *arguments]
@@ -133,7 +133,7 @@ def compiled(arguments: list[str]) -> dict[str, Any]:
 
 
 def checked(found: dict[str, Any], run: config.TransfusionRun) -> dict[str, Any]:
-  """What was found before, if it is of this mesh and topology."""
+  """Checks that an earlier result has this mesh and topology, and returns it."""
   topology = topologies.find(_TOPOLOGY.value)
   wanted = mesh_lib.make(run.mesh, topologies.devices(topology)).shape
   same = found.get('topology') == topology.name and found.get('mesh') == dict(wanted)
@@ -146,7 +146,7 @@ def checked(found: dict[str, Any], run: config.TransfusionRun) -> dict[str, Any]
 
 
 def told(found: dict[str, Any]) -> dict[str, float]:
-  """What is compared."""
+  """Numbers that are compared."""
   collectives = found['collectives']
   return {
     'model_flops': found['model_flops'],

@@ -4,10 +4,10 @@
   python -m benchmarks.pods --json=pods.jsonl
 
 compiles the steps of all five sizes with both adapters for v5e:16x16, v5p:8x8x8 and
-v6e:16x16 at the paper's batch (512 rows of 4,096 positions) through
+v6e:16x16 at the paper's batch (512 rows of 4,096 positions) with
 `transfusion_jax.compile_check`, one after the other, and prints the README's table.
-What stands in the file already is not compiled again. The linear ones take an hour on
-two cores, those with the U-Net four more; `--sizes=7b --chips=v5e` does a part.
+Results that are in the file already are reused. The linear adapter takes an hour on two
+cores, the U-Net four more; `--sizes=7b --chips=v5e` compiles a part.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SPARSE_CORE = (
   '--xla_sc_enable_instruction_fusion=false',
   '--xla_sc_disable_megacore_partitioning=true',
 )
-"""Compiler flags that let SparseCores move data, where a chip has them."""
+"""Compiler flags that offload collectives to the SparseCores of a chip."""
 
 
 def choice(size: str, adapter: str, chip: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def choice(size: str, adapter: str, chip: str) -> dict[str, Any]:
 
 
 def compiled(size: str, adapter: str, chip: str) -> dict[str, Any]:
-  """What `compile_check` says of one of them."""
+  """Result of `compile_check` for one combination."""
   chosen = choice(size, adapter, chip)
   environment = dict(os.environ)
   if chip != 'v5e':
@@ -74,7 +74,7 @@ def compiled(size: str, adapter: str, chip: str) -> dict[str, Any]:
 
 
 def row(found: dict[str, Any]) -> str:
-  """A line of the table."""
+  """Line of the table."""
   if 'peak_bytes' not in found:
     return f'| {found["size"]} | {found["adapter"]} | DOES NOT FIT: {found["reason"]} |'
   memory = f'{found["peak_bytes"] / 2**30:.1f} of {found["hbm_bytes"] / 2**30:.0f}'
@@ -92,7 +92,7 @@ def row(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-  """Compiles what is missing, then prints all."""
+  """Compiles missing combinations, then prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--json', required=True, help='file of one line per step')
   parser.add_argument('--sizes', nargs='+', default=SIZES, choices=SIZES)

@@ -1,17 +1,17 @@
-"""Compares the rotation of queries and keys by XLA and by the kernel, as compiled.
+"""Compares compiled rotary embedding by XLA and by the kernel.
 
 One row of 4,096 positions, 32 heads of 128, bfloat16: queries, forward and backward.
-The angles, which all layers share, are given.
+The angles, which all layers share, are arguments.
 
   python -m benchmarks.rotation_estimates [--generations v5e v6e]
 
 prints for every generation of TPUs
 
-  xla_ms           what the compiler expects of its own code
-  kernel_ms        what `compile_check` takes for the kernel: bytes over `loop_rate`
-  bundles_ms       the kernel's instruction words over the clock, without stalls
-  loop_rate        bytes/s that the compiler gives a loop of its own that multiplies and
-                   adds as many numbers: where `topologies.Chip.loop_rate` is from
+  xla_ms           the compiler's estimate for its own code
+  kernel_ms        the estimate of `compile_check` for the kernel: bytes / `loop_rate`
+  bundles_ms       instruction words of the kernel over the clock, without stalls
+  loop_rate        bytes/s in the compiler's estimate for an XLA loop that multiplies
+                   and adds as many numbers: the source of `topologies.Chip.loop_rate`
 
 Nothing runs.
 """
@@ -29,7 +29,7 @@ BLOCKS, CHUNKS = 32, 16  # of the kernel at this shape, and chunks of positions 
 
 
 def rotated(x, dy, cos, sin, *, backend):
-  """Values and gradients."""
+  """Rotates values and their gradients."""
   import jax
 
   from transfusion_jax.ops import rope
@@ -40,7 +40,7 @@ def rotated(x, dy, cos, sin, *, backend):
 
 
 def report(generation: str, directory: str) -> dict[str, object]:
-  """What is said of a generation."""
+  """Results for a generation of TPUs."""
   import jax.numpy as jnp
 
   from transfusion_jax.compiling import topologies
@@ -73,7 +73,7 @@ def report(generation: str, directory: str) -> dict[str, object]:
 
 
 def main() -> None:
-  """Compiles in this process, whose compiler dumps what it makes."""
+  """Compiles in this process and reads the compiler's dumps."""
   known = sorted(as_compiled.TOPOLOGY)
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--generations', nargs='+', default=known, choices=known)

@@ -1,4 +1,4 @@
-"""The small run of `survival`: started, stopped and compared, as often as need be.
+"""Small run for `survival`: it can be started, stopped and compared repeatedly.
 
 Two layers of 32, 96 positions, emoji scenes, evaluated and saved every few steps.
 """
@@ -40,18 +40,22 @@ SMALL = {
   'autoencoder.run.measured': 64,
 }
 TIMES = ('tokens_per_second', 'seconds', 'data_wait', 'crc')
-"""What differs between two runs that are the same."""
+"""Metrics that differ between two equal runs."""
 
 
 class Trial:
-  """A run in a folder of its own, started as often as need be.
+  """Run in its own folder that can be started repeatedly.
 
-  All beside each other share compiled programs, and the autoencoder of the first.
+  Trials in one parent folder share compiled programs, and the autoencoder of the first.
   """
 
   def __init__(self, folder: pathlib.Path, *, devices: int = 1, **changes: object):
-    """Args: folder: of its own; devices: of each process; changes: of the config, with
-    `__` for a dot.
+    """Creates the folder.
+
+    Args:
+      folder: folder of the run.
+      devices: number of devices of each process.
+      changes: values of config fields, with `__` for dots in names.
     """
     self.folder, self.devices, self.processes = folder, devices, 1
     self.changes = {name.replace('__', '.'): x for name, x in changes.items()}
@@ -60,7 +64,7 @@ class Trial:
     self.folder.mkdir(parents=True, exist_ok=True)
 
   def start(self) -> subprocess.Popen:
-    """Starts it, or lets it go on; what it says is appended to `said.txt`."""
+    """Starts or resumes the run; its output is appended to `said.txt`."""
     programs, first = self.folder.parent / 'programs', self.folder.parent / FIRST
     fields = {**SMALL, 'train.steps': STEPS, 'train.compile_cache': programs}
     if self.folder.name != FIRST and first.exists():
@@ -85,7 +89,7 @@ class Trial:
       )
 
   def finish(self) -> None:
-    """Lets it run to its end; RuntimeError with its last words if it fails."""
+    """Runs to the end; RuntimeError with the end of its output if it fails."""
     code = self.start().wait()
     if code:
       raise RuntimeError(f'exit code {code}: {self.said()[-2000:]}')
@@ -98,11 +102,11 @@ class Trial:
     return self.folder / 'run' / 'checkpoints'
 
   def saved(self) -> list[int]:
-    """Steps that are saved, ascending."""
+    """Saved steps in ascending order."""
     return storage.numbers(self.checkpoints)
 
   def lines(self) -> list[dict]:
-    """Every logged step, floats to the last bit, without what is measured in time."""
+    """Logged steps with exact values, without the metrics in `TIMES`."""
     path = self.folder / 'run' / 'metrics.jsonl'
     text = path.read_text().splitlines(keepends=True) if path.exists() else []
     records = [json.loads(line) for line in text if line.endswith('\n')]
@@ -112,7 +116,7 @@ class Trial:
     ]
 
   def state(self, checkpoints: pathlib.Path | None = None) -> dict:
-    """What would be gone on from: step, progress, and the digest of every array."""
+    """State from which it would resume: step, progress, digests of all arrays."""
     from transfusion_jax.runs import build, config, restore
     from transfusion_jax.training import checkpoint, mesh, seal, workdir
 
@@ -129,13 +133,15 @@ class Trial:
 
 
 def same(one: Trial, other: Trial) -> bool:
-  """Whether two finished runs are the same to the last bit."""
+  """True if two finished runs are equal to the last bit."""
   return one.lines() == other.lines() and one.state() == other.state()
 
 
 def differences(one: Trial, other: Trial) -> dict[str, float]:
-  """The largest relative differences of two runs' losses; AssertionError if a batch
-  differs.
+  """Largest relative differences of two runs' losses.
+
+  Raises:
+    AssertionError: a batch differs.
   """
   pairs = list(zip(one.lines(), other.lines(), strict=True))
   assert all(a['batches'] == b['batches'] for a, b in pairs), 'batches differ'

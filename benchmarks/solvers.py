@@ -1,12 +1,12 @@
-"""Quality against steps: scores of emoji scenes by solver, number of steps, guidance.
+"""Scores of emoji scenes by solver, number of steps and guidance.
 
   python -m benchmarks.solvers --workdir=runs/emoji_scenes --json=solvers.json
 
-draws the same prompts with the same noise for every row of two tables, scores the
-pictures exactly (`evaluation/emoji/scorer.py`), and prints them: solvers at several
-numbers of steps with the run's own guidance, and guidance scales with one of them. An
-evaluation is one pass of the network over a picture, conditional and unconditional
-being two.
+samples the same prompts with the same noise for every row of two tables, scores the
+images exactly (`evaluation/emoji/scorer.py`), and prints them: solvers at several
+numbers of steps with the run's own guidance, and guidance scales with one of the
+solvers. An evaluation is one pass of the network over an image; conditional and
+unconditional passes count as two.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _scored(run, writer, arguments, **chosen) -> dict[str, object]:
-  """Scores under the run's sampling with some of it changed; prints a line."""
+  """Scores the run with some of its sampling settings changed; prints a line."""
   sampling = dataclasses.replace(run.sampling, **chosen)
   section = scenes.ScenesConfig(
     kind='scenes', prompts=arguments.prompts, shown=0, seed=0

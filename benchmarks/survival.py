@@ -1,19 +1,19 @@
-r"""Kills, damages and soaks a small run, and counts what it survives.
+r"""Kills and damages a small run in many ways, and counts what it survives.
 
   python -m benchmarks.survival kills --count=20
   python -m benchmarks.survival flips --count=200
   python -m benchmarks.survival soak --minutes=30
   python -m benchmarks.survival hosts
 
-A run that is interrupted must end with the losses, batches and state of one that never
-was, to the last bit. `kills` sends SIGKILL while it compiles, steps, saves, evaluates
-and takes its very first step. `flips` changes one random bit of a random file of the
-newest checkpoint and asks which step is gone on from. `soak` does it all in turn,
-SIGTERM and other numbers of devices too, for as long as it is told. `hosts` stops a run
-every few steps and lets it go on with another number of processes.
+An interrupted run must end with the losses, batches and state of an uninterrupted one,
+to the last bit. `kills` sends SIGKILL while the run compiles, steps, saves, evaluates
+and takes its first step. `flips` changes one random bit of a random file of the newest
+checkpoint and checks from which step the run would resume. `soak` does all of these in
+turn, with SIGTERM and other numbers of devices too, for a given time. `hosts` stops a
+run every few steps and resumes it with another number of processes.
 
-`benchmarks/small_run.py` is the run. Everything lies in a temporary folder unless
-`--folder` names one.
+`benchmarks/small_run.py` defines the run. All files are in a temporary folder, or in
+`--folder`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from collections.abc import Callable
 from benchmarks import small_run
 
 HOSTS = ((2, 4), (4, 2), (8, 1), (1, 2))
-"""Processes and devices of each, one after the other."""
+"""Numbers of processes and devices per process, in order."""
 
 ALIKE = 1e-5
 
@@ -39,7 +39,7 @@ ALIKE = 1e-5
 def moments(
   rng: random.Random,
 ) -> dict[str, Callable[[small_run.Trial, int, float], bool]]:
-  """When to kill: of a trial, the lines it had at its start, and seconds since."""
+  """Conditions for a signal, given a trial, its lines at the start, seconds since."""
   late, more = rng.uniform(2.0, 8.0), rng.randint(1, 3)
 
   def begun(trial: small_run.Trial, had: int, seconds: float) -> bool:
@@ -62,12 +62,12 @@ def moments(
 
 
 def stop_once(
-  trial: small_run.Trial, rng: random.Random, moment: str, number: int
+  trial: small_run.Trial, rng: random.Random, moment: str, *, number: int
 ) -> tuple[str, float]:
   """Starts a run and sends it a signal at a moment.
 
   Returns:
-    The moment, or 'finished' where the run was sooner; seconds from signal to end.
+    The moment, or 'finished' if the run ended before; and seconds from signal to end.
   """
   when, had = moments(rng)[moment], len(trial.lines())
   process, began = trial.start(), time.monotonic()
@@ -86,10 +86,10 @@ def stop_once(
 
 
 def kills(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
-  """Kills a run again and again; how often at which moment.
+  """Kills a run repeatedly; returns the number of kills by moment.
 
   Raises:
-    AssertionError: it did not end like the run that was left alone.
+    AssertionError: it did not end like the uninterrupted run.
   """
   rng = random.Random(seed)
   alone = small_run.Trial(folder / small_run.FIRST)
@@ -102,7 +102,7 @@ def kills(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
     later = [moment for moment in moments(rng) if moment != 'first step']
     for moment in ('first step', *rng.sample(later, len(later))):
       if sum(met.values()) < count:
-        met[stop_once(trial, rng, moment, signal.SIGKILL)[0]] += 1
+        met[stop_once(trial, rng, moment, number=signal.SIGKILL)[0]] += 1
     del met['finished']
     trial.finish()
     assert small_run.same(alone, trial), f'{trial.folder} differs from {alone.folder}'
@@ -118,10 +118,10 @@ def flip(path: pathlib.Path, rng: random.Random) -> None:
 
 
 def flips(folder: pathlib.Path, *, count: int, seed: int) -> dict[str, int]:
-  """Flips bits of the newest checkpoint; how many were found, or made no difference.
+  """Flips bits of the newest checkpoint; counts the outcomes.
 
-  A bit counts as `detected` if the run would go on from the step before, as `harmless`
-  if the state comes back to the last bit, progress and all, and as `silent` otherwise.
+  A flip is `detected` if the run would resume from the step before, `harmless` if state
+  and progress are restored to the last bit, and `silent` otherwise.
   """
   rng = random.Random(seed)
   alone = small_run.Trial(folder / small_run.FIRST)
@@ -156,8 +156,8 @@ def _outcome(found: dict, expected: dict) -> str:
 def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
   """Stops, kills, damages and moves runs until the time is over.
 
-  A run whose number of devices never changes must end bitwise like one left alone;
-  losses of the others may differ by `ALIKE` of their size, and batches not at all.
+  A run whose number of devices never changes must end bitwise like an uninterrupted
+  one. Losses of the others may differ by the fraction `ALIKE`, batches must be equal.
   """
   rng = random.Random(seed)
   alone = small_run.Trial(folder / small_run.FIRST)
@@ -170,7 +170,7 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
     for _ in range(rng.randint(3, 6)):
       how = rng.choice((signal.SIGTERM, signal.SIGKILL))
       moment = rng.choice(list(moments(rng)))
-      found, seconds = stop_once(trial, rng, moment, how)
+      found, seconds = stop_once(trial, rng, moment, number=how)
       met[f'{how.name}, {found}'] += 1
       if how == signal.SIGTERM and found != 'finished':
         slowest = max(slowest, seconds)
@@ -197,7 +197,7 @@ def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> dict[str, int]:
 
 
 def hosts(folder: pathlib.Path, *, seed: int) -> dict[str, float]:
-  """Moves a run to other numbers of processes; how far its losses then are off.
+  """Moves a run to other numbers of processes; returns the differences of losses.
 
   Raises:
     AssertionError: a batch differs.
@@ -227,7 +227,7 @@ def hosts(folder: pathlib.Path, *, seed: int) -> dict[str, float]:
 
 
 def lose_folder(trial: small_run.Trial, *, after: int) -> None:
-  """Deletes a run's work directory behind a step, and lets it go on to its end."""
+  """Deletes a run's work directory after a step, and lets the run finish."""
   process = trial.start()
   while process.poll() is None and len(trial.lines()) < after:
     time.sleep(0.002)
@@ -237,7 +237,7 @@ def lose_folder(trial: small_run.Trial, *, after: int) -> None:
 
 
 def _flip_newest(trial: small_run.Trial, rng: random.Random) -> bool:
-  """Damages the newest of several checkpoints, every third time."""
+  """Flips a bit of the newest of several checkpoints, every third time."""
   if len(trial.saved()) < 2 or rng.random() > 1 / 3:
     return False
   newest = trial.checkpoints / str(trial.saved()[-1])
@@ -247,7 +247,7 @@ def _flip_newest(trial: small_run.Trial, rng: random.Random) -> bool:
 
 
 def main() -> None:
-  """Runs what the command line asks for, and prints what came of it."""
+  """Runs the requested part and prints the result."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('what', choices=('kills', 'flips', 'soak', 'hosts'))
   parser.add_argument('--count', type=int, default=20)

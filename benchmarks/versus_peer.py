@@ -1,30 +1,30 @@
-"""Speed against transfusion-pytorch, both sides in one run.
+"""Speed of training and sampling against transfusion-pytorch, both in one run.
 
   pip install -e .
   python -m venv peer
   peer/bin/pip install transfusion-pytorch==0.20.0 torch==2.13.0
   python -m benchmarks.versus_peer --peer=peer/bin/python --json=versus_peer.json
 
-Both have 6 layers of width 384 with 6 heads of 64 in float32, pictures of 256 patches
-of 16 channels, and the same number of threads. Measured are
+Both models have 6 layers of width 384 with 6 heads of 64 in float32, images of 256
+patches of 16 channels, and the same number of threads. Measures:
 
-  train     steps on 8 rows of 64 text tokens, a picture and 64 text tokens, AdamW
-  image     one picture behind 32 tokens, guidance 3, 60 evaluations of the network
-  text      256 tokens behind 32, greedy, with a cache
+  train     steps on 8 rows of 64 text tokens, an image and 64 text tokens, AdamW
+  image     one image after 32 tokens, guidance 3, 60 evaluations of the network
+  text      256 tokens after 32, greedy, with a cache
   text_8    the same, eight rows at a time
-  caption   64 tokens behind a picture
-  mixed_8   eight requests at once: four pictures as above, two captions, two texts of
+  caption   64 tokens after an image
+  mixed_8   eight requests at once: four images as above, two captions, two texts of
             64 tokens
 
-The sides run in processes of their own that live through the whole run and take turns,
-so that a machine whose speed drifts does not favour a side; the median of the rounds'
-ratios is the result. What stands in XLA_FLAGS and GLIBC_TUNABLES counts, for both
-sides. Weights are random, prompts too.
+Each side runs in its own process for the whole run, and they take turns, so that a
+drifting speed of the machine favours neither; the result is the median of the rounds'
+ratios. XLA_FLAGS and GLIBC_TUNABLES apply to both sides. Weights and prompts are
+random.
 
-Operations are those of matrix products, per token, picture or request: in ours as
-traced, in the peer's by PyTorch's counter. In training, `peak_share` is the share of
-the machine's rate of multiplying float32 matrices (2,048 x 2,048, for some seconds, in
-the same process after every round, for the speed drifts); the median of the rounds.
+Operations are those of matrix products, per token, image or request: as traced for
+ours, by PyTorch's counter for the peer. In training, `peak_share` is the share of the
+machine's rate of float32 matrix products (2,048 x 2,048, for some seconds, in the same
+process after every round), as a median over the rounds.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from benchmarks import on_cpu
 
 ROWS, TEXT, DEPTH, WIDTH, HEADS, PROMPT = 8, 64, 6, 384, 6, 32
 TOKENS = ROWS * (2 * TEXT + on_cpu.PATCHES)
-"""What both sides have: the batch, the model, and tokens before what is sampled."""
+"""Tokens of a batch; with the sizes above, shared by both sides."""
 
 MEASURES = ('train', 'image', 'text', 'text_8', 'caption', 'mixed_8')
 OPERATIONS = 'operations of '
@@ -49,11 +49,11 @@ SIDES = {'ours': 'benchmarks.versus_peer_ours', 'peer': 'benchmarks.versus_peer_
 
 
 class Measure(NamedTuple):
-  """What a side can be asked for.
+  """Measure of a side.
 
   Attributes:
-    rate: tokens, pictures or requests per second, measured whenever it is called.
-    operations: of each of them.
+    rate: function that measures tokens, images or requests per second.
+    operations: operations of each of them.
   """
 
   rate: Callable[[], float]
@@ -61,7 +61,7 @@ class Measure(NamedTuple):
 
 
 def main() -> None:
-  """Starts both sides, lets them take turns, prints and writes the result."""
+  """Starts both sides, measures in turns, prints and writes the result."""
   parser = on_cpu.parser(__doc__)
   parser.add_argument('--peer', help='Python that has transfusion-pytorch')
   parser.add_argument('--measures', nargs='+', default=MEASURES, choices=MEASURES)
@@ -104,7 +104,7 @@ def _start(name: str, program: str, threads: int) -> subprocess.Popen:
 
 
 def _turn(side: subprocess.Popen, measure: str) -> float:
-  """What one turn of a measure gives."""
+  """Result of one turn of a measure."""
   side.stdin.write(measure + '\n')
   side.stdin.flush()
   return json.loads(side.stdout.readline())
@@ -123,7 +123,7 @@ def _summary(measure: str, rounds: list[dict[str, float]]) -> dict[str, object]:
 
 
 def _shares(rounds, peaks, result: dict[str, object]) -> dict[str, object]:
-  """Of the machine's peak, in training."""
+  """Shares of the machine's peak in training."""
   found: dict[str, object] = {}
   for name in SIDES if peaks else ():
     work = result[f'train_{name}_operations']
@@ -142,12 +142,12 @@ def _shares(rounds, peaks, result: dict[str, object]) -> dict[str, object]:
 def serve(
   measures: Mapping[str, Measure], multiply: Callable[[], object], versions: object
 ) -> None:
-  """A side: says what it runs on, then measures what it is asked for.
+  """Serves one side: reports its versions, then measures on request.
 
   Args:
-    measures: by name.
-    multiply: a product of two matrices, for the machine's peak.
-    versions: of its libraries, to be told first.
+    measures: measures by name.
+    multiply: function that multiplies two matrices, for the machine's peak.
+    versions: versions of its libraries.
   """
   print(json.dumps(versions), flush=True)
   for line in sys.stdin:
@@ -163,7 +163,7 @@ def _answer(asked: str, measures: Mapping[str, Measure], multiply) -> float:
 
 
 def threads() -> int:
-  """Of a side's command line."""
+  """Number of threads in the command line of a side."""
   parser = argparse.ArgumentParser()
   parser.add_argument('--threads', type=int, required=True)
   return parser.parse_args().threads

@@ -11,7 +11,7 @@ CONTEXT = 1024
 
 
 def training():
-  """The measure, and the parameters that it trains."""
+  """Measure of training, and the parameters that it trains."""
   import jax
 
   from transfusion_jax.compiling import flops
@@ -38,7 +38,7 @@ def training():
 
 
 def engine(params, run):
-  """The sampler, on latents as they are: neither side has an autoencoder here."""
+  """Sampler of latents: neither side has an autoencoder here."""
   import jax
   import jax.numpy as jnp
 
@@ -50,7 +50,7 @@ def engine(params, run):
 
   @jax.tree_util.register_static
   class Latents:
-    """Takes latents for pictures."""
+    """Codec that returns latents as images."""
 
     def encode(self, pixels):
       return pixels.astype(jnp.float32) / 127.5 - 1.0
@@ -74,7 +74,7 @@ def engine(params, run):
 
 
 def sampling(engine):
-  """The measures of `versus_peer` that sample."""
+  """Measures of sampling in `versus_peer`."""
   import jax
   import numpy as np
 
@@ -93,8 +93,12 @@ def sampling(engine):
   shown = engine.layout.caption_prompt(pixels)
 
   def request(prompt, tokens: int, pictures: int = 0):
-    text = logits.TextSampling(0.0, 0, 1.0, 0.0, limit=tokens)
-    return requests.Request(prompt, jax.random.key(0), text, pictures)
+    text = logits.TextSampling(
+      temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, limit=tokens
+    )
+    return requests.Request(
+      prompt=prompt, key=jax.random.key(0), text=text, pictures=pictures
+    )
 
   def rate(asked, amount: float):
     return on_cpu.rate(lambda: engine.write(asked, drawing), amount)
@@ -129,10 +133,10 @@ def sampling(engine):
 
 @contextlib.contextmanager
 def counting(rounds: tuple[int, ...]) -> Iterator[list[float]]:
-  """Operations of all programs of the sampler that run within.
+  """Counts the operations of all sampler programs that run inside the context.
 
   Args:
-    rounds: of its loops, see `flops.count`.
+    rounds: iterations of its loops; see `flops.count`.
   """
   from transfusion_jax.compiling import flops
   from transfusion_jax.generation import programs
@@ -155,7 +159,7 @@ def counting(rounds: tuple[int, ...]) -> Iterator[list[float]]:
 
 
 def main() -> None:
-  """Serves what is asked for."""
+  """Serves requests for measures."""
   on_cpu.pin(versus_peer.threads())
   import jax
 

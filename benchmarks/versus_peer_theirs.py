@@ -1,4 +1,4 @@
-"""transfusion-pytorch's side of `versus_peer`, with its defaults; needs no JAX."""
+"""Peer's side of `versus_peer`: transfusion-pytorch with its defaults, without JAX."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from benchmarks import on_cpu, versus_peer
 
 
 def make_model() -> Transfusion:
-  """The model of both sides."""
+  """Model of both sides."""
   sizes = {
     'dim': versus_peer.WIDTH,
     'depth': versus_peer.DEPTH,
@@ -28,14 +28,14 @@ def make_model() -> Transfusion:
 
 
 def counted(work) -> float:
-  """Operations of some work."""
+  """Counts the operations of some work."""
   with flop_counter.FlopCounterMode(display=False) as counter:
     work()
   return counter.get_total_flops()
 
 
 def training(model: Transfusion) -> versus_peer.Measure:
-  """Steps of training."""
+  """Measure of training steps."""
   optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
   rows = [
     [
@@ -64,10 +64,10 @@ def training(model: Transfusion) -> versus_peer.Measure:
 
 
 def sampling(model: Transfusion):
-  """The measures of `versus_peer` that sample.
+  """Measures of sampling in `versus_peer`.
 
-  16 times, the default, are 15 steps of the midpoint rule and 60 evaluations with
-  guidance. A picture is opened by its [som] behind the prompt, as a model would.
+  The default of 16 times means 15 steps of the midpoint rule, or 60 evaluations with
+  guidance. An image begins with its [som] token after the prompt, as a model would.
   """
   words = torch.randint(0, on_cpu.VOCABULARY, (versus_peer.PROMPT,))
   opened = torch.cat([words, torch.tensor([model.get_modality_info(0).som_id])])
@@ -114,7 +114,7 @@ def sampling(model: Transfusion):
 
 
 def main() -> None:
-  """Serves what is asked for."""
+  """Serves requests for measures."""
   torch.set_num_threads(versus_peer.threads())
   torch.manual_seed(0)
   model = make_model()

@@ -1,1 +1,1 @@
-"""Experiments: one file each, whose docstring gives the command, cost and result."""
+"""Configs: one file per experiment, with its command, cost and result."""

@@ -1,9 +1,9 @@
-"""Defaults of every section, and the sizes of the paper.
+"""Defaults of every section, and the model sizes of the paper.
 
-A config file begins with `transfusion()` or `autoencoder()` and changes what it must.
-Every field exists here, so that `--config.model.transformer.depth=12` works for all of
-them and a misspelling is an error. Fields without a default say which config must set
-them.
+A config file starts from `transfusion()` or `autoencoder()` and changes some fields.
+All fields exist here, so that `--config.model.transformer.depth=12` works for each of
+them and a misspelt name is an error. Fields without a default must be set by the
+config.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ SIZES = {
   '1_4b': {'depth': 24, 'width': 2048, 'heads': 16, 'mlp': 5632},
   '7b': {'depth': 32, 'width': 4096, 'heads': 32, 'mlp': 11008},
 }
-"""Transfusion, section 4.1; hidden widths are Llama's, which match its counts."""
+"""Sizes in Transfusion, section 4.1, with the hidden widths of Llama, which match."""
 
 
 SMALL_AUTOENCODER = {
@@ -31,11 +31,11 @@ SMALL_AUTOENCODER = {
   'groups': 8,
   'patch': 4,
 }
-"""The layout of windows, 8x, for small pictures and a CPU."""
+"""Small autoencoder with windows, 8x, for small images and a CPU."""
 
 
 def transfusion() -> ConfigDict:
-  """A mixed run with the paper's objective and optimizer; sizes are left open."""
+  """Mixed run with the paper's objective and optimizer; sizes are not set."""
   run = config.empty(config.TransfusionRun)
   run.kind = 'transfusion'
   run.seed = 0
@@ -81,7 +81,7 @@ def transfusion() -> ConfigDict:
 
 
 def autoencoder() -> ConfigDict:
-  """The paper's autoencoder: 8x, 8 channels; length and batch are left open."""
+  """Run of the paper's autoencoder: 8x, 8 channels; length and batch are not set."""
   run = config.empty(config.AutoencoderRun)
   run.kind = 'autoencoder'
   run.seed = 0
@@ -112,17 +112,17 @@ def autoencoder() -> ConfigDict:
 
 
 def plain_objective(run: ConfigDict, *, kl_weight: float) -> None:
-  """Takes LPIPS and the discriminator away, which need weights and an accelerator."""
+  """Removes LPIPS and the discriminator, which need weights and an accelerator."""
   run.objective.update(kl_weight=kl_weight, lpips_weight=0.0)
   run.objective.adversarial.weight = 0.0
 
 
 def size(run: ConfigDict, name: str) -> ConfigDict:
-  """One of the paper's sizes, for a mixed run at 256 pixels and 4,096 positions.
+  """Mixed run with a size of the paper, at 256 pixels and 4,096 positions.
 
-  Attention is the TPU kernel; elsewhere `--config.model.transformer.attention=xla`. The
-  tokenizer, of 32,000 pieces, comes with a package: `pip install -e '.[text]'`.
-  A shard of the data is one row: the rows of a pod's host need not lie together.
+  Attention uses the TPU kernel; elsewhere `--config.model.transformer.attention=xla`.
+  The tokenizer, with 32,000 pieces, is part of a package: `pip install -e '.[text]'`.
+  Every row is a shard of the data, since the rows of a host may not be adjacent.
   """
   transformer = run.model.transformer
   transformer.update(SIZES[name])
@@ -157,13 +157,13 @@ def size(run: ConfigDict, name: str) -> ConfigDict:
 def source(
   kind: str, path: str = '', *, form: str = 'captioned', **changes
 ) -> ConfigDict:
-  """A source of documents for `mix`.
+  """Source of documents for `mix`.
 
   Args:
-    kind: of source; see `corpus.SourceConfig`.
-    path: where it is, or what it is called.
+    kind: kind of source; see `corpus.SourceConfig`.
+    path: path or name of the source.
     form: kind of document; see `forms.FormConfig`.
-    changes: fields of the source or of its form.
+    changes: values of fields of the source or of its form.
   """
   made = config.empty(config.pipeline.corpus.SourceConfig)
   made.update(kind=kind, path=path, split='', directory='', heldout=0.0)
@@ -184,7 +184,7 @@ def source(
 
 
 def mix(data: ConfigDict, **sources: ConfigDict) -> None:
-  """Makes these the sources of a run's data, or of its autoencoder's."""
+  """Sets the sources of the data of a run or of an autoencoder."""
   with data.sources.unlocked():
     for name in list(data.sources):
       del data.sources[name]
@@ -200,7 +200,7 @@ COMMON_SENSE = (
   'arc_challenge',
   'boolq',
 )
-"""Tasks of the paper for text alone (Transfusion, Table 1), as lm-eval calls them."""
+"""Text tasks of the paper (Transfusion, Table 1), by their names in lm-eval."""
 
 
 EVALUATORS = {
@@ -225,16 +225,16 @@ EVALUATORS = {
   'geneval': {'images': 4, 'shown': 32, 'seed': 0},
   'harness': {'tasks': COMMON_SENSE, 'folder': '', 'shots': -1, 'limit': 0},
 }
-"""Defaults by kind."""
+"""Defaults of evaluators by kind."""
 
 
 def evaluator(kind: str, source: ConfigDict | None = None, **changes) -> ConfigDict:
-  """An evaluator for `evaluate`.
+  """Evaluator for `evaluate`.
 
   Args:
-    kind: see `config.Evaluator`.
-    source: of what it measures on, for those that read documents.
-    changes: fields of its section.
+    kind: kind of evaluator; see `config.Evaluator`.
+    source: source of documents, for evaluators that read some.
+    changes: values of fields of its section.
   """
   made = config.empty(config.kinds(config.Evaluator)[kind])
   made.update(kind=kind, **{**EVALUATORS[kind], **changes})
@@ -244,9 +244,9 @@ def evaluator(kind: str, source: ConfigDict | None = None, **changes) -> ConfigD
 
 
 def of_own_data() -> dict[str, ConfigDict]:
-  """The evaluators of every run: they measure on what its own data holds out.
+  """Evaluators of every run, on the held-out part of its own data.
 
-  One for which nothing is held out is left out.
+  Evaluators without held-out data are omitted.
   """
   return {
     'samples': evaluator('samples'),
@@ -256,7 +256,7 @@ def of_own_data() -> dict[str, ConfigDict]:
 
 
 def evaluate(run: ConfigDict, **evaluators) -> None:
-  """Makes these the evaluators of a run."""
+  """Sets the evaluators of a run."""
   with run.evaluation.evaluators.unlocked():
     for name in list(run.evaluation.evaluators):
       del run.evaluation.evaluators[name]

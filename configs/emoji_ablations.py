@@ -3,10 +3,10 @@
   python -m launch.sweep --config=configs/emoji_ablations.py \
     --workdir=runs/emoji_ablations --metric=scenes/two_objects
 
-Around the run of `configs/emoji_scenes.py`, cut to 1,500 steps, one thing is changed at
-a time: the weight of the image loss (lambda), the cap on the noise of a picture before
-its caption, the size of a patch, the image adapter (with patches of both sizes, as in
-the paper), and guidance, which needs no training of its own.
+The run of `configs/emoji_scenes.py`, shortened to 1,500 steps, with one change at a
+time: the weight of the image loss (lambda), the cap on the noise of an image before its
+caption, the patch size, the image adapter (with both patch sizes, as in the paper), and
+guidance, which needs no separate training.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from transfusion_jax.sweeping import overrides
 
 
 def get_config() -> ConfigDict:
-  """The run that the trials are changes of."""
+  """Config that the trials change."""
   run = emoji_scenes.get_config()
   run.data.image_slots = 10  # more pictures fit into a row where patches are larger
   run.model.adapter.unet.update(
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
 
 
 def sweep() -> Iterator[dict[str, Any]]:
-  """Every trial, the unchanged run first."""
+  """Overrides of every trial; the first trial is unchanged."""
   yield {}
   yield from overrides.grid({'objective.image_weight': (1.0, 20.0)})
   yield {'data.scenes.image_first_noise_cap': 1.0}

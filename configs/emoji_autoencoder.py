@@ -1,4 +1,4 @@
-"""The small autoencoder of the emoji scenes: 32 x 32 pixels to 4 x 4 latents.
+"""Small autoencoder of the emoji scenes: 32 x 32 pixels to 4 x 4 latents.
 
   python -m transfusion_jax.train --config=configs/emoji_autoencoder.py \
     --workdir=runs/emoji_autoencoder
@@ -19,7 +19,7 @@ from configs import base
 
 
 def get_config(terms: str = 'plain') -> ConfigDict:
-  """The run that the page above describes, with the loss that `terms` name."""
+  """Config described above, with the loss terms `terms`."""
   run = base.autoencoder()
   run.data.update(rows=64, row_length=128, image_slots=4)
   run.data.scenes.update(single=0.25, count=0.1, pair=0.55, binding=0.05, story=0.05)

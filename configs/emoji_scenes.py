@@ -1,4 +1,4 @@
-"""Transfusion on emoji scenes: from nothing to pictures and captions on two CPU cores.
+"""Transfusion on emoji scenes: images and captions from scratch on two CPU cores.
 
   python -m transfusion_jax.train --config=configs/emoji_scenes.py \
     --workdir=runs/emoji_scenes
@@ -19,7 +19,7 @@ from configs import base, emoji_autoencoder
 
 
 def get_config() -> ConfigDict:
-  """The run that the page above describes."""
+  """Config described above."""
   run = base.transfusion()
   run.data = emoji_autoencoder.get_config().data
   run.data.update(rows=8, row_length=160, image_slots=7)

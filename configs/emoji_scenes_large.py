@@ -1,4 +1,4 @@
-"""Transfusion on all emoji at 128 pixels, anywhere in the picture, for one GPU.
+"""Transfusion on all emoji at 128 pixels, at free positions, for one GPU.
 
   python -m transfusion_jax.train --config=configs/emoji_scenes_large.py \
     --workdir=runs/emoji_scenes_large
@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-  """The run that the page above describes."""
+  """Config described above."""
   run = base.transfusion()
   run.data.scenes.update(
     glyphs=0,

@@ -1,4 +1,4 @@
-"""Emoji scenes with questions and edits: a model that draws, captions, answers, edits.
+"""Emoji scenes with questions and edits, in addition to images and captions.
 
   python -m transfusion_jax.train --config=configs/emoji_tasks.py \
     --workdir=runs/emoji_tasks
@@ -17,7 +17,7 @@ from configs import base, emoji_scenes
 
 
 def get_config() -> ConfigDict:
-  """The run that the page above describes."""
+  """Config described above."""
   run = emoji_scenes.get_config()
   base.mix(
     run.data,

@@ -1,14 +1,13 @@
-"""Transfusion on a folder of your own: `name.jpg` (or .png, ...) beside `name.txt`.
+"""Transfusion on your own folder: `name.jpg` (or .png, ...) beside `name.txt`.
 
   python -m transfusion_jax.train --config=configs/folder.py:PATH --workdir=runs/mine
 
-PATH may be any place that fsspec reads, and may hold folders. Pictures without text and
-texts without a picture are welcome. Every hundredth record is held out, for the report
-to show and measure what was learnt on. The sizes below are for a few thousand pictures
-of 64 pixels and one small accelerator, or a patient CPU; `configs/transfusion_160m.py`
-shows larger ones. Data of another kind is one line: `base.source('json_lines', path,
-text='caption')`, and several are mixed by naming them: `base.mix(run.data, photos=...,
-articles=...)`.
+PATH may be any path that fsspec reads, and may contain folders. Images without text and
+texts without an image are used too. Every hundredth record is held out for the report.
+The sizes below are for a few thousand pictures of 64 pixels and one small accelerator,
+or a patient CPU; `configs/transfusion_160m.py` shows larger ones. Data of another kind
+is one line: `base.source('json_lines', path, text='caption')`, and several are mixed by
+naming them: `base.mix(run.data, photos=..., articles=...)`.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +16,7 @@ from configs import base
 
 
 def get_config(path: str = 'pictures') -> ConfigDict:
-  """The run that the page above describes."""
+  """Config described above."""
   run = base.transfusion()
   run.data = _data(path)
   run.autoencoder.run = _autoencoder(path)

@@ -1,1 +1,1 @@
-"""Programs that start runs: on this machine as several processes, or on TPUs."""
+"""Launchers: start runs as several processes on this machine, or on TPUs."""

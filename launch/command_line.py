@@ -1,4 +1,4 @@
-"""What the launchers share: flags, a command behind `--`, and errors of one line."""
+"""Command lines of launchers: flags, a command after `--`, one-line errors."""
 
 import argparse
 import contextlib
@@ -9,30 +9,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 EXAMPLE = '-- python -m transfusion_jax.train --config=FILE --workdir=DIR'
 RETRY = 42
-"""How a run ends that was stopped from outside: saved, to be started again."""
+"""Exit code of a run that was preempted: it is saved, and to be restarted."""
 
 USER_ERROR = 2
-"""How a run ends that cannot start as it was asked to: not to be started again."""
+"""Exit code of a run whose command or config is wrong: not to be restarted."""
 
 MOST = 2**16
-"""Of anything that is counted: slices, processes, attempts."""
+"""Largest value of flags that count slices, processes or attempts."""
 
 _MISSING = 'the following arguments are required: '
 _OUT_OF_RANGE = re.compile(r'argument (--\S+): (from .*)', re.DOTALL)
 _NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')
-"""Short enough that Kubernetes can add the numbers of slices and hosts."""
+"""Valid names, short enough for Kubernetes to append numbers of slices and hosts."""
 
 
 class Parser(argparse.ArgumentParser):
-  """Flags of a launcher; what is wrong with them is told in one line, exit code 2."""
+  """Parser of a launcher's flags; errors are one line and exit code 2."""
 
   def __init__(self, module: str, description: str, usage: str):
-    """Starts with `--dry-run`.
+    """Creates a parser with the flag `--dry-run`.
 
     Args:
-      module: as behind `python -m`.
-      description: for `--help`.
-      usage: of the flags, without `--dry-run` and the command.
+      module: name of the module, as after `python -m`.
+      description: text for `--help`.
+      usage: usage of the flags, without `--dry-run` and the command.
     """
     super().__init__(
       prog=f'python -m {module}',
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
     self.add_argument('--dry-run', action='store_true', help='print what would run')
 
   def read(self, argv: Sequence[str]) -> argparse.Namespace:
-    """The flags by name, and what stands behind `--` as `command`."""
+    """Parses the flags; the words after `--` become `command`."""
     split = argv.index('--') if '--' in argv else len(argv)
     asked = self.parse_args(argv[:split])
     asked.command = list(argv[split + 1 :])
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     """Adds the flags of a run in a cluster.
 
     Args:
-      restarts: by default.
+      restarts: default of `--restarts`.
     """
     self.add_argument('--name', required=True, help='of the run')
     self.add_argument('--topology', required=True, help='for example v5e:16x16')
@@ -73,13 +73,13 @@ class Parser(argparse.ArgumentParser):
     )
 
   def need(self, program: str, way_out: str) -> None:
-    """Refuses to go on where a program is not installed."""
+    """Ends with an error if a program is not installed."""
     if shutil.which(program) is None:
       self.error(f'expected the program {program}, found none on PATH; {way_out}')
 
   @contextlib.contextmanager
   def user_errors(self) -> Iterator[None]:
-    """Tells a ValueError in one line."""
+    """Reports a ValueError as a one-line error."""
     try:
       yield
     except ValueError as error:
@@ -97,7 +97,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-  """The type of a flag that takes whole numbers from `low` to `high`."""
+  """Argparse type of integers from `low` to `high`."""
 
   def parse(text: str) -> int:
     number = int(text) if re.fullmatch('-?[0-9]{1,18}', text) else None
@@ -111,16 +111,16 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def shown(command: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
-  """A command as a person would type it, behind the variables that it is given."""
+  """Command as typed in a shell, after the environment variables that it gets."""
   given = [f'{name}={shlex.quote(value)}' for name, value in (variables or {}).items()]
   return ' '.join([*given, shlex.join(command)])
 
 
 def check_name(name: str) -> None:
-  """Whether Google Cloud and Kubernetes take a name.
+  """Checks that a name is valid for Google Cloud and Kubernetes.
 
   Raises:
-    ValueError: they do not.
+    ValueError: it is not.
   """
   if not _NAME.fullmatch(name):
     raise ValueError(
@@ -130,14 +130,14 @@ def check_name(name: str) -> None:
 
 
 def check_remote(command: Sequence[str], hosts: int) -> None:
-  """Whether a command can run on other machines than this one.
+  """Checks that a command can run on other machines than this one.
 
   Args:
     command: program and arguments.
-    hosts: that run it together.
+    hosts: number of hosts that run it together.
 
   Raises:
-    ValueError: it would not find the others, or not what it wrote before.
+    ValueError: `--distributed` is missing, or `--workdir` is not an absolute path.
   """
   if hosts > 1 and '--distributed' not in command:
     raise ValueError(
@@ -153,7 +153,7 @@ def check_remote(command: Sequence[str], hosts: int) -> None:
 
 
 def _value(command: Sequence[str], flag: str) -> str | None:
-  """What a flag is set to, in either way to write it."""
+  """Value of a flag, written as `--flag=value` or `--flag value`."""
   for index, word in enumerate(command):
     if word.startswith(f'{flag}='):
       return word.removeprefix(f'{flag}=')

@@ -1,14 +1,14 @@
-r"""Starts a command as several processes on this machine, as hosts would run it.
+r"""Starts a command as several processes on this machine, like the hosts of a pod.
 
   python -m launch.local --processes=2 --devices=4 -- \
     python -m transfusion_jax.train --config=configs/emoji_scenes.py --workdir=DIR
 
-Every process has CPU devices of its own and finds in its environment where the others
-are; `train` joins them. Process 0 is heard as it is, the others with their number
-before every line. Ctrl-C, SIGTERM and SIGHUP (unless begun with nohup) go to all. When
-one fails the others are ended, and its exit code is the launcher's; the last line says
-which one it was, and why. Where nobody reads any more, the processes go on unheard.
-`--dry-run` prints what would run.
+Every process has its own CPU devices, and environment variables from which `train`
+connects to the others. Output of process 0 is passed on unchanged, that of the others
+with their number before every line. Ctrl-C, SIGTERM and SIGHUP (unless started with
+nohup) are sent to all. If one fails the others are ended, and its exit code is the
+launcher's; the last line names the process and its error. If the reader of the output
+is gone, the processes continue. `--dry-run` prints the commands.
 """
 
 import contextlib
@@ -29,20 +29,20 @@ from transfusion_jax.core import log, streams
 from transfusion_jax.training import preemption
 
 GRACE = 5.0
-"""Seconds between asking processes to end and ending them."""
+"""Seconds from SIGTERM to SIGKILL when processes are ended."""
 
 _DEVICE_FLAG = re.compile(r'--xla_force_host_platform_device_count=\d+')
-"""Would contradict the number of devices that is asked for."""
+"""Flag in XLA_FLAGS that would contradict `--devices`."""
 
 _GREETING = re.compile(rb'\[Gloo\]|connected peer ranks is')
-"""What the library of CPU collectives says on standard output."""
+"""Messages of the CPU collectives library on standard output, which are dropped."""
 
 _LIBRARY, _PARENT_DEATH_SIGNAL = ctypes.CDLL(None), 1
 _LONGEST_LINE = 4096
 
 
 def variables(index: int, *, processes: int, devices: int, port: int) -> dict[str, str]:
-  """What a process finds in its environment beyond the launcher's own."""
+  """Environment variables of a process, in addition to the launcher's own."""
   flags = os.environ.get('XLA_FLAGS', '')
   kept = _DEVICE_FLAG.sub('', flags)
   return {
@@ -57,7 +57,7 @@ def variables(index: int, *, processes: int, devices: int, port: int) -> dict[st
 
 
 class Process:
-  """One of the processes, with all that it says passed on."""
+  """Process whose output is passed on."""
 
   def __init__(
     self,
@@ -66,13 +66,13 @@ class Process:
     added: Mapping[str, str],
     ended: queue.SimpleQueue,
   ):
-    """Starts it, in a session of its own: a terminal's Ctrl-C reaches the launcher.
+    """Starts the process in its own session: Ctrl-C reaches only the launcher.
 
     Args:
-      index: of all.
+      index: index of the process.
       command: program and arguments.
-      added: to its environment.
-      ended: where it is put with its exit code as soon as it has one.
+      added: additional environment variables.
+      ended: queue that receives the process when it has ended.
     """
     self.index, self._end = index, b''
     self._process = subprocess.Popen(
@@ -90,22 +90,22 @@ class Process:
     threading.Thread(target=lambda: ended.put((self, self.code()))).start()
 
   def code(self) -> int:
-    """Its exit code, 128 + n where signal n ended it; waits for its end."""
+    """Exit code, 128 + n if ended by signal n; waits for the end."""
     code = self._process.wait()
     return 128 - code if code < 0 else code
 
   def send(self, number: int) -> None:
-    """Sends a signal, if it is still there."""
+    """Sends a signal if the process still runs."""
     self._process.send_signal(number)
 
   def kill(self) -> None:
-    """Ends it and whatever it has started."""
+    """Kills the process and its children."""
     with contextlib.suppress(ProcessLookupError):
       os.killpg(self._process.pid, signal.SIGKILL)
     self._process.wait()
 
   def last_words(self) -> str:
-    """The last line that it wrote on standard error; waits for all of them."""
+    """Last line on standard error; waits for all output."""
     for thread in self._relays:
       thread.join()
     return re.split(r'[\r\n]+', self._end.decode(errors='replace').strip())[-1]
@@ -131,11 +131,14 @@ class Process:
 
 
 def run(command: Sequence[str], added: Sequence[Mapping[str, str]]) -> int:
-  """Starts processes and stays until all have ended; the first failure's exit code.
+  """Starts processes and waits for all of them.
 
   Args:
     command: program and arguments, the same for all.
-    added: to the environment of each.
+    added: additional environment variables of each process.
+
+  Returns:
+    The exit code of the first process that failed; 0 if none did.
   """
   running: list[Process] = []
   asked: list[int] = []
@@ -152,7 +155,7 @@ def run(command: Sequence[str], added: Sequence[Mapping[str, str]]) -> int:
     for number in preemption.heeded():
       handlers[number] = signal.signal(number, forward)
     for index, variables in enumerate(added):
-      running.append(Process(index, command, variables, ended))
+      running.append(Process(index, command, added=variables, ended=ended))
       if asked:  # before it was there
         running[-1].send(asked[-1])
     failed = _wait(running, ended)
@@ -171,7 +174,7 @@ def run(command: Sequence[str], added: Sequence[Mapping[str, str]]) -> int:
 
 
 def _wait(running: Sequence[Process], ended: queue.SimpleQueue) -> Process | None:
-  """The first that failed, once all have ended or had their time to."""
+  """Waits for all processes, limited after a failure; returns the first that failed."""
   failed, seconds = None, None
   for _ in running:
     try:
@@ -186,20 +189,20 @@ def _wait(running: Sequence[Process], ended: queue.SimpleQueue) -> Process | Non
 
 
 def end_with_launcher() -> None:
-  """In a new process: Linux ends it if even the launcher is killed."""
+  """Makes Linux kill this new process if the launcher is killed."""
   if sys.platform == 'linux':
     _LIBRARY.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def free_port() -> int:
-  """A port of this machine that nobody listens to."""
+  """Free TCP port of this machine."""
   with socket.socket() as listener:
     listener.bind(('127.0.0.1', 0))
     return listener.getsockname()[1]
 
 
 def main(argv: Sequence[str]) -> int:
-  """Parses the command line and runs; the exit code."""
+  """Parses the command line and runs the processes; returns the exit code."""
   usage = '--processes=N --devices=N'
   parser = command_line.Parser('launch.local', __doc__, usage)
   count = command_line.whole(1, 1024)

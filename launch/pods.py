@@ -1,8 +1,8 @@
-"""What Google calls a topology, and how its chips are spread over hosts.
+"""Google's names of topologies, and the distribution of their chips over hosts.
 
-Which topologies there are says `transfusion_jax/compiling/topologies.py`; here are the
-names that gcloud, GKE and xpk give them. They are those of Google's documentation, and
-those of GKE agree with what xpk 1.16 writes into its manifests.
+`transfusion_jax/compiling/topologies.py` lists the topologies; this module has the
+names that gcloud, GKE and xpk use for them, from Google's documentation. Those of GKE
+agree with the manifests of xpk 1.16.
 """
 
 import argparse
@@ -13,18 +13,18 @@ from launch import command_line
 from transfusion_jax.compiling import topologies
 
 CHIPS_PER_HOST = 4
-"""GKE also sells machines with 8 chips of v5e and v6e, which are not asked for."""
+"""Chips of a host; GKE also has machines with 8 chips of v5e and v6e, not used here."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-  """One kind of chip as Google's tools know it.
+  """Names of a kind of chip in Google's tools.
 
   Attributes:
-    prefix: of the names of its slices, for gcloud and xpk.
-    label: of its nodes in GKE.
-    runtime: what its hosts run where there is no GKE; empty where GKE is the only way.
-    cores: per chip, where slices are named by their cores; otherwise 1.
+    prefix: prefix of slice names in gcloud and xpk.
+    label: label of its nodes in GKE.
+    runtime: runtime version of TPU VMs; empty if only GKE offers the chip.
+    cores: cores per chip if slices are named by cores, else 1.
   """
 
   prefix: str
@@ -34,51 +34,76 @@ class Family:
 
 
 FAMILIES = {
-  'v4': Family('v4', 'tpu-v4-podslice', 'tpu-ubuntu2204-base', 2),
-  'v5e': Family('v5litepod', 'tpu-v5-lite-podslice', 'v2-alpha-tpuv5-lite', 1),
-  'v5p': Family('v5p', 'tpu-v5p-slice', 'v2-alpha-tpuv5', 2),
-  'v6e': Family('v6e', 'tpu-v6e-slice', 'v2-alpha-tpuv6e', 1),
-  'tpu7x': Family('tpu7x', 'tpu7x', '', 2),
+  'v4': Family(
+    prefix='v4',
+    label='tpu-v4-podslice',
+    runtime='tpu-ubuntu2204-base',
+    cores=2,
+  ),
+  'v5e': Family(
+    prefix='v5litepod',
+    label='tpu-v5-lite-podslice',
+    runtime='v2-alpha-tpuv5-lite',
+    cores=1,
+  ),
+  'v5p': Family(
+    prefix='v5p',
+    label='tpu-v5p-slice',
+    runtime='v2-alpha-tpuv5',
+    cores=2,
+  ),
+  'v6e': Family(
+    prefix='v6e',
+    label='tpu-v6e-slice',
+    runtime='v2-alpha-tpuv6e',
+    cores=1,
+  ),
+  'tpu7x': Family(
+    prefix='tpu7x',
+    label='tpu7x',
+    runtime='',
+    cores=2,
+  ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-  """One slice, or several alike, as something to ask Google for."""
+  """Slice, or several equal slices, with the names that Google's tools use."""
 
   topology: topologies.Topology
 
   @property
   def family(self) -> Family:
-    """The names of its chips."""
+    """Names of its kind of chip."""
     return FAMILIES[self.topology.chip.name]
 
   @property
   def shape(self) -> str:
-    """Chips along each side of a slice, `16x16`."""
+    """Chips along each side of a slice, for example `16x16`."""
     return 'x'.join(map(str, self.topology.sides))
 
   @property
   def chips_per_host(self) -> int:
-    """What a host holds, of a slice."""
+    """Number of chips of a host."""
     return min(CHIPS_PER_HOST, math.prod(self.topology.sides))
 
   @property
   def hosts_per_slice(self) -> int:
-    """Machines of a slice."""
+    """Number of hosts of a slice."""
     return math.prod(self.topology.sides) // self.chips_per_host
 
   @property
   def hosts(self) -> int:
-    """Machines of all slices."""
+    """Number of hosts of all slices."""
     return self.hosts_per_slice * self.topology.slices
 
   @property
   def accelerator_type(self) -> str:
-    """What gcloud calls a slice, `v5litepod-256`: its size, which decides its shape.
+    """Accelerator type in gcloud, `v5litepod-256`: the size, which decides the shape.
 
     Raises:
-      ValueError: its hosts are only to be had through GKE.
+      ValueError: the chip is available in GKE only.
     """
     if not self.family.runtime:
       raise ValueError(
@@ -90,22 +115,22 @@ class Pod:
 
 
 def find(name: str, slices: int) -> Pod:
-  """The pod of that topology.
+  """Finds the pod of a topology.
 
   Raises:
-    ValueError: there is no such topology, or no slice; the message says what there is.
+    ValueError: there is no such topology; the message lists the existing ones.
   """
   return Pod(topologies.find(name, slices))
 
 
 def in_cluster(asked: argparse.Namespace) -> Pod:
-  """The pod that a launcher into a cluster is asked for.
+  """Checks the flags of a cluster launcher and returns their pod.
 
   Args:
-    asked: the flags of `command_line.Parser.add_cluster`, and the command.
+    asked: flags of `command_line.Parser.add_cluster`, and the command.
 
   Raises:
-    ValueError: one of them is not as it has to be.
+    ValueError: a flag or the command is invalid.
   """
   command_line.check_name(asked.name)
   pod = find(asked.topology, asked.slices)

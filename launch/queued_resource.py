@@ -1,9 +1,9 @@
-"""The commands that make machines of TPU VMs run a program, as lists of words.
+"""Commands that create TPU VMs and run a program on them, as lists of words.
 
-A queued resource asks Google for slices and holds them, one node for each. Nothing is
-run here. Nodes are spoken to one by one (`tpu-vm ssh`): asked for all of a queued
-resource at once, gcloud starts a command on 64 machines, and on the next when those are
-done, while a run only starts when all have.
+A queued resource requests slices and holds them, as one node each. This module runs
+nothing. Commands are per node (`tpu-vm ssh`): for a whole queued resource gcloud starts
+a command on 64 machines, and on the next ones when those are done, but a run only
+starts when all machines have.
 """
 
 import dataclasses
@@ -14,28 +14,28 @@ from collections.abc import Sequence
 from launch import pods
 
 ROOT = pathlib.Path(__file__).parents[1]
-"""The code that is copied to the machines."""
+"""Folder of the code that is copied to the machines."""
 
 EXTRAS = 'tpu,text,data'
-"""What `setup.py` calls the packages that a run on TPUs needs."""
+"""Extras of the Python package that a run on TPUs needs."""
 
 _UV = 'https://astral.sh/uv/install.sh'
-"""Brings a Python of its own: that of the machines is older than we need."""
+"""Installer of uv, which brings a newer Python than that of the machines."""
 
 _RUNS = '{ kill -0 $(cat ~/run.pid); } 2>/dev/null'
-"""Whether the command that was started last is at work."""
+"""Shell condition: the command that was started last is running."""
 
 
 @dataclasses.dataclass(frozen=True)
 class QueuedResource:
-  """What is asked for, and how gcloud is told.
+  """Request for slices, and its gcloud commands.
 
   Attributes:
-    name: of the request, and of its nodes.
-    project: who pays.
-    zone: where.
-    pod: how many chips.
-    create_flags: for gcloud when it asks, beyond what follows from these.
+    name: name of the request and of its nodes.
+    project: Google Cloud project.
+    zone: Google Cloud zone.
+    pod: slices to request.
+    create_flags: additional flags of gcloud for the request.
   """
 
   name: str
@@ -46,7 +46,7 @@ class QueuedResource:
 
   @property
   def nodes(self) -> list[str]:
-    """The name of every slice."""
+    """Names of the nodes, one for every slice."""
     slices = self.pod.topology.slices
     return (
       [self.name]
@@ -59,10 +59,10 @@ class QueuedResource:
     return self._request('describe', '--format=value(state.state)')
 
   def create(self) -> list[str]:
-    """Asks; the machines come later.
+    """Requests the machines, which become ready later.
 
     Raises:
-      ValueError: gcloud cannot ask for this pod.
+      ValueError: gcloud cannot request this pod.
     """
     slices = self.pod.topology.slices
     nodes = (
@@ -79,15 +79,15 @@ class QueuedResource:
     )
 
   def delete(self) -> list[str]:
-    """Gives all machines back, and the request with them."""
+    """Deletes the request and all its machines."""
     return self._request('delete', '--force', '--quiet')
 
   def copy(self, node: str, file: str) -> list[str]:
-    """Puts a file into the home folder of every machine of a node."""
+    """Copies a file to the home folder of every machine of a node."""
     return self._node('scp', file, f'{node}:')
 
   def on(self, node: str, script: str) -> list[str]:
-    """Runs a line of shell on every machine of a node."""
+    """Runs a shell command on every machine of a node."""
     alive = '--ssh-flag=-oServerAliveInterval=30'
     return self._node('ssh', node, alive, f'--command={script}')
 
@@ -104,17 +104,17 @@ class QueuedResource:
 
 
 def pack(archive: str) -> list[str]:
-  """Packs the code, less what `.dockerignore` names."""
+  """Packs the code, except the files in `.dockerignore`."""
   names = [f'--file={archive}', f'--exclude-from={ROOT / ".dockerignore"}']
   return ['tar', '--create', '--gzip', *names, f'--directory={ROOT}', '.']
 
 
 def install(archive: str, setup: str) -> str:
-  """A line of shell that makes a machine ready, unless it is at work.
+  """Shell command that installs the code on a machine, unless a run is active there.
 
   Args:
-    archive: that was copied.
-    setup: a line of shell to begin with, such as one that mounts a share; or nothing.
+    archive: archive that was copied.
+    setup: shell command to run first, for example to mount a share; may be empty.
   """
   packed = shlex.quote(pathlib.PurePath(archive).name)
   steps = (
@@ -130,10 +130,10 @@ def install(archive: str, setup: str) -> str:
 
 
 def start(command: Sequence[str]) -> str:
-  """A line of shell that runs a command in the copied code, and says what it says.
+  """Shell command that runs a command in the copied code and prints its output.
 
-  The command does not depend on the connection: where that breaks, the same line again
-  finds it at work and goes on listening. Its exit code becomes that of the line.
+  The command survives a broken connection: the same line then finds it running and
+  continues to print its output. The line has the exit code of the command.
   """
   path = 'PATH=~/environment/bin:$PATH'
   own = 'setsid env --default-signal=INT'  # which & would have it ignore
@@ -147,7 +147,7 @@ def start(command: Sequence[str]) -> str:
 
 
 def stop() -> str:
-  """A line of shell that has the started command save and end, as Ctrl-C would."""
+  """Shell command that makes the started command save and end, like Ctrl-C."""
   return (
     f'if {_RUNS}; then kill -INT -- -$(cat ~/run.pid); fi; '
     f'while {_RUNS}; do sleep 1; done'

@@ -1,29 +1,29 @@
-r"""Runs the sweep of a config file, and makes one table and one page of its trials.
+r"""Runs the sweep of a config file, and writes a table and a page of its trials.
 
   python -m launch.sweep --config=configs/emoji_ablations.py --workdir=runs/ablations
 
-The file's `sweep()` yields overrides; `transfusion_jax/sweeping/overrides.py` makes
-grids, random draws and sets of sets. Every trial is a run of `train` with a work
-directory of its own, `DIR/trials/000`, and what it says is in `DIR/trials/000.log`. All
-are checked before the first begins. Fields given here, `--config.train.steps=100` say,
-hold for every trial.
+The file's `sweep()` yields overrides; `transfusion_jax/sweeping/overrides.py` has
+grids, random draws and combinations. Every trial is a run of `train` with its own work
+directory, `DIR/trials/000`, and its output in `DIR/trials/000.log`. All trials are
+checked before the first one starts. Fields given here, for example
+`--config.train.steps=100`, apply to every trial.
 
-`DIR/ledger.jsonl` says what became of each. The same command goes on after any end:
-trials that are done stay done, others go on from what they saved. One autoencoder is
-trained for all trials that agree on it, and trials that differ in `sampling` and
-`evaluation` alone are trained once.
+`DIR/ledger.jsonl` records the status of each trial. The same command continues an
+interrupted sweep: finished trials are kept, others continue from their checkpoints.
+Trials with the same autoencoder train it once, and trials that differ only in
+`sampling` and `evaluation` are trained once.
 
-  --metric=-loss_image    what trials are ranked by in `DIR/sweep.csv` and
-                          `DIR/sweep.html`; the minus says that less is better
+  --metric=-loss_image    metric for ranking trials in `DIR/sweep.csv` and
+                          `DIR/sweep.html`; a minus means that lower is better
   --processes=4           trials at a time
-  --trials=0,3-5          these trials alone
-  --retries=2             how often a trial that fails is started again
-  --on-failure=stop       do not go on without a trial that has failed for good
-  --dry-run               print the commands of trials that are not done
+  --trials=0,3-5          run only these trials
+  --retries=2             maximum number of restarts of a failed trial
+  --on-failure=stop       end the sweep when a trial has failed for good
+  --dry-run               print the commands of trials that are not finished
   --launcher='sbatch --job-name={name} --wrap={quoted}'
-                          print such a line for each of them, to be run elsewhere;
+                          print such a line for each of them, to run elsewhere;
                           {command} is the command as words, {quoted} as one word
-  --results-only          the table and the page from what is there
+  --results-only          write only the table and the page, from existing results
 """
 
 import concurrent.futures
@@ -50,11 +50,18 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for all that the sweep writes.')
 _METRIC = flags.DEFINE_string('metric', '-loss', 'Score that trials are ranked by.')
-_PROCESSES = flags.DEFINE_integer('processes', 1, 'Trials at a time.', 1, 1024)
+_PROCESSES = flags.DEFINE_integer(
+  'processes', 1, 'Trials at a time.', lower_bound=1, upper_bound=1024
+)
 _TRIALS = flags.DEFINE_list('trials', [], 'Numbers of trials; all if there are none.')
-_RETRIES = flags.DEFINE_integer('retries', 1, 'After failures.', 0, 2**16)
+_RETRIES = flags.DEFINE_integer(
+  'retries', 1, 'After failures.', lower_bound=0, upper_bound=2**16
+)
 _ON_FAILURE = flags.DEFINE_enum(
-  'on-failure', 'skip', ['skip', 'stop'], 'What becomes of the others.'
+  name='on-failure',
+  default='skip',
+  enum_values=['skip', 'stop'],
+  help='What becomes of the others.',
 )
 _DRY_RUN = flags.DEFINE_boolean('dry-run', False, 'Print what would run.')
 _LAUNCHER = flags.DEFINE_string('launcher', None, 'Print this line for every trial.')
@@ -62,7 +69,7 @@ _RESULTS_ONLY = flags.DEFINE_boolean('results-only', False, 'Run nothing.')
 
 
 def main() -> None:
-  """Checks all trials, then runs them or says how, and writes what came of them."""
+  """Checks all trials, runs them or prints their commands, and writes the results."""
   with command.user_errors():
     trials, root = _trials(), paths.local(_WORKDIR.value, '--workdir')
     chosen = _chosen(_TRIALS.value, len(trials))
@@ -71,12 +78,13 @@ def main() -> None:
       each.check_version()
   if _DRY_RUN.value or _LAUNCHER.value:
     with command.user_errors():
-      _print(trials, places, chosen, ledger_lib.done(_records(root)))
+      done = ledger_lib.done(_records(root))
+      _print(trials, places, [number for number in chosen if number not in done])
     return
   if _RESULTS_ONLY.value:
     _tell(trials, places, root)
     return
-  code = _run(trials, places, chosen, root)
+  code = _run(trials, places, chosen=chosen, root=root)
   try:
     _tell(trials, places, root)
   except command.Exit as error:
@@ -90,7 +98,7 @@ def main() -> None:
 
 
 def _trials() -> list[trials_lib.Trial]:
-  """All trials; all that is wrong with any ends the command."""
+  """Reads all trials; ends the command with the errors of all of them, if any."""
   if _CONFIG.value is None or not _WORKDIR.value:
     raise ValueError(
       'expected --config=FILE and --workdir=DIR, found only one or none; for example '
@@ -105,7 +113,7 @@ def _trials() -> list[trials_lib.Trial]:
 
 
 def _chosen(asked: Sequence[str], count: int) -> list[int]:
-  """Numbers of trials; ValueError if there are no such ones."""
+  """Numbers of the trials in `--trials`; ValueError if there are none such."""
   chosen: set[int] = set()
   for each in asked:
     first, _, last = each.partition('-')
@@ -122,14 +130,11 @@ def _chosen(asked: Sequence[str], count: int) -> list[int]:
 def _print(
   trials: Sequence[trials_lib.Trial],
   places: Sequence[workdir.Workdir],
-  chosen: Sequence[int],
-  done: set[int],
+  left: Sequence[int],
 ) -> None:
-  """One line for every trial that is left; ValueError if the template is wrong."""
+  """Prints a line for every trial that is left; ValueError if the template is wrong."""
   template = _LAUNCHER.value or '{command}'
-  for number in chosen:
-    if number in done:
-      continue
+  for number in left:
     words = shlex.join(trials[number].command(places[number].root))
     values = {'command': words, 'quoted': shlex.quote(words)}
     try:
@@ -144,10 +149,11 @@ def _print(
 def _run(
   trials: Sequence[trials_lib.Trial],
   places: Sequence[workdir.Workdir],
+  *,
   chosen: Sequence[int],
   root: pathlib.Path,
 ) -> int:
-  """Runs what is left; the exit code."""
+  """Runs the unfinished trials; returns the exit code."""
   with command.user_errors():
     root.mkdir(parents=True, exist_ok=True)
     ledger = ledger_lib.Ledger(root)
@@ -163,7 +169,7 @@ def _run(
       ),
       prepare=sharing.Sharing(trials, places).prepare,
       scores=lambda number: scores.final(trials[number].run, places[number]),
-      ended=lambda: _write_early(trials, places, ledger, root),
+      ended=lambda: _write_early(trials, places, ledger=ledger, root=root),
     )
     return sweep.run()
 
@@ -178,9 +184,9 @@ def _job(trial: trials_lib.Trial, place: workdir.Workdir) -> trial_processes.Job
 
 
 def _check_devices(trials: Sequence[trials_lib.Trial]) -> None:
-  """Ends the command if a trial does not suit the devices of this machine.
+  """Ends the command if a trial does not fit the devices of this machine.
 
-  Another process looks at them: it gives them back, and trials want them.
+  A separate process checks them, so that they are free again for the trials.
   """
   spawn = multiprocessing.get_context('spawn')
   with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
@@ -195,7 +201,7 @@ def _check_devices(trials: Sequence[trials_lib.Trial]) -> None:
 
 
 def _unsuited(runs: Sequence[config.Run]) -> list[str]:
-  """What is wrong with each on the devices here; empty where nothing is."""
+  """Error of each run with the devices of this machine; empty if there is none."""
   found = []
   for run in runs:
     try:
@@ -207,9 +213,9 @@ def _unsuited(runs: Sequence[config.Run]) -> list[str]:
 
 
 def _tell(trials, places, root: pathlib.Path) -> None:
-  """Writes what there is, and names the best trial and its command."""
+  """Writes the results, and prints the best trial and its command."""
   with command.user_errors():
-    best, metric = _write(trials, places, _records(root), root)
+    best, metric = _write(trials, places, records=_records(root), root=root)
   if metric.name in best.scores:
     score = pages.number(best.scores[metric.name])
     print(f'best: trial {best.trial:03d}, {metric.name} {score}')
@@ -221,23 +227,27 @@ def _records(root: pathlib.Path) -> list[ledger_lib.Record]:
   return ledger_lib.read(root / 'ledger.jsonl')
 
 
-def _write_early(trials, places, ledger: ledger_lib.Ledger, root: pathlib.Path) -> None:
+def _write_early(
+  trials, places, *, ledger: ledger_lib.Ledger, root: pathlib.Path
+) -> None:
+  """Writes the results during the sweep; errors are only logged."""
   try:
-    _write(trials, places, ledger.records, root)
-  except (ValueError, OSError) as error:  # at the end it ends the command
+    _write(trials, places, records=ledger.records, root=root)
+  except (ValueError, OSError) as error:  # at the end of the sweep it is raised
     log.once(command.line(error))
 
 
 def _write(
   trials: Sequence[trials_lib.Trial],
   places: Sequence[workdir.Workdir],
+  *,
   records: Sequence[ledger_lib.Record],
   root: pathlib.Path,
 ) -> tuple[table.Row, table.Metric]:
-  """The table and the page; ValueError if nothing is called as `--metric` is.
+  """Writes the table and the page; ValueError if there is no score named `--metric`.
 
   Returns:
-    The best row, and what it is the best by.
+    The best row, and the metric.
   """
   metric = table.Metric.named(_METRIC.value)
   found = sorted(table.rows(trials, places, records), key=metric.rank)
@@ -245,7 +255,7 @@ def _write(
   table.check(found, metric)
   reports = {n: place.root / 'report.html' for n, place in enumerate(places)}
   there = {number: path for number, path in reports.items() if path.exists()}
-  page.write(root / 'sweep.html', found, metric, there)
+  page.write(root / 'sweep.html', found, metric=metric, reports=there)
   return found[0], metric
 
 

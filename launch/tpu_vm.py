@@ -1,17 +1,17 @@
-r"""Trains on TPU VMs: asks for slices, runs a command on all hosts, and stays with it.
+r"""Trains on TPU VMs: requests slices, runs a command on all hosts, and follows it.
 
   python -m launch.tpu_vm --name=run1 --project=PROJECT --zone=us-west4-a \
     --topology=v5e:16x16 --slices=2 --spot --setup='MOUNT' -- \
     python -m transfusion_jax.train --distributed --config=FILE --workdir=/runs/run1
 
-Asks for a queued resource, waits for it, copies this code to every host, installs it,
-and runs the command. Where Google takes the machines back, or the command ends with
-42, they are given back and asked for again, and the command goes on from its last
-checkpoint: --workdir is a folder that outlives the machines, which `--setup` mounts.
-Any other failure while the machines are there ends it, with the command's exit code.
-A broken connection does not: the hosts go on, and are listened to again, also by the
-same launch started anew. Ctrl-C has the run save and stop. In the end the machines are
-given back, unless `--keep`. `--dry-run` prints the commands in order.
+Requests a queued resource, waits for it, copies this code to every host, installs it,
+and runs the command. If Google preempts the machines, or the command exits with 42,
+they are deleted and requested again, and the command continues from its last
+checkpoint: --workdir must be a folder that outlives the machines, which `--setup`
+mounts. Any other failure while the machines exist ends the launcher, with the exit code
+of the command. A broken connection does not: the hosts continue, and the launcher, or
+the same launcher started again, reconnects. Ctrl-C makes the run save and stop. At the
+end the machines are deleted, unless `--keep`. `--dry-run` prints the commands in order.
 """
 
 import argparse
@@ -26,35 +26,38 @@ from collections.abc import Sequence
 from launch import command_line, pods, queued_resource
 
 TICK, POLL, SETTLE = 1.0, 30.0, 180.0
-"""Seconds between looks at the commands, at the state of the machines, and until the
-state is known to be that of machines that stay: a run ends before Google says why."""
+"""Seconds between checks of the commands, between checks of the machines' state, and
+from a failure until that state is reliable: Google reports a preemption late."""
 
 ACTIVE, FAILED, SUSPENDED = 'ACTIVE', 'FAILED', 'SUSPENDED'
 ABSENT, UNKNOWN = 'ABSENT', 'UNKNOWN'
-"""Not said by gcloud: there is no such request, and gcloud could not say."""
+"""Additional states: there is no such request; gcloud could not be asked."""
 
 _LOST, _INTERRUPTED = 255, 130
-"""Exit codes of ssh when the connection breaks, and of a run that a person stopped."""
+"""Exit codes of ssh after a broken connection, and of a run stopped by a person."""
 
 
 class Keeper:
-  """Gets machines, runs commands on all of them, and gets new ones in their place."""
+  """Obtains machines, runs commands on all of them, and replaces preempted ones."""
 
   def __init__(self, resource: queued_resource.QueuedResource, attempts: int):
-    """Does nothing yet.
+    """Creates a keeper; requests nothing yet.
 
     Args:
-      resource: what to ask for.
-      attempts: how often in all.
+      resource: machines to request.
+      attempts: maximum number of requests.
     """
     self._resource, self._attempts = resource, attempts
     self.trouble = ''  # why gcloud did not answer
 
   def run(self, stages: Sequence[Sequence[Sequence[str]]]) -> int:
-    """Runs the last stage to its end, on as many machines as it takes; its exit code.
+    """Runs all stages, on new machines after every preemption.
 
     Args:
-      stages: one after the other, each a command for every slice, to run at once.
+      stages: stages in order; each has a command for every slice, run in parallel.
+
+    Returns:
+      The exit code of the last stage that ran.
     """
     for attempt in range(1, self._attempts + 1):
       if not self._obtain(again=attempt > 1):
@@ -72,7 +75,7 @@ class Keeper:
     return command_line.RETRY
 
   def state(self) -> str:
-    """What Google says of the request."""
+    """State of the request, as reported by Google."""
     done = subprocess.run(
       self._resource.describe(), capture_output=True, text=True, check=False
     )
@@ -84,17 +87,17 @@ class Keeper:
     return UNKNOWN
 
   def give_back(self) -> None:
-    """Ends what is being paid for."""
+    """Deletes the machines, which would otherwise be paid for."""
     if subprocess.run(self._resource.delete(), check=False).returncode:
       say(f'expected {self._resource.name} to be deleted, which failed; do it by hand')
 
   def stop(self) -> None:
-    """Has what runs save and end; every host hears of it from the first."""
+    """Makes the run save and end, through its first host, which informs the others."""
     for node in self._resource.nodes:
       subprocess.run(self._resource.on(node, queued_resource.stop()), check=False)
 
   def _obtain(self, *, again: bool) -> bool:
-    """Waits for machines; whether there are any, for a first request may be wrong."""
+    """Waits for machines; returns False if a first request fails: it may be wrong."""
     said = ''
     while (state := self.state()) != ACTIVE:
       if state != said:
@@ -119,7 +122,7 @@ class Keeper:
     return True
 
   def _all(self, stages: Sequence[Sequence[Sequence[str]]]) -> int:
-    """One stage after the other, until one fails; its exit code."""
+    """Runs stages in order until one fails; returns its exit code, or 0."""
     *before, last = stages
     for commands in before:
       code = self._together(commands)
@@ -128,7 +131,7 @@ class Keeper:
     return self._together(last)
 
   def _together(self, commands: Sequence[Sequence[str]]) -> int:
-    """Runs commands at once; the first failure's exit code, or 0 when all are done."""
+    """Runs commands in parallel; returns the exit code of the first failure, or 0."""
     running = [subprocess.Popen(each, start_new_session=True) for each in commands]
     looked = time.monotonic()
     try:
@@ -150,7 +153,7 @@ class Keeper:
         each.wait()
 
   def _gone(self) -> bool:
-    """Whether Google has taken the machines, which it may say a while later."""
+    """True if Google has preempted the machines, which it may report with a delay."""
     say(f'ended on its own; are the machines still there in {SETTLE:.0f} seconds?')
     end = time.monotonic() + SETTLE
     while (state := self.state()) in (ACTIVE, UNKNOWN) and time.monotonic() < end:
@@ -159,12 +162,12 @@ class Keeper:
 
 
 def say(line: str) -> None:
-  """Tells the person at the launcher."""
+  """Prints a message for the user of the launcher."""
   print(f'launch.tpu_vm: {line}', file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str]) -> int:
-  """Parses the command line and runs; the exit code."""
+  """Parses the command line and runs the command; returns the exit code."""
   parser = _parser()
   asked = parser.read(argv)
   with parser.user_errors():
@@ -174,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
   # Of this user alone: where anybody may write, a link could lie in its place.
   with tempfile.TemporaryDirectory() as folder:
     archive = str(pathlib.Path(folder) / f'{asked.name}.tgz')
-    stages = _stages(resource, archive, asked.setup, asked.command)
+    stages = _stages(resource, archive, setup=asked.setup, command=asked.command)
     if asked.dry_run:
       _print(resource, archive, stages, keep=asked.keep)
       return 0
@@ -192,7 +195,7 @@ def main(argv: Sequence[str]) -> int:
 def _keep(
   keeper: Keeper, stages: Sequence[Sequence[Sequence[str]]], *, keep: bool
 ) -> int:
-  """Runs all stages, and gives the machines back however that ends."""
+  """Runs all stages, and in any case deletes the machines at the end."""
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     return keeper.run(stages)
@@ -238,10 +241,11 @@ def _resource(asked: argparse.Namespace) -> queued_resource.QueuedResource:
 def _stages(
   resource: queued_resource.QueuedResource,
   archive: str,
+  *,
   setup: str,
   command: Sequence[str],
 ) -> list[list[list[str]]]:
-  """What to run on new machines: copy, install, the command."""
+  """Stages on new machines: copy, install, run the command."""
   scripts = queued_resource.install(archive, setup), queued_resource.start(command)
   copies = [resource.copy(node, archive) for node in resource.nodes]
   return [

@@ -1,9 +1,9 @@
-"""The trials of a sweep as processes on this machine, some at a time.
+"""Trials of a sweep as processes on this machine, several at a time.
 
-What each says goes to a file of its own. A trial that fails is started again in its
-work directory, where `train` goes on from what it saved; one whose configuration is
-wrong is not. Signals go to all trials, which then save and end, and nothing new begins.
-The end of the sweep is theirs, too, even if it is killed.
+The output of each goes to its own file. A failed trial is restarted in its work
+directory, where `train` continues from its checkpoint, unless its configuration is
+wrong. Signals go to all trials, which then save and end; no new trial starts. If the
+sweep is killed, its trials are killed too.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from transfusion_jax.sweeping import ledger as ledger_lib
 from transfusion_jax.training import preemption
 
 PAUSE = 0.1
-"""Seconds between looks at what has ended."""
+"""Seconds between checks for ended processes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What the processes need to know of a trial.
+  """Trial to run as a process.
 
   Attributes:
-    number: of the trial.
-    overrides: for the ledger.
+    number: number of the trial.
+    overrides: overrides of the trial, for the ledger.
     command: program and arguments.
-    output: file that all it says is added to.
+    output: file to which its output is appended.
   """
 
   number: int
@@ -44,13 +44,12 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """How trials are run.
+  """Policy for running trials.
 
   Attributes:
-    processes: trials at a time.
-    retries: times that a trial that fails is started again, over all starts of the
-      sweep.
-    stops: whether the sweep ends with the first trial that is given up.
+    processes: number of trials at a time.
+    retries: maximum number of restarts of a failed trial, over all starts of the sweep.
+    stops: True if the sweep ends when the first trial is given up.
   """
 
   processes: int
@@ -59,7 +58,7 @@ class Policy:
 
 
 class Sweep:
-  """Jobs on their way through."""
+  """Runner of the jobs of a sweep."""
 
   def __init__(
     self,
@@ -71,20 +70,20 @@ class Sweep:
     scores: Callable[[int], Mapping[str, float]],
     ended: Callable[[], None],
   ):
-    """Sets it up; those that are done, or have failed too often, are left out.
+    """Sets up the sweep without jobs that are done or have failed too often.
 
     Args:
-      jobs: in the order of their beginning.
-      ledger: what became of them, and becomes of them.
-      policy: how they are run.
-      prepare: told of a trial that is to begin, of those at work and of those that are
-        done, says whether it may.
-      scores: of a trial that is done.
-      ended: told whenever a trial has ended.
+      jobs: jobs in the order of their start.
+      ledger: ledger of the sweep.
+      policy: number of processes, and treatment of failures.
+      prepare: called as `prepare(trial, running, done)` before a trial starts; returns
+        False if it has to wait.
+      scores: returns the scores of a finished trial.
+      ended: called whenever a trial has ended.
     """
     self._ledger, self._policy = ledger, policy
     self._prepare, self._scores, self._ended = prepare, scores, ended
-    self._asked, self._over = 0, False  # the signal that came; nothing begins any more
+    self._asked, self._over = 0, False  # signal received; no new trial starts
     self._running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
     finished = ledger_lib.done(ledger.records)
     left = [job for job in jobs if job.number not in finished]
@@ -92,7 +91,7 @@ class Sweep:
     self._given_up = {job.number for job in left} - {j.number for j in self._waiting}
 
   def run(self) -> int:
-    """Stays until all have ended; 0, 1 if any was given up, or that of a stop."""
+    """Runs all jobs; returns 0, 1 if one was given up, or the exit code of a stop."""
     for number in sorted(self._given_up):
       log.info(f'trial {number:03d}: failed too often; raise --retries to try again')
     self._over = bool(self._given_up) and self._policy.stops
@@ -110,7 +109,7 @@ class Sweep:
     return 1 if self._given_up else 0
 
   def _begin(self) -> None:
-    """Starts what there is room for."""
+    """Starts jobs while there are free processes."""
     done = ledger_lib.done(self._ledger.records)
     for job in list(self._waiting):
       if self._over or len(self._running) >= self._policy.processes:
@@ -118,14 +117,14 @@ class Sweep:
       if not self._prepare(job.number, self._running.keys(), done):
         continue
       self._waiting.remove(job)
-      self._record(job, 'running', None, None)
+      self._record(job, 'running')
       log.info(f'trial {job.number:03d}: begins, {_shown(job.overrides)}')
       self._running[job.number] = (job, _start(job), time.monotonic())
       if self._asked:  # meanwhile
         self._send(self._asked)
 
   def _look(self) -> None:
-    """Deals with those that have ended."""
+    """Handles processes that have ended."""
     for job, process, began in list(self._running.values()):
       code = process.poll()
       if code is not None:
@@ -138,19 +137,18 @@ class Sweep:
     name = f'trial {job.number:03d}'
     if code == 0:
       scores = self._scores(job.number)
-      self._record(job, 'done', code, seconds, scores)
+      self._record(job, 'done', code=code, seconds=seconds, scores=scores)
       log.info(f'{name}: done in {seconds:.0f} s')
     elif self._over or code == command_line.RETRY:
-      self._record(job, 'stopped', code, seconds)
+      self._record(job, 'stopped', code=code, seconds=seconds)
       log.info(f'{name}: stopped, and goes on from what it saved')
       self._waiting.insert(0, job)
     else:
       said = f'failed with exit code {code}: {_last_words(job.output)}'
       tried = self._failures(job)
       again = code != command_line.USER_ERROR and tried < self._policy.retries
-      self._record(
-        job, 'failed' if again or self._policy.stops else 'skipped', code, seconds
-      )
+      status = 'failed' if again or self._policy.stops else 'skipped'
+      self._record(job, status, code=code, seconds=seconds)
       if again:
         log.info(f'{name}: {said}; retry {tried + 1} of {self._policy.retries}')
         self._waiting.insert(0, job)
@@ -164,7 +162,7 @@ class Sweep:
   def _failures(self, job: Job) -> int:
     return ledger_lib.failures(self._ledger.records, job.number)
 
-  def _record(self, job: Job, status, code, seconds, scores=None) -> None:
+  def _record(self, job: Job, status, *, code=None, seconds=None, scores=None) -> None:
     self._ledger.add(
       ledger_lib.Record(
         trial=job.number,
@@ -196,7 +194,7 @@ class Sweep:
 
 
 def _start(job: Job) -> subprocess.Popen:
-  """In a session of its own: Ctrl-C of a terminal reaches the sweep, and then it."""
+  """Starts a job in its own session: Ctrl-C reaches the sweep, which forwards it."""
   job.output.parent.mkdir(parents=True, exist_ok=True)
   program = [sys.executable if job.command[0] == 'python' else job.command[0]]
   with job.output.open('ab') as output:

@@ -1,12 +1,12 @@
-r"""Runs a command on a GKE cluster with TPUs that xpk made (`pip install xpk`).
+r"""Runs a command on a GKE cluster with TPUs created by xpk (`pip install xpk`).
 
   python -m launch.xpk --name=run1 --project=PROJECT --zone=ZONE --cluster=CLUSTER \
     --topology=v5e:16x16 --slices=2 --image=IMAGE --storage=runs -- \
     python -m transfusion_jax.train --distributed --config=FILE --workdir=/runs/run1
 
-Left alone, xpk would never restart a run, and give it 30 seconds to save. Here 42, and
-what a signal ends, restart it; 1 and 2 end it. xpk counts both alike: many may come.
-`--dry-run` prints the command and the manifest that xpk makes of it.
+By default xpk never restarts a run, and gives it 30 seconds to save. Here exit code 42,
+or a signal, restarts it; 1 and 2 end it. xpk counts all restarts alike, so that the
+limit is high. `--dry-run` prints the command and the manifest that xpk would apply.
 """
 
 import argparse
@@ -19,18 +19,18 @@ from collections.abc import Sequence
 from launch import command_line, pods
 
 RESTARTS = 1000
-"""Preemptions, for xpk does not tell them from failures."""
+"""Maximum number of restarts, preemptions included: xpk does not distinguish them."""
 
 LATE = 5
-"""Seconds until the shell that xpk starts a run with hands a signal on."""
+"""Seconds until the shell in which xpk starts a run forwards a signal."""
 
 
 def create(asked: argparse.Namespace, pod: pods.Pod) -> list[str]:
-  """The command that creates the workload.
+  """Command that creates the workload.
 
   Args:
     asked: flags by name.
-    pod: how many chips.
+    pod: slices to run on.
   """
   where = ('cluster', 'project', 'zone')
   flags = {
@@ -49,7 +49,7 @@ def create(asked: argparse.Namespace, pod: pods.Pod) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Parses the command line and runs; the exit code."""
+  """Parses the command line and runs xpk; returns the exit code."""
   parser = _parser()
   asked = parser.read(argv)
   with parser.user_errors():
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _print(command: Sequence[str]) -> int:
-  """Prints a command, and what xpk says it would hand to the cluster."""
+  """Prints a command, and the manifest that xpk would apply to the cluster."""
   with tempfile.TemporaryDirectory() as folder:
     manifest = pathlib.Path(folder) / 'manifest.yaml'
     only = ('--dry-run', '--skip-validation', f'--output-manifest-file={manifest}')

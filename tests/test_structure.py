@@ -89,6 +89,22 @@ NO_JAX = ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'chex')
 VAGUE = re.compile(r'(utils?|common|misc|helpers?)\.py|base_.*\.py')
 LINES_FILE, LINES_KERNEL, LINES_FUNCTION = 350, 450, 60
 KERNEL = re.compile(rf'{PACKAGE}/ops/attention_\w+\.py')
+FIRST_WORDS = frozenset(
+  ('What', 'Whether', 'Of', 'Which', 'Where', 'How', 'Who', 'As', 'Those', 'That')
+  + ('To', 'Its', 'When')
+)
+"""Words that no docstring begins with."""
+
+OTHER_WORDS = tuple(
+  f'{PACKAGE}/{place}'
+  for place in (
+    *('data/', 'models/', 'diffusion/', 'objectives/', 'generation/', 'evaluation/'),
+    *('runs/', 'web/', 'train.py', 'sample.py', 'evaluate.py', 'report.py', 'demo.py'),
+    *('compile_check.py', 'encode_images.py', 'import_weights.py', '__init__.py'),
+  )
+)
+"""Places whose docstrings still begin with others; to become empty."""
+
 LEFT = {
   'at random': r'by lot\b',
   'callback': r'interludes?',
@@ -290,6 +306,27 @@ def vague_names(paths: Mapping[str, str]) -> list[str]:
   ]
 
 
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+  """Line and text of every docstring, attribute docstrings included."""
+  for node in ast.walk(ast.parse(source)):
+    body = getattr(node, 'body', None)
+    for each in body if isinstance(body, list) else ():
+      value = each.value if isinstance(each, ast.Expr) else None
+      if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        yield each.lineno, value.value
+
+
+def first_words(path: str, source: str) -> list[str]:
+  """Docstrings that begin neither with a noun nor with a verb."""
+  if path.startswith(OTHER_WORDS):
+    return []
+  return [
+    f'{path}:{line}: begins with {text.split()[0]!r}; name the thing or the action'
+    for line, text in docstrings(source)
+    if text.split() and text.split()[0].strip(',:') in FIRST_WORDS
+  ]
+
+
 def machine_paths(path: str, text: str) -> list[str]:
   """Absolute paths of somebody's machine."""
   return [
@@ -355,6 +392,10 @@ def test_files_and_functions_are_short():
 
 def test_files_are_named_after_what_they_hold():
   _none(vague_names(ALL))
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb():
+  _none([line for path, source in READ.items() for line in first_words(path, source)])
 
 
 def test_no_paths_of_one_machine():
@@ -541,6 +582,21 @@ def test_names_can_fail():
   names = ['a/utils.py', 'a/common.py', 'misc.py', 'a/base_model.py', 'helper.py']
   assert len(vague_names(dict.fromkeys(names, ''))) == len(names)
   assert not vague_names(dict.fromkeys(['configs/base.py', 'a/span.py'], ''))
+
+
+@pytest.mark.parametrize(
+  ('source', 'complaints'),
+  [
+    ('"""Kinds of documents."""\ndef f():\n  """Draws noise levels."""', 0),
+    ('"""Whatever remains."""', 0),
+    ('"""What is drawn."""', 1),
+    ('SIZE = 1\n"""Of a block."""', 1),
+    ('class A:\n  """As told."""\n  size: int\n  """Where, and how large."""', 2),
+    ('def f():\n  """True if found."""\n  class B:\n    """Whether: found."""', 1),
+  ],
+)
+def test_first_words_can_fail(source, complaints):
+  assert len(first_words('launch/a.py', source)) == complaints
 
 
 def test_words_left_can_fail():

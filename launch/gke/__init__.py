@@ -1,1 +1,1 @@
-"""JobSets: runs as Kubernetes knows them, for clusters of GKE with TPUs."""
+"""JobSets: Kubernetes manifests of runs, for GKE clusters with TPUs."""

@@ -1,12 +1,12 @@
-r"""Prints a run as a JobSet, for clusters of GKE with TPUs.
+r"""Prints the JobSet manifest of a run, for GKE clusters with TPUs.
 
   python -m launch.gke --name=run1 --topology=v5e:16x16 --slices=2 --image=IMAGE \
     --claim=runs:/runs -- \
     python -m transfusion_jax.train --distributed --config=FILE --workdir=/runs/run1 |
     kubectl apply -f -
 
-Nothing is run and nothing is asked of the cluster, with `--dry-run` or without. The
-volume claim is one that the cluster has, which all hosts can write at once.
+The command only prints, with `--dry-run` or without, and does not contact the cluster.
+The volume claim must exist in the cluster, and all hosts must be able to write to it.
 """
 
 import sys
@@ -18,11 +18,11 @@ from launch import command_line, pods
 from launch.gke import job_set
 
 RESTARTS = 3
-"""Of runs that ended on their own: a host that dies may take others with it."""
+"""Restarts after failures: a host that dies can make others fail."""
 
 
 def main(argv: Sequence[str]) -> int:
-  """Parses the command line and prints; the exit code."""
+  """Parses the command line and prints the manifest; returns the exit code."""
   usage = '--name=NAME --topology=CHIP:AxB --image=IMAGE --claim=NAME:PATH [...]'
   parser = command_line.Parser('launch.gke', __doc__, usage)
   parser.add_cluster(RESTARTS)

@@ -1,9 +1,9 @@
-"""A run as a JobSet: one Job for every slice, one pod for every host of it.
+"""JobSet of a run: one Job for every slice, one pod for every host of a slice.
 
-How it ends depends on the exit code of the pod that ends first. 42, or a node that is
-taken away: all pods are made anew, however often. 2, the user's configuration: the
-JobSet has failed. Anything else: all pods are made anew, `restarts` times. JobSet tells
-the first two apart by what Kubernetes says of the Job (from JobSet 0.10.1 on).
+The exit code of the first pod that ends decides. 42, or a preempted node: all pods are
+recreated, without limit. 2, an error in the user's configuration: the JobSet fails.
+Otherwise all pods are recreated, up to `restarts` times. JobSet distinguishes the first
+two cases by the failure reason of the Job (from JobSet 0.10.1 on).
 """
 
 from collections.abc import Sequence
@@ -26,25 +26,26 @@ def make(
   grace: int,
   spot: bool,
 ) -> dict[str, Any]:
-  """The manifest.
+  """Creates the manifest.
 
   Args:
-    name: of the JobSet, and of its headless service.
-    pod: how many chips.
-    image: with the code and what it needs.
+    name: name of the JobSet and of its headless service.
+    pod: slices to run on.
+    image: container image with the code and its dependencies.
     command: program and arguments, the same for all hosts.
-    claim: `NAME:PATH`, a volume claim of the cluster and where all hosts mount it.
-    restarts: that count.
-    grace: seconds between asking a pod to end and ending it.
-    spot: whether its nodes may be taken away.
+    claim: `NAME:PATH`: a volume claim of the cluster, and its mount point on all hosts.
+    restarts: maximum number of restarts after failures.
+    grace: seconds from SIGTERM to SIGKILL when a pod is ended.
+    spot: True for nodes that may be preempted.
 
   Raises:
-    ValueError: the claim is written in another way.
+    ValueError: the claim is not of the form `NAME:PATH`.
   """
+  host = _pod(pod, image=image, command=command, claim=claim, grace=grace, spot=spot)
   slices = {
     'name': 'slice',
     'replicas': pod.topology.slices,
-    'template': {'spec': _job(_pod(pod, image, command, claim, grace, spot), pod)},
+    'template': {'spec': _job(host, pod)},
   }
   return {
     'apiVersion': 'jobset.x-k8s.io/v1alpha2',
@@ -68,7 +69,7 @@ def make(
 
 
 def _rules() -> list[dict[str, Any]]:
-  """What follows from a Job that failed; where none matches, a restart that counts."""
+  """Rules for failed Jobs; if none matches, a restart that counts."""
   code = command_line.USER_ERROR
   return [
     {
@@ -108,7 +109,13 @@ def _job(template: dict[str, Any], pod: pods.Pod) -> dict[str, Any]:
 
 
 def _pod(
-  pod: pods.Pod, image: str, command: Sequence[str], claim: str, grace: int, spot: bool
+  pod: pods.Pod,
+  *,
+  image: str,
+  command: Sequence[str],
+  claim: str,
+  grace: int,
+  spot: bool,
 ) -> dict[str, Any]:
   volume, mount = _claim(claim)
   only_spot = {'cloud.google.com/gke-spot': 'true'} if spot else {}

@@ -136,7 +136,7 @@ class Page(html.parser.HTMLParser):
 def shown(tmp_path, rows) -> Page:
   path = tmp_path / 'sweep.html'
   reports = {4: tmp_path / 'trials' / '004' / 'report.html'}
-  page.write(path, sorted(rows, key=SCORE.rank), SCORE, reports)
+  page.write(path, sorted(rows, key=SCORE.rank), metric=SCORE, reports=reports)
   return Page(path.read_text())
 
 

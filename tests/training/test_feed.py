@@ -63,7 +63,9 @@ def test_what_was_given_is_told_once():
   assert given.sizes == [100, 200]
   assert len(set(given.digests)) == 2
   assert given.waited > 0
-  assert batches.given() == feed.Given([], [], 0.0, {'all': 1.0})
+  assert batches.given() == feed.Given(
+    digests=[], sizes=[], waited=0.0, shares={'all': 1.0}
+  )
 
 
 def test_digests_are_those_of_the_batch_wherever_it_was_begun():

@@ -52,7 +52,7 @@ class Batches:
 
   def given(self):
     new, self.told = self.count - self.told, self.count
-    return feed.Given(['d'] * new, [8] * new, 0.0, {})
+    return feed.Given(digests=['d'] * new, sizes=[8] * new, waited=0.0, shares={})
 
 
 def fit(tmp_path, batches, act=lambda state: None, every=0, place=None):

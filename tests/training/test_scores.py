@@ -24,16 +24,16 @@ def evaluation(tmp_path):
   [('', None), ('loss_text', 0.5), ('-loss_text', -0.5), ('scenes.pair', 0.7)],
 )
 def test_of_a_step(evaluation, name, score):
-  assert scores.of(evaluation, LOGGED, 20, name) == score
+  assert scores.of(evaluation, LOGGED, step=20, name=name) == score
 
 
 @pytest.mark.parametrize('name', ['scenes.odd', 'scenes.pairs', '-loss', 'batches'])
 def test_what_is_not_known_is_told_with_what_is(evaluation, name, monkeypatch):
   lines = []
   monkeypatch.setattr(scores.log, 'once', lines.append)
-  assert scores.of(evaluation, LOGGED, 20, name) is None
+  assert scores.of(evaluation, LOGGED, step=20, name=name) is None
   assert lines[0].endswith('known: loss_text, scenes.pair, step')
 
 
 def test_another_step_is_no_score(evaluation):
-  assert scores.of(evaluation, LOGGED, 30, 'loss_text') is None
+  assert scores.of(evaluation, LOGGED, step=30, name='loss_text') is None

@@ -1,1 +1,1 @@
-"""Compiling the training step for a pod of TPUs that is not there, and reading it."""
+"""Compilation of the training step for TPU pods without hardware, and its analysis."""

@@ -1,6 +1,6 @@
-"""Collectives in scheduled HLO: their bytes, who takes part, and over which links.
+"""Collectives in scheduled HLO: bytes, participating devices and links.
 
-`timeline.py` says when they run and what of them is waited for.
+`timeline.py` computes when they run, and for how long a step waits for them.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ KINDS = (
 _COLORS = re.compile(r'colors:(\d+)')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-  """One collective of the program.
+  """Collective of a program.
 
   Attributes:
     kind: one of `KINDS`.
-    bytes: of the whole array, of which a device has or ends with one part.
-    axes: of the mesh, whose devices take part.
-    overlaps: whether it is asynchronous; `Runs` says what of it is waited for.
-    seconds: that its bytes take.
-    operation: what it belongs to, as traced.
+    bytes: bytes of the whole array, of which each device holds a part before or after.
+    axes: mesh axes along which devices take part.
+    overlaps: True if it is asynchronous; `Runs` has the time that is waited for it.
+    seconds: time of the transfer.
+    operation: traced operation that it belongs to.
   """
 
   kind: str
@@ -52,14 +52,14 @@ def describe(
   overlaps: bool,
   scattered: bool = False,
 ) -> Collective:
-  """Kind, bytes, mesh axes and seconds of a collective instruction.
+  """Describes a collective instruction.
 
   Args:
     core: the instruction, its start, or a `send` between slices.
-    mesh: the devices in their logical order; see `timeline.Reader`.
-    chip: on which it runs.
-    overlaps: whether it is asynchronous.
-    scattered: whether of an all-reduce only a slice is kept.
+    mesh: devices in logical order; see `timeline.Reader`.
+    chip: chip on which it runs.
+    overlaps: True if it is asynchronous.
+    scattered: True if only a slice of an all-reduce is kept.
   """
   kind = _kind(core)
   members = _members(core, mesh)
@@ -68,9 +68,15 @@ def describe(
   share = 1.0 if kind == 'collective-permute' else (count - 1) / count
   moved = whole * share * (2 if kind == 'all-reduce' and not scattered else 1)
   kind = 'reduce-scatter' if scattered else kind
-  seconds = moved / _rate(kind, core, members, mesh, chip)
-  operation = core.rendezvous or core.operation
-  return Collective(kind, whole, _axes(members, mesh), overlaps, seconds, operation)
+  rate = _rate(kind, core, members=members, mesh=mesh, chip=chip)
+  return Collective(
+    kind=kind,
+    bytes=whole,
+    axes=_axes(members, mesh),
+    overlaps=overlaps,
+    seconds=moved / rate,
+    operation=core.rendezvous or core.operation,
+  )
 
 
 def _kind(core: hlo.Instruction) -> str:
@@ -82,7 +88,7 @@ def _kind(core: hlo.Instruction) -> str:
 
 
 def _members(core: hlo.Instruction, mesh: Any) -> np.ndarray:
-  """Numbers of the devices that take part together, [groups, members]."""
+  """Device numbers of the groups that communicate, [groups, members]."""
   if core.opcode == 'send':
     slices = [getattr(one, 'slice_index', 0) for one in mesh.devices.flat]
     return np.argsort(slices, kind='stable').reshape(len(set(slices)), -1).T
@@ -104,8 +110,8 @@ def _bytes(kind: str, core: hlo.Instruction, count: int) -> int:
   return sum(found) * (count if kind == 'reduce-scatter' else 1)
 
 
-def _rate(kind, core, members, mesh, chip) -> float:
-  """Bytes/s: one ring in both directions, or as many ways as the compiler says."""
+def _rate(kind, core, *, members, mesh, chip) -> float:
+  """Bytes/s: a ring in both directions, or more links if the compiler uses them."""
   devices = mesh.devices.reshape(-1)
   slices = {getattr(devices[i], 'slice_index', 0) for i in members[0]}
   if len(slices) > 1:
@@ -117,7 +123,7 @@ def _rate(kind, core, members, mesh, chip) -> float:
 
 
 def _axes(members: np.ndarray, mesh: Any) -> tuple[str, ...]:
-  """Axes of the mesh along which the members of a group differ."""
+  """Mesh axes along which the members of a group differ."""
   places = np.stack(np.unravel_index(members, mesh.devices.shape))
   varies = (places != places[:, :, :1]).any(axis=(1, 2))
   return tuple(n for n, v in zip(mesh.axis_names, varies, strict=True) if v)

@@ -1,6 +1,6 @@
-"""Environment in which libtpu compiles on a machine that has no TPU.
+"""Environment variables with which libtpu compiles on a machine without a TPU.
 
-JAX reads it when it is imported: whoever compiles sets it before.
+JAX reads them when it is imported, so that they must be set before.
 """
 
 from collections.abc import Mapping

@@ -1,13 +1,13 @@
-"""Floating-point operations of a step: the model's by formula, a program's by counting.
+"""Floating-point operations of a step: of the model by formula, of a program by count.
 
-A multiplication and an addition are two. The backward pass takes twice the forward
-pass. What the program recomputes is no work of the model, and counts only in `count`.
+A multiplication and an addition are two operations. The backward pass takes twice the
+forward pass. Recomputation is not work of the model: only `count` includes it.
 
     model = 6 N tokens + 12 pairs width depth + 3 adapter                       (1)
 
-with N the weights that every position is multiplied by (all but the token table, which
-is looked up, and the adapter), `pairs` the query-key pairs that the span layout shows,
-`width` all heads together, and `adapter` the forward pass of the image adapter.
+with N the number of weights that every position is multiplied by (all except the token
+table, which is looked up, and the adapter), `pairs` the visible query-key pairs,
+`width` the width of all heads together, and `adapter` the forward pass of the adapter.
 """
 
 import math
@@ -31,11 +31,11 @@ def model(
   """FLOPs of one step over all devices, formula (1).
 
   Args:
-    shapes: of the parameters; those of the `transformer` and of the `head` are N.
+    shapes: shapes of the parameters; N counts those of `transformer` and `head`.
     decoder: sizes of the transformer.
-    tokens: positions of the batch.
-    pairs: visible query-key pairs of the batch.
-    adapter: FLOPs of its forward pass.
+    tokens: number of positions of the batch.
+    pairs: number of visible query-key pairs of the batch.
+    adapter: FLOPs of the adapter's forward pass.
   """
   weights = tree.size(shapes['transformer']) + tree.size(shapes['head'])
   attention = 12.0 * pairs * decoder.heads * decoder.head_dim * decoder.depth
@@ -43,10 +43,10 @@ def model(
 
 
 def visible_pairs(*, length: int, images: int, patches: int) -> int:
-  """Query-key pairs of a row that is one document with so many images.
+  """Visible query-key pairs of a row that is one document with some images.
 
-  Causal, and within an image the keys after the query too. Rows packed from several
-  documents see fewer.
+  Attention is causal, and bidirectional within an image. Rows packed from several
+  documents have fewer pairs.
   """
   return length * (length + 1) // 2 + images * (patches * (patches - 1) // 2)
 
@@ -56,19 +56,18 @@ def count(
 ) -> float:
   """FLOPs of the matrix products and convolutions of a function, loops included.
 
-  A Pallas kernel counts by its cost estimate, whatever its operations are.
+  Pallas kernels count by their cost estimates.
 
   Args:
-    function: to be traced.
+    function: function to trace.
     *arguments: arrays or `jax.ShapeDtypeStruct`s.
-    rounds: of loops of unknown length, of the outermost first; one where nothing is
-      said.
+    rounds: iterations of loops of unknown length, outermost first; 1 by default.
   """
   return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, rounds)
 
 
 def of_jaxpr(jaxpr: Any, rounds: Sequence[int] = ()) -> float:
-  """FLOPs of a jaxpr, as `count`."""
+  """FLOPs of a jaxpr; see `count`."""
   return math.fsum(_equation(equation, rounds) for equation in jaxpr.eqns)
 
 
@@ -96,7 +95,7 @@ def _equation(equation: Any, rounds: Sequence[int]) -> float:
 
 
 def _convolution(equation: Any) -> float:
-  """Products of every output with the kernel; half for a dilated (transposed) one."""
+  """FLOPs of a convolution; zeros of a dilated (transposed) one are not counted."""
   kernel, numbers = equation.invars[1].aval, equation.params['dimension_numbers']
   outputs = kernel.shape[numbers.rhs_spec[0]]
   groups = equation.params['batch_group_count']
@@ -106,7 +105,7 @@ def _convolution(equation: Any) -> float:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-  """The jaxprs among an equation's parameters."""
+  """Jaxprs among the parameters of an equation."""
   for value in params.values():
     for each in value if isinstance(value, (tuple, list)) else (value,):
       each = getattr(each, 'jaxpr', each)

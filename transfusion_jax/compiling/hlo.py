@@ -1,6 +1,6 @@
-"""Reading scheduled HLO text: computations, instructions and what they call.
+"""Parser of scheduled HLO text: computations, instructions and their calls.
 
-Only the syntax lives here; `timeline.py` says what it means.
+This module handles the syntax only; `timeline.py` interprets it.
 """
 
 import dataclasses
@@ -33,18 +33,18 @@ _MESH = re.compile(r'mesh\[([^\]]*)\](.*?)\{([^}]*)\}')
 _IOTA = re.compile(r'\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Instruction:
-  """One line of HLO.
+  """Instruction, one line of HLO.
 
   Attributes:
-    name: unique in its computation.
+    name: unique name in its computation.
     opcode: `fusion`, `while`, `all-gather`, ...
-    shape: its text, layouts and all.
-    operands: names of what it takes.
+    shape: text of the shape, with layouts.
+    operands: names of the operands.
     called: names of the computations that it calls, in the order of the text.
-    text: everything behind the operands.
-    literal: what stands between the parentheses, for constants.
+    text: text after the operands.
+    literal: text between the parentheses, for constants.
   """
 
   name: str
@@ -57,19 +57,19 @@ class Instruction:
 
   @property
   def cycles(self) -> int | None:
-    """The compiler's estimate; None where it gives none."""
+    """Cycles estimated by the compiler; None without an estimate."""
     found = _CYCLES.search(self.text)
     return int(found[1]) if found else None
 
   @property
   def trips(self) -> int | None:
-    """Rounds of a loop, where the compiler knows them."""
+    """Iterations of a loop; None if the compiler does not know them."""
     found = _TRIPS.search(self.text)
     return int(found[1]) if found else None
 
   @property
   def kernel_cost(self) -> tuple[int, int] | None:
-    """FLOPs and bytes of a custom call's cost estimate; None where there is none."""
+    """FLOPs and bytes in the cost estimate of a custom call; None without one."""
     if self.opcode != 'custom-call' or 'cost_estimate' not in self.text:
       return None
     told = self.text.split('cost_estimate', 1)[1]
@@ -81,50 +81,50 @@ class Instruction:
 
   @property
   def channel(self) -> str | None:
-    """What the parts of one transfer have in common; None where it has none."""
+    """Channel id shared by the parts of a transfer; None without one."""
     found = _CHANNEL.search(self.text)
     return found[1] if found else None
 
   @property
   def operation(self) -> str:
-    """What it belongs to, as traced; its own name where the text does not say."""
+    """Traced operation that it belongs to; by default its own name."""
     found = _OPERATION.search(self.text)
     return found[1] if found else self.name
 
   @property
   def target(self) -> str:
-    """What a custom call calls; empty for all others."""
+    """Target of a custom call; empty for other instructions."""
     found = _TARGET.search(self.text)
     return found[1] if found else ''
 
   def attribute(self, name: str) -> str:
-    """A frontend attribute; empty where it is not given."""
+    """Frontend attribute; empty if absent."""
     found = re.search(rf'\b{name}="([^"]*)"', self.text)
     return found[1] if found else ''
 
   @property
   def rendezvous(self) -> str:
-    """What a `send` and a `recv` between slices have in common; empty for others."""
+    """Name shared by `send` and `recv` between slices; empty for other instructions."""
     if self.attribute('_xla_host_transfer_handler_name') != 'xla_megascale_runtime':
       return ''
     return self.attribute('_xla_host_transfer_rendezvous') or self.name
 
   @property
   def works(self) -> bool:
-    """Whether it takes time of its own; what runs beside others does not."""
+    """True if it takes time of its own, unlike asynchronous instructions."""
     if self.opcode in _FREE or self.target in _MARKERS or 'Async' in self.target:
       return False
     return not re.search(r'-(start|done|update)$|^(send|recv)$', self.opcode)
 
   @property
   def groups(self) -> np.ndarray | None:
-    """Replica groups, [groups, members]; None where the text has none."""
+    """Replica groups, [groups, members]; None if absent."""
     return replica_groups(self.text)
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-  """Instructions in the order of the schedule."""
+  """Computation: instructions in the order of the schedule."""
 
   name: str
   instructions: tuple[Instruction, ...]
@@ -132,13 +132,13 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-  """A whole program: computations by name, and the one that is entered."""
+  """Program: computations by name, and the name of the entry computation."""
 
   computations: Mapping[str, Computation]
   entry: str
 
   def inside(self, names: Iterable[str]) -> Iterator[Instruction]:
-    """Instructions of computations and of those that they fuse or call."""
+    """Iterates over instructions of computations and of those they fuse or call."""
     for name in names:
       for each in self.computations[name].instructions:
         yield each
@@ -146,7 +146,7 @@ class Module:
           yield from self.inside(each.called)
 
   def rounds(self, loop: Instruction) -> int | None:
-    """As told, or the one constant that the loop's condition compares; else None."""
+    """Iterations of a loop: given, or the only constant of its condition; else None."""
     if loop.trips is not None:
       return loop.trips
     condition = _CONDITION.search(loop.text)
@@ -159,7 +159,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-  """The module that HLO text describes.
+  """Parses HLO text.
 
   Raises:
     ValueError: the text has no entry computation.
@@ -195,10 +195,10 @@ def sizes(shape: str) -> list[int]:
 
 
 def replica_groups(text: str) -> np.ndarray | None:
-  """Replica groups, [groups, members], in any of their notations.
+  """Parses replica groups, [groups, members].
 
-  They are listed, {{0,1},{2,3}}; reshaped from a range, [2,2]<=[4]T(0); or axes of a
-  mesh of the compiler's own, mesh['a'=2,'b'=2] {'b'}, which may be split: 'b':(1)2.
+  Notations: a list, {{0,1},{2,3}}; a reshaped range, [2,2]<=[4]T(0); or axes of a mesh
+  of the compiler, mesh['a'=2,'b'=2] {'b'}, which may be split: 'b':(1)2.
   """
   start = text.find('replica_groups=')
   if start < 0:
@@ -243,7 +243,7 @@ def _mesh_groups(mesh: str, order: str, axes: str) -> np.ndarray:
 
 
 def pairs(text: str) -> np.ndarray | None:
-  """Source and target of every transfer of a collective permute, [pairs, 2]."""
+  """Parses the (source, target) pairs of a collective permute, [pairs, 2]."""
   listed = re.search(r'source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}', text)
   if not listed:
     return None
@@ -265,12 +265,18 @@ def _instruction(name: str, text: str) -> Instruction:
   if not operands and rest[:opening] not in ('constant', 'parameter'):
     operands = tuple(each.split()[-1] for each in inside.split(',') if each.strip())
   return Instruction(
-    name, rest[:opening], shape, operands, tuple(called), behind, inside
+    name=name,
+    opcode=rest[:opening],
+    shape=shape,
+    operands=operands,
+    called=tuple(called),
+    text=behind,
+    literal=inside,
   )
 
 
 def _closing(text: str, start: int) -> int:
-  """Index of the parenthesis that closes the one at `start`; quotes are skipped."""
+  """Index of the parenthesis that closes the one at `start`; skips quoted text."""
   depth, quoted = 0, False
   for index in range(start, len(text)):
     letter = text[index]

@@ -1,4 +1,4 @@
-"""Lowering and compiling a step for devices that are not there."""
+"""Lowering and compilation of a step for devices that are not attached."""
 
 import dataclasses
 import math
@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 from transfusion_jax.compiling import flops
 
 LARGE = 2**20
-"""Bytes from which a weight that every device holds whole is worth a line."""
+"""Bytes from which a replicated weight is reported."""
 
 
 class DoesNotFit(ValueError):
-  """The program needs more memory than the chip has.
+  """Error: the program needs more memory than the chip has.
 
   Attributes:
-    times: how many times as much, where that is known; else 1.
+    times: needed memory as a multiple of the chip's; 1 if unknown.
   """
 
   def __init__(self, message: str, times: float = 1.0):
@@ -31,16 +31,16 @@ class DoesNotFit(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A compiled step.
+  """Compiled step; bytes are per device.
 
   Attributes:
-    seconds: that lowering and compiling took.
-    arguments: bytes of what the step takes, per device, as are all of these.
-    outputs: of what it gives.
-    temporaries: of what it needs between.
-    aliases: of outputs that take over an argument's memory.
-    flops: of its matrix products and convolutions over all devices, what is computed
-      again included.
+    seconds: duration of lowering and compilation.
+    arguments: bytes of the arguments.
+    outputs: bytes of the outputs.
+    temporaries: bytes of temporary arrays.
+    aliases: bytes of outputs that reuse the memory of arguments.
+    flops: FLOPs of matrix products and convolutions over all devices, recomputation
+      included.
     text: scheduled HLO.
   """
 
@@ -54,23 +54,23 @@ class Program:
 
   @property
   def peak_bytes(self) -> int:
-    """Arguments, outputs and temporaries together, what is shared counted once."""
+    """Bytes of arguments, outputs and temporaries; shared memory counts once."""
     return self.arguments + self.outputs + self.temporaries - self.aliases
 
 
 def build(step: Any, arguments: tuple[Any, ...], mesh: Mesh) -> Program:
   """Compiles a jitted step for the devices of a mesh.
 
-  The scheduled HLO is dumped to a file and read back: for programs that use SparseCore,
-  `as_text` of the compiled program fails.
+  The scheduled HLO is dumped to a file and read back, because `as_text` of the compiled
+  program fails for programs that use SparseCores.
 
   Args:
-    step: as `train` jits it, shardings and donation included.
+    step: jitted step of `train`, with shardings and donation.
     arguments: `jax.ShapeDtypeStruct`s with shardings.
-    mesh: the context in which kernels ask which chip they are written for.
+    mesh: mesh whose chips kernels are compiled for.
 
   Raises:
-    DoesNotFit: the compiler runs out of memory.
+    DoesNotFit: the program exceeds the memory of the chip.
   """
   began = time.monotonic()
   with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
@@ -98,7 +98,7 @@ def build(step: Any, arguments: tuple[Any, ...], mesh: Mesh) -> Program:
 
 
 def exhausted(message: str) -> DoesNotFit:
-  """What the compiler says of memory, in short."""
+  """Short form of the compiler's error about memory."""
   found = re.search(r'Used ([\d.]+)(\w) of ([\d.]+)(\w) hbm', message)
   if not found:
     return DoesNotFit(message.splitlines()[0])
@@ -109,7 +109,7 @@ def exhausted(message: str) -> DoesNotFit:
 
 
 def shard_bytes(tree: Any) -> int:
-  """Bytes that one device holds of arrays with shardings."""
+  """Bytes per device of arrays with shardings."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
@@ -117,10 +117,10 @@ def shard_bytes(tree: Any) -> int:
 
 
 def check_state(state: Any, hbm_bytes: int) -> None:
-  """Finds what cannot fit before it is compiled.
+  """Checks, before compiling, that the state alone fits into memory.
 
   Raises:
-    DoesNotFit: the state alone is larger than the memory.
+    DoesNotFit: it does not.
   """
   held = shard_bytes(state)
   if held > hbm_bytes:
@@ -131,7 +131,7 @@ def check_state(state: Any, hbm_bytes: int) -> None:
 
 
 def replicated(params: Any) -> list[dict[str, Any]]:
-  """Large weights that every device holds whole though the mesh divides weights.
+  """Large weights that are replicated although the mesh divides weights.
 
   Args:
     params: nested dict of `jax.ShapeDtypeStruct`s with shardings.
@@ -151,7 +151,7 @@ def replicated(params: Any) -> list[dict[str, Any]]:
 
 
 def _dumped(folder: pathlib.Path) -> str:
-  """The program after code generation: the largest, if helpers were compiled too."""
+  """Text of the program after code generation: the largest dump, if several."""
   files = sorted(
     folder.glob('*after_codegen.txt'), key=lambda path: path.stat().st_size
   )

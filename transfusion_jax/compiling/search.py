@@ -1,4 +1,4 @@
-"""Which meshes, remat policies and micro-batches are worth a compilation."""
+"""Search for the fastest mesh, remat policy and number of micro-batches."""
 
 import dataclasses
 import itertools
@@ -10,17 +10,17 @@ from transfusion_jax.compiling import topologies
 from transfusion_jax.training import mesh as mesh_lib
 
 REMATS = ('full', 'save_attention', 'minimal')
-"""From the least memory to the most."""
+"""Remat policies, from the least memory to the most."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """One choice.
+  """Combination to compile.
 
   Attributes:
-    mesh: devices of a slice along each axis.
-    microbatches: parts of a batch, one after the other.
-    remat: what the backward pass recomputes.
+    mesh: number of devices of a slice along each axis.
+    microbatches: number of parts of a batch.
+    remat: remat policy.
   """
 
   mesh: mesh_lib.MeshConfig
@@ -31,16 +31,16 @@ class Candidate:
 def meshes(
   topology: topologies.Topology, *, rows: int, heads: int, width: int, sequence: int
 ) -> Iterator[mesh_lib.MeshConfig]:
-  """Meshes that give every device a row and whose axes follow the sides of the torus.
+  """Generates meshes whose axes match sides of the torus, with a row for every device.
 
-  Also those with fsdp over all devices that the other axes leave.
+  Meshes whose fsdp axis takes all remaining devices are included as well.
 
   Args:
-    topology: whose devices are divided.
-    rows: of the batch.
-    heads: that the tensor axis must divide: key and value heads.
-    width: of the model, that the fsdp axis must divide.
-    sequence: devices along the positions of a row, which stay as they are.
+    topology: devices to divide.
+    rows: number of rows of the batch.
+    heads: number of key and value heads, which the tensor axis must divide.
+    width: width of the model, which the fsdp axis must divide.
+    sequence: size of the sequence axis, which is fixed.
   """
   total = topology.devices // topology.slices
   chosen = [
@@ -52,7 +52,9 @@ def meshes(
   for tensor in widths:
     left = total // (sequence * tensor)
     for fsdp in sorted({*chosen, max(left, 1)}):
-      found = mesh_lib.MeshConfig(left // fsdp, fsdp, sequence, tensor)
+      found = mesh_lib.MeshConfig(
+        data=left // fsdp, fsdp=fsdp, sequence=sequence, tensor=tensor
+      )
       whole = math.prod(dataclasses.astuple(found)) == total
       if whole and not width % fsdp and not rows % (topology.slices * left):
         yield found
@@ -66,17 +68,17 @@ def run(
   attempt: Callable[[Candidate], dict[str, Any] | None],
   tries: int,
 ) -> list[tuple[Candidate, dict[str, Any]]]:
-  """Compiles candidates and ranks those that fit, the fastest first.
+  """Compiles candidates and ranks those that fit in memory, fastest first.
 
-  Micro-batches gather the weights again: a mesh takes as few as fit. A policy that
-  saves more is tried only where one that saves less fits.
+  Every micro-batch gathers the weights again, so that a mesh uses as few as fit. A
+  policy that saves more activations is tried only if the one that saves fewer fits.
 
   Args:
-    shapes: of meshes.
-    rows: of the batch.
-    slices: that the mesh is repeated on.
-    attempt: what is known of a candidate (see `summary.measure`); None: does not fit.
-    tries: compilations at most.
+    shapes: meshes to try.
+    rows: number of rows of the batch.
+    slices: number of slices, each with such a mesh.
+    attempt: compiles a candidate; returns `summary.measure`, or None if too large.
+    tries: maximum number of compilations.
   """
   found: list[tuple[Candidate, dict[str, Any]]] = []
   for mesh in shapes:
@@ -102,6 +104,6 @@ def run(
 def ranked(
   found: list[tuple[Candidate, dict[str, Any]]],
 ) -> list[tuple[Candidate, dict[str, Any]]]:
-  """Those that fit, the shortest step first; of equals the one with less memory."""
+  """Sorts candidates by step time, then by memory."""
   fitting = [each for each in found if each[1]['fits']]
   return sorted(fitting, key=lambda e: (e[1]['step_seconds'], e[1]['peak_bytes']))

@@ -1,4 +1,4 @@
-"""What is said of a compiled step: as numbers for JSON, and as lines to read."""
+"""Report about a compiled step: numbers for JSON, and lines for people."""
 
 from typing import Any
 
@@ -21,21 +21,20 @@ def measure(
   trips: int,
   model_flops: float,
 ) -> dict[str, Any]:
-  """All that is known of a compiled step, ready for JSON.
-
-  Bytes and seconds are per device, FLOPs of the whole step over all devices.
+  """Numbers about a compiled step: bytes and seconds per device, FLOPs of all devices.
 
   Args:
-    made: the compiled step.
-    topology: that it is for.
-    mesh: of its devices.
-    state: its `TrainState`, shapes with shardings.
+    made: compiled step.
+    topology: topology that it is compiled for.
+    mesh: mesh of its devices.
+    state: `TrainState` of shapes with shardings.
     batch: shapes with shardings.
-    trips: rounds of a loop of unknown length: the layers.
-    model_flops: that the model needs.
+    trips: iterations of loops of unknown length: the number of layers.
+    model_flops: FLOPs of the model, without recomputation.
   """
   chip = topology.chip
-  estimate = timeline.Reader(hlo.parse(made.text), mesh, chip, trips).estimate()
+  parsed = hlo.parse(made.text)
+  estimate = timeline.Reader(parsed, mesh, chip, trips=trips).estimate()
   seconds = estimate.seconds
   ideal = model_flops / (chip.peak * topology.devices)
   return {
@@ -74,7 +73,7 @@ def measure(
 
 
 def lines(result: dict[str, Any], *, shown: int = 12) -> list[str]:
-  """The same for people; of the collectives only the slowest."""
+  """Lines for people, with the slowest collectives only."""
   mesh = ' x '.join(f'{name} {size}' for name, size in result['mesh'].items())
   told = [
     f'{result["topology"]} x {result["slices"]}, {result["devices"]} devices: {mesh}',
@@ -119,7 +118,7 @@ def lines(result: dict[str, Any], *, shown: int = 12) -> list[str]:
 
 
 def _gaps(result: dict[str, Any]) -> list[str]:
-  """What the estimate leaves out or assumes, a line for each kind."""
+  """Omissions and assumptions of the estimate, one line each."""
   told = []
   if result['unknown_kernels']:
     told.append(

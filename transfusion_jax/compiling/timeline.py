@@ -1,18 +1,19 @@
-"""From scheduled HLO to seconds: the compiler's cycles, and collectives over links.
+"""Step time from scheduled HLO: the compiler's cycles, and collectives over links.
 
-Instructions run one after the other. Each takes the cycles that the compiler estimates;
-a kernel, of which it estimates none, the time for the operations or the bytes that it
-says it takes, whichever is longer (`topologies.Chip` has the rates); a collective its
-bytes over the rate of its links. An asynchronous one runs beside what stands between
-its start and its end, and what is left of it then is waited for (as if it had the links
-to itself). Between slices, the runtime's `send` is such a start and the `recv-done` of
-the same rendezvous its end.
+Instructions run one after the other. An instruction takes the cycles that the compiler
+estimates. A kernel, for which there is no such estimate, takes the time of the FLOPs or
+the bytes of its own cost estimate, whichever is longer (`topologies.Chip` has the
+rates). A collective takes its bytes over the rate of its links. An asynchronous one
+overlaps with the instructions between its start and its end, and the step waits for
+the rest of it (as if it had the links to itself). Between slices, `send` is such a
+start and `recv-done` of the same rendezvous its end.
 
     seconds = cycles / clock + kernels + synchronous bytes / link rate + waits    (1)
 
-The estimates have never been held against hardware. Alone, a bfloat16 product of
-8192 x 8192 matrices comes out at 88 % of the peak on v5e, 90 % on v5p and 70 % on v6e
-and tpu7x; the clock of v5p and tpu7x is uncertain by 17 %. Compare variants by ratio.
+The estimates were never compared with hardware. A single bfloat16 product of
+8192 x 8192 matrices is estimated at 88 % of the peak on v5e, 90 % on v5p and 70 % on
+v6e and tpu7x; the clock of v5p and tpu7x is uncertain by 17 %. Compare variants by
+ratio.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ _LARGE = 2**20  # bytes of output, from which on an instruction has to have cycl
 
 @dataclasses.dataclass
 class Runs:
-  """How often a collective runs, and the seconds that nothing else runs meanwhile."""
+  """Number of runs of a collective, and seconds in which nothing else runs."""
 
   count: int = 0
   waited: float = 0.0
@@ -35,19 +36,19 @@ class Runs:
 
 @dataclasses.dataclass
 class Estimate:
-  """What a computation takes, all loops included; seconds add up.
+  """Estimated cost of a computation, loops included.
 
   Attributes:
-    products: in matrix products and convolutions, and what is fused with them.
-    kernels: in kernels, by the operations or the bytes that they say they take.
-    others: in all other instructions whose cycles are known.
-    synchronous: in collectives that nothing overlaps with.
-    waiting: for the rest of asynchronous ones.
-    collectives: and their runs.
-    unknown: how often a kernel runs whose cost nobody knows.
-    unknown_loops: how often a loop runs whose length nobody knows.
-    untimed: how often a large instruction runs that has no cycles and is no kernel.
-    untimed_bytes: that those write.
+    products: seconds of matrix products and convolutions, with fused operations.
+    kernels: seconds of kernels, by their cost estimates.
+    others: seconds of all other instructions with known cycles.
+    synchronous: seconds of collectives that do not overlap with anything.
+    waiting: seconds of waiting for asynchronous collectives.
+    collectives: runs by collective.
+    unknown: number of runs of kernels without a cost estimate.
+    unknown_loops: number of runs of loops of unknown length.
+    untimed: number of runs of large instructions without cycles that are no kernels.
+    untimed_bytes: bytes that those write.
   """
 
   products: float = 0.0
@@ -65,16 +66,16 @@ class Estimate:
 
   @property
   def computing(self) -> float:
-    """Whatever is no collective."""
+    """Seconds of all instructions that are no collectives."""
     return self.products + self.kernels + self.others
 
   @property
   def seconds(self) -> float:
-    """All together, (1)."""
+    """Total seconds, (1)."""
     return self.computing + self.synchronous + self.waiting
 
   def add(self, other: 'Estimate', times: int = 1) -> None:
-    """Adds what runs `times` times."""
+    """Adds a computation that runs `times` times."""
     for field in dataclasses.fields(self):
       if field.name != 'collectives':
         more = times * getattr(other, field.name)
@@ -85,7 +86,7 @@ class Estimate:
   def count(
     self, collective: collectives_lib.Collective, count: int, waited: float
   ) -> None:
-    """Adds runs of a collective, and the seconds waited for it to its entry only."""
+    """Adds runs of a collective, and seconds of waiting, to its entry only."""
     runs = self.collectives.setdefault(collective, Runs())
     runs.count += count
     runs.waited += waited
@@ -93,7 +94,7 @@ class Estimate:
 
 @dataclasses.dataclass
 class _Walk:
-  """A computation being read: its sum, its instructions, and what is under way."""
+  """Progress of an estimate: sum, instructions, and collectives that have started."""
 
   total: Estimate
   named: dict[str, hlo.Instruction]
@@ -102,14 +103,14 @@ class _Walk:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Reads a program for one mesh.
+  """Estimator of a program on a mesh.
 
   Attributes:
-    module: the program.
-    mesh: the devices in their logical order, whose places in it are the numbers of
-      replica groups; anything with `devices` and `axis_names`.
-    chip: on which it runs.
-    trips: rounds of a loop whose length the text does not say.
+    module: program.
+    mesh: object with `devices` and `axis_names`; replica groups number its devices in
+      logical order.
+    chip: chip on which the program runs.
+    trips: iterations of loops of unknown length.
   """
 
   module: hlo.Module
@@ -118,7 +119,7 @@ class Reader:
   trips: int = 1
 
   def estimate(self) -> Estimate:
-    """The whole program."""
+    """Estimates the whole program."""
     return self._computation(self.module.entry, {})
 
   def _computation(self, name: str, done: dict[str, Estimate]) -> Estimate:
@@ -146,14 +147,14 @@ class Reader:
       return
     role, core = self._role(each)
     if role != 'none':
-      self._communicate(each, role, core, walk)
+      self._communicate(each, role=role, core=core, walk=walk)
     elif each is core:
       self._note_untimed(each, walk)
     if each is not core or role == 'none':
       self._compute(each, total)
 
-  def _communicate(self, each, role, core, walk):
-    """Starts a collective, ends it, or runs it while nothing else runs."""
+  def _communicate(self, each, *, role, core, walk):
+    """Starts, ends or synchronously runs a collective."""
     total = walk.total
     if role == 'done':
       made, end = walk.started.pop(self._key(each, core, walk), (None, 0.0))
@@ -174,7 +175,7 @@ class Reader:
       total.synchronous += made.seconds
 
   def _compute(self, each: hlo.Instruction, total: Estimate) -> None:
-    """Adds an instruction that is not, or not only, a collective."""
+    """Adds the computation of an instruction; it may contain a collective as well."""
     if each.cycles is not None:
       seconds = each.cycles / self.chip.clock
       if self._multiplies(each):
@@ -189,7 +190,7 @@ class Reader:
         total.kernels += seconds
 
   def _kernel(self, each: hlo.Instruction) -> float | None:
-    """Seconds of a kernel by the work that it says it does; None if it is silent."""
+    """Seconds of a kernel by its cost estimate; None without one."""
     cost = each.kernel_cost
     if cost is None:
       return None
@@ -198,7 +199,7 @@ class Reader:
     return max(computing, moved / self.chip.loop_rate)
 
   def _note_untimed(self, each: hlo.Instruction, walk: _Walk) -> None:
-    """Counts a large instruction that works but has no cycles and is no kernel."""
+    """Counts a large instruction that takes time but has neither cycles nor a cost."""
     if each.cycles is not None or each.target == 'tpu_custom_call' or not each.works:
       return
     written = each
@@ -214,7 +215,7 @@ class Reader:
     return any(one.opcode in ('dot', 'convolution') for one in inside)
 
   def _role(self, each: hlo.Instruction) -> tuple[str, hlo.Instruction]:
-    """`start`, `done`, `synchronous` or `none`, and the collective behind it."""
+    """Role (`start`, `done`, `synchronous` or `none`) and the collective itself."""
     base = re.sub(r'-(start|done|update)$', '', each.opcode)
     if base in collectives_lib.KINDS:
       suffix = each.opcode[len(base) + 1 :]
@@ -239,7 +240,7 @@ class Reader:
     return 'none', each
 
   def _scatters(self, each: hlo.Instruction) -> bool:
-    """Whether a fusion keeps a slice of an all-reduce, which makes a reduce-scatter."""
+    """True if a fusion keeps a slice of an all-reduce: it is a reduce-scatter."""
     if each.opcode != 'fusion':
       return False
     if each.called[0].startswith('all-reduce-scatter'):
@@ -250,7 +251,7 @@ class Reader:
     return not summed.isdisjoint(cut)
 
   def _key(self, each: hlo.Instruction, core: hlo.Instruction, walk: _Walk) -> str:
-    """What an asynchronous collective's start and end have in common."""
+    """Key shared by start and end of an asynchronous collective."""
     if each.opcode in ('send', 'recv-done'):
       first = each if each.opcode == 'send' else walk.named[each.operands[0]]
       return f'rendezvous {first.rendezvous}'
@@ -260,7 +261,7 @@ class Reader:
 
 
 def totals(estimate: Estimate) -> list[dict[str, Any]]:
-  """Collectives of one kind, size, axes and synchrony together, slowest first."""
+  """Merges collectives of the same kind, size, axes and synchrony, slowest first."""
   merged: dict[tuple, dict[str, Any]] = {}
   for each, runs in estimate.collectives.items():
     key = (each.kind, each.bytes, each.axes, each.overlaps)

@@ -1,8 +1,8 @@
-"""TPU chips and their topologies: what exists, and its devices without the hardware.
+"""TPU chips, their topologies, and descriptions of devices without hardware.
 
-A topology is `chip:AxB` or `chip:AxBxC`, the chips of one slice along each side of its
-torus. libtpu describes the devices of any of them on any machine; importing this module
-needs neither libtpu nor a TPU.
+A topology is `chip:AxB` or `chip:AxBxC`: the number of chips of a slice along each side
+of its torus. libtpu describes the devices of any topology on any machine; importing
+this module needs neither libtpu nor a TPU.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ from jax.experimental import topologies
 GIB = 2**30
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """What is public about one kind of chip; all numbers are per JAX device.
+  """Public facts about a kind of chip; rates and memory are per JAX device.
 
   Attributes:
-    name: as topologies are written.
-    sides: of the torus, 2 or 3.
-    most: chips in the largest slice, but for `more`.
-    clock: that the compiler's cycles are counted in, in Hz.
+    name: name in topologies.
+    sides: number of sides of the torus, 2 or 3.
+    most: number of chips in the largest slice, `more` excepted.
+    clock: frequency of the compiler's cycles, in Hz.
     peak: bfloat16 FLOP/s.
-    hbm_bytes: memory.
-    link_rate: of one link in one direction, bytes/s; a ring uses both directions.
-    kernel_share: of the peak that a Pallas attention kernel reaches on a causal row of
-      4,096 at head dim 128, where the compiler counts no cycles: from counting bundles
-      by hand on v5e and v6e, taken over for the others, and for pictures.
-    loop_rate: bytes/s that the compiler gives a bfloat16 loop of its own, one that
-      multiplies and adds: 0.2 (v4) to 0.4 of the memory's rate. Kernels that move more
-      than they compute, and for which it counts no cycles either, are taken to be no
-      faster.
+    hbm_bytes: bytes of memory.
+    link_rate: bytes/s of a link in one direction; a ring uses both directions.
+    kernel_share: share of the peak that a Pallas attention kernel reaches on a causal
+      row of 4,096 positions at head dim 128. The compiler estimates no cycles for
+      kernels: the share was found by counting bundles by hand on v5e and v6e, and is
+      assumed for the other chips, and for images.
+    loop_rate: bytes/s that the compiler estimates for a bfloat16 loop of additions and
+      multiplications: 0.2 (v4) to 0.4 of the memory's rate. Kernels limited by memory
+      are assumed to be no faster.
     devices: JAX devices per chip.
-    more: sides of slices beyond `most` that exist as well.
+    more: sides of further slices, larger than `most`.
   """
 
   name: str
@@ -60,12 +60,61 @@ _LARGE = ((12, 24, 24), (16, 20, 28))
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip('v4', 3, 4096, 1.05e9, 275e12, 32 * GIB, 45e9, 0.8, 235e9),
-    Chip('v5e', 2, 256, 1.5e9, 197e12, 16 * GIB, 45e9, 0.85, 332e9),
-    Chip('v5p', 3, 6144, 1.75e9, 459e12, 95 * GIB, 90e9, 0.8, 995e9, more=_LARGE),
-    Chip('v6e', 2, 256, 1.75e9, 918e12, 32 * GIB, 90e9, 0.28, 658e9),
     Chip(
-      *('tpu7x', 3, 6144, 1.9e9, 1153e12, 96 * GIB, 90e9, 0.28, 1190e9),
+      name='v4',
+      sides=3,
+      most=4096,
+      clock=1.05e9,
+      peak=275e12,
+      hbm_bytes=32 * GIB,
+      link_rate=45e9,
+      kernel_share=0.8,
+      loop_rate=235e9,
+    ),
+    Chip(
+      name='v5e',
+      sides=2,
+      most=256,
+      clock=1.5e9,
+      peak=197e12,
+      hbm_bytes=16 * GIB,
+      link_rate=45e9,
+      kernel_share=0.85,
+      loop_rate=332e9,
+    ),
+    Chip(
+      name='v5p',
+      sides=3,
+      most=6144,
+      clock=1.75e9,
+      peak=459e12,
+      hbm_bytes=95 * GIB,
+      link_rate=90e9,
+      kernel_share=0.8,
+      loop_rate=995e9,
+      more=_LARGE,
+    ),
+    Chip(
+      name='v6e',
+      sides=2,
+      most=256,
+      clock=1.75e9,
+      peak=918e12,
+      hbm_bytes=32 * GIB,
+      link_rate=90e9,
+      kernel_share=0.28,
+      loop_rate=658e9,
+    ),
+    Chip(
+      name='tpu7x',
+      sides=3,
+      most=6144,
+      clock=1.9e9,
+      peak=1153e12,
+      hbm_bytes=96 * GIB,
+      link_rate=90e9,
+      kernel_share=0.28,
+      loop_rate=1190e9,
       devices=2,
       more=(*_LARGE, (16, 16, 32), (16, 24, 24)),
     ),
@@ -73,7 +122,7 @@ CHIPS = {
 }
 
 SLICE_RATE = 6.25e9
-"""Bytes/s of one chip between slices: 25 GB/s for a host of four. An assumption."""
+"""Bytes/s of a chip between slices; assumed: 25 GB/s for a host of four chips."""
 
 _FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _SMALL_CUBES = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
@@ -82,7 +131,7 @@ _LONGEST = 256
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice, or several alike that are joined by the data centre's network."""
+  """Slice, or several equal slices joined by the data centre network."""
 
   chip: Chip
   sides: tuple[int, ...]
@@ -90,20 +139,20 @@ class Topology:
 
   @property
   def name(self) -> str:
-    """`v5p:8x8x8`."""
+    """Name, for example `v5p:8x8x8`."""
     return f'{self.chip.name}:{"x".join(map(str, self.sides))}'
 
   @property
   def devices(self) -> int:
-    """JAX devices in all slices."""
+    """Number of JAX devices in all slices."""
     return math.prod(self.sides) * self.chip.devices * self.slices
 
 
 def shapes(chip: Chip) -> Iterator[tuple[int, ...]]:
-  """Sides of every slice of a chip, as they are sold.
+  """Generates the sides of all slices of a chip that are offered.
 
-  Beyond 32 chips a torus of three sides is made of cubes of 4 x 4 x 4, and of the ways
-  to arrange as many of them the most compact one is sold.
+  Beyond 32 chips a three-sided torus consists of cubes of 4 x 4 x 4 chips, in the most
+  compact arrangement for their number.
   """
   if chip.sides == 2:
     yield from _FLAT
@@ -120,7 +169,7 @@ def shapes(chip: Chip) -> Iterator[tuple[int, ...]]:
 
 
 def find(name: str, slices: int = 1) -> Topology:
-  """The topology of that name.
+  """Finds a topology by name.
 
   Raises:
     ValueError: there is none; the message names the nearest.
@@ -145,12 +194,12 @@ def find(name: str, slices: int = 1) -> Topology:
 
 
 def larger(topology: Topology, times: float = 1.0) -> Topology | None:
-  """The next topology of the same chip with more chips; none beyond the largest.
+  """Next larger topology of the same chip; None for the largest.
 
   Args:
-    topology: that is too small.
-    times: how much more memory is needed: what a chip holds is taken to fall as chips
-      are added.
+    topology: topology that is too small.
+    times: needed memory as a multiple of a chip's; memory per chip is assumed to be
+      inversely proportional to the number of chips.
   """
   chips = math.prod(topology.sides)
   more = [
@@ -200,7 +249,7 @@ def _surface(sides: tuple[int, ...]) -> int:
 
 
 def _distance(wanted: tuple[int, ...], other: tuple[int, ...]) -> float:
-  """How far two shapes are: mostly in chips, and in their sides."""
+  """Distance of two shapes: first by number of chips, then by sides."""
   chips = abs(math.log(max(math.prod(wanted), 1) / math.prod(other)))
   longest = max(len(wanted), len(other))
   a, b = (sorted((*s, *(1,) * (longest - len(s)))) for s in (wanted, other))

@@ -1,1 +1,1 @@
-"""What everything stands on: pytrees, axis names, commands; imports nothing of ours."""
+"""Foundations: pytrees, mesh axes, commands, files. Imports nothing else of ours."""

@@ -1,8 +1,8 @@
-"""Axis names: the one table from the name of a parameter's axis to a mesh axis.
+"""Axis names: the table from axis names of parameters to mesh axes.
 
-A parameter says what its axes mean (`embed`, `mlp`, `heads`, ...). This table says over
-which axis of the mesh each meaning is sharded. A dimension that does not divide by its
-mesh axis stays whole: small models run on any mesh.
+A parameter names its axes (`embed`, `mlp`, `heads`, ...). This table maps names to
+mesh axes. A dimension that is not divisible by its mesh axis is replicated, so that
+small models run on any mesh.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,21 +30,21 @@ PARAMETER_RULES: Mapping[str, str | None] = {
 }
 
 ROWS = ('slice', 'data', 'fsdp')
-"""Axes that divide the rows of a batch."""
+"""Mesh axes that divide the rows of a batch."""
 
 BATCH_SPEC = PartitionSpec(ROWS)
-"""The rows of a batch are its leading axis."""
+"""PartitionSpec of a batch, whose leading axis is its rows."""
 
 
 def spec(
   names: Sequence[str], shape: Sequence[int], sizes: Mapping[str, int]
 ) -> PartitionSpec:
-  """PartitionSpec of one parameter from the names of its axes.
+  """PartitionSpec of a parameter from the names of its axes.
 
   Args:
-    names: one name per trailing axis of `shape`; axes before them are stacked layers.
-    shape: the parameter's shape.
-    sizes: devices along each axis of the mesh.
+    names: names of the trailing axes of `shape`; axes before them are stacked layers.
+    shape: shape of the parameter.
+    sizes: number of devices along each mesh axis.
 
   Raises:
     ValueError: a name is not in the table, or two names map to one mesh axis.
@@ -71,7 +71,7 @@ def spec(
 
 
 def shardings(mesh: Mesh, names: Any, shapes: Any) -> Any:
-  """NamedSharding of every parameter: `names` and `shapes` are alike nested dicts."""
+  """NamedSharding of every parameter; `names` and `shapes` have the same structure."""
   sizes = dict(mesh.shape)
   return jax.tree.map(
     lambda leaf, axes: NamedSharding(mesh, spec(axes, leaf.shape, sizes)), shapes, names
@@ -79,5 +79,5 @@ def shardings(mesh: Mesh, names: Any, shapes: Any) -> Any:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of scalars and keys: whole on every device."""
+  """Sharding of scalars and keys: replicated on every device."""
   return NamedSharding(mesh, PartitionSpec())

@@ -1,8 +1,11 @@
-"""What all commands share: flags, user errors on one line, exit codes.
+"""Behaviour shared by all commands: flags, one-line user errors, exit codes.
 
-0: done. 1: a bug, with its traceback, or a disk or network that failed at work, in one
-line. 2: something the user can mend, said in one line before any device works. 42, 129
-and 130: stopped by SIGTERM, SIGHUP or Ctrl-C after a save (`training/preemption.py`).
+Exit codes:
+  0: success.
+  1: a bug, with its traceback; or a disk or network failure in a run, in one line.
+  2: an error that the user can fix, in one line, found before any device works.
+  42, 129, 130: stopped by SIGTERM, SIGHUP or Ctrl-C after a save
+    (`training/preemption.py`).
 """
 
 import ast
@@ -33,10 +36,10 @@ class Exit(Exception):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-  """Turns the errors that a user can mend into one line and exit code 2.
+  """Turns errors that a user can fix into one line and exit code 2.
 
-  Meant for what happens before any device works; an error of the same type further on
-  is a bug and keeps its traceback.
+  Meant for checks before any device works. Later, an error of the same type is a bug
+  and keeps its traceback.
   """
   try:
     yield
@@ -51,8 +54,8 @@ def run(
 
   Args:
     main: the command.
-    config: makes of the other flags a config that `--config.NAME=...` may change, where
-      it does not come from a file; it becomes `flags.FLAGS.config`.
+    config: for commands without a config file: builds the config from the other flags.
+      It becomes `flags.FLAGS.config`, and `--config.NAME=...` can change it.
   """
   log.setup()
   try:
@@ -63,7 +66,7 @@ def run(
 
 
 def tell(error: BaseException) -> int:
-  """Says on standard error how a command ended, and returns its exit code."""
+  """Prints on standard error how a command ended; returns its exit code."""
   if isinstance(error, OSError):
     error = Exit(1, f'error: {line(error)}')
   if not isinstance(error, Exit):
@@ -84,13 +87,15 @@ def define_number(
   """Defines a flag that takes a finite number; `DEFINE_float` takes NaN as well.
 
   Args:
-    name: of the flag.
-    default: where it is not given.
-    description: for --help.
-    low: the least that it takes.
-    high: the most that it takes.
+    name: name of the flag.
+    default: value if the flag is not given.
+    description: text for --help.
+    low: smallest value allowed.
+    high: largest value allowed.
   """
-  holder = flags.DEFINE_float(name, default, description, low, high)
+  holder = flags.DEFINE_float(
+    name, default, description, lower_bound=low, upper_bound=high
+  )
   flags.register_validator(
     holder,
     lambda value: value is None or math.isfinite(value),
@@ -100,10 +105,10 @@ def define_number(
 
 
 def output_file(flag: str, file: str) -> pathlib.Path:
-  """The file that a flag names, checked to be one that can be written.
+  """Path of an output file given by a flag, checked to be writable.
 
   Raises:
-    ValueError: there is no such folder, it is a folder itself, or may not be written.
+    ValueError: its folder does not exist, it is a folder, or it is not writable.
   """
   path = paths.local(file, f'--{flag}')
   reason = ''
@@ -122,10 +127,10 @@ def output_file(flag: str, file: str) -> pathlib.Path:
 
 
 def output_folder(flag: str, folder: str) -> pathlib.Path:
-  """The folder that a flag names, made if it is absent, checked to be writable.
+  """Path of an output folder given by a flag, created if absent, and writable.
 
   Raises:
-    ValueError: it cannot be made, is a file, or may not be written.
+    ValueError: it cannot be created, is a file, or is not writable.
   """
   path = paths.local(folder, f'--{flag}')
   try:
@@ -160,7 +165,7 @@ def _parse(argv: list[str], config: Callable[[], ConfigDict] | None) -> None:
 
 
 def line(error: BaseException) -> str:
-  """What an error says, on one line; its type where it says nothing."""
+  """Message of an error on one line; the name of its type if it has no message."""
   text = (
     str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
   )
@@ -182,7 +187,7 @@ def _place(error: BaseException) -> str:
 
 
 def _of_user(file: str) -> bool:
-  """Whether a file is neither of an installed package nor of this one."""
+  """True if a file belongs neither to an installed package nor to this one."""
   if not os.path.isfile(file):  # <frozen importlib._bootstrap>
     return False
   here = pathlib.Path(__file__).resolve().parents[1]

@@ -1,13 +1,13 @@
-"""A short digest of arrays that does not depend on how they are sharded.
+"""Digest of arrays that is independent of their sharding.
 
-Every element, as an unsigned integer x of 32 bits, is weighted by an odd number h that
-its place in the array decides; both sums are taken modulo 2^32:
+Every element, read as an unsigned 32-bit integer x, is weighted by an odd number h that
+depends on its index i; both sums are taken modulo 2^32:
 
     h = mix(sum_d i_d p^(D - d)) | 1,    lanes = (sum h x,  sum mix(x + h))      (1)
 
-Sums of integers have no order, so that any sharding gives the same bits. A single
-changed bit of x changes h x, because h is odd; two elements exchanged change both lanes
-but for one case in 2^32.
+Integer sums do not depend on their order, so any sharding gives the same bits. One
+changed bit of x changes h x, because h is odd. Two swapped elements change both lanes,
+except for one case in 2^32.
 """
 
 from typing import Any
@@ -18,9 +18,10 @@ from jaxtyping import Array, UInt32
 
 
 def digest(tree: Any) -> UInt32[Array, ' 2']:
-  """The digest (1) of all arrays of a pytree, the order of its leaves included.
+  """Digest (1) of all arrays of a pytree; depends on the order of its leaves.
 
-  Inside `jit` it is computed where the arrays are. Elements of up to 4 bytes.
+  Under `jit` it is computed on the devices that hold the arrays. Element types have up
+  to 4 bytes.
   """
   total = jnp.zeros(2, jnp.uint32)
   for index, leaf in enumerate(jax.tree.leaves(tree)):
@@ -30,7 +31,7 @@ def digest(tree: Any) -> UInt32[Array, ' 2']:
 
 
 def text(lanes: Any) -> str:
-  """A digest as sixteen hexadecimal digits."""
+  """Digest as sixteen hexadecimal digits."""
   first, second = (int(lane) for lane in lanes)
   return f'{first:08x}{second:08x}'
 
@@ -58,7 +59,7 @@ def _lanes(x: Array, salt: Array) -> UInt32[Array, ' 2']:
 
 
 def _mixed(x: Array) -> Array:
-  """Spreads every bit over all: shifts and odd multipliers, one to one."""
+  """Bijective bit mixing: xor-shifts and odd multipliers."""
   x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
   x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
   return x ^ (x >> 16)

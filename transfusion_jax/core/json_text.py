@@ -1,7 +1,7 @@
-"""JSON and JSON Lines from anywhere: one reader, whose errors a person can mend.
+"""Reader of JSON and JSON Lines with errors that tell users what to fix.
 
-Text is UTF-8 with or without a byte order mark. A line ends at a line feed and nowhere
-else: U+2028 and its like may stand within a string. Lines of white space are no lines.
+Text is UTF-8 with or without a byte order mark. Only a line feed ends a line: U+2028
+and similar characters may occur inside strings. Blank lines are skipped.
 """
 
 import json
@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 DEEPEST = 64
-"""Lists and objects inside one another; deeper ones exhaust the stack of who reads."""
+"""Largest nesting depth of lists and objects; more could overflow the stack."""
 
 
 _SPACE = re.compile(r'[ \t\n\r]*')
 
 
 def parse(text: str | bytes) -> Any:
-  """A value in JSON.
+  """Parses a JSON value.
 
   Raises:
-    ValueError: it is none, or is nested too deep.
+    ValueError: the text is not JSON, or is nested too deeply.
   """
   try:
     text = text.decode('utf-8-sig') if isinstance(text, bytes) else text
@@ -45,10 +45,10 @@ def parse(text: str | bytes) -> Any:
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-  """An object in JSON.
+  """Parses a JSON object.
 
   Raises:
-    ValueError: it is none, or is nested too deep.
+    ValueError: the text is not a JSON object, or is nested too deeply.
   """
   value = parse(text)
   if not isinstance(value, dict):
@@ -59,10 +59,11 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
-  """The object that a file holds.
+  """Reads a file that holds one JSON object.
 
   Raises:
-    ValueError: the file cannot be read, or holds something else; its path comes first.
+    ValueError: the file cannot be read or holds no object; the message begins with the
+      path.
   """
   try:
     return parse_object(path.read_bytes())
@@ -75,10 +76,10 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
 
 
 def elements(data: bytes) -> Iterator[tuple[int, int]]:
-  """Begin and end, in bytes, of every value in a list in JSON.
+  """Byte ranges (begin, end) of the values of a JSON list.
 
   Raises:
-    ValueError: it is no list, or there is a mistake in it.
+    ValueError: the data is not a valid JSON list.
   """
   try:
     text = data.decode('utf-8-sig')
@@ -98,11 +99,11 @@ def elements(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _elements(text: str, offset: int) -> Iterator[tuple[int, int]]:
-  """The same of text, of which `offset` bytes are left out in front."""
+  """Byte ranges as in `elements`; `offset` bytes of the data precede the text."""
   decoder, at, told = json.JSONDecoder(), 0, 0
 
   def after(signs: str, place: int) -> int:
-    """Behind one of the signs, and white space around it."""
+    """Position after one of the signs and the white space around it."""
     place = _SPACE.match(text, place).end()
     if text[place : place + 1] not in tuple(signs):
       raise json.JSONDecodeError(f'Expecting {" or ".join(signs)}', text, place)
@@ -123,14 +124,14 @@ def _elements(text: str, offset: int) -> Iterator[tuple[int, int]]:
 
 
 def lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-  """Number, from 1, and content of every line that is not of white space alone."""
+  """Number (from 1) and content of every line that is not blank."""
   for number, line in enumerate(data.removeprefix(b'\xef\xbb\xbf').split(b'\n'), 1):
     if line.strip():
       yield number, line
 
 
 def _deeper(value: Any, depth: int) -> bool:
-  """Whether lists and objects stand in one another more than `depth` deep."""
+  """True if lists and objects are nested more than `depth` deep."""
   level = [value]
   for _ in range(depth):
     level = [inner for each in level for inner in _inner(each)]

@@ -1,4 +1,4 @@
-"""What a run tells a person: one line per event on standard error, and user errors."""
+"""Messages to the user: one line per event on standard error."""
 
 import functools
 import logging
@@ -12,7 +12,7 @@ logger = logging.getLogger('transfusion_jax')
 
 
 def setup() -> None:
-  """Sends the project's messages to standard error, one plain line each."""
+  """Sets up logging: plain lines on standard error, and streams that cannot fail."""
   if logger.handlers:
     return
   sys.stdout = streams.Lasting(sys.stdout, lossy=False)
@@ -22,32 +22,32 @@ def setup() -> None:
   logger.addHandler(handler)
   logger.setLevel(logging.INFO)
   logger.propagate = False
-  # Orbax chats at every save, and prints a trace of what it raises as well.
+  # Orbax logs every save, and prints a traceback of every error that it also raises.
   absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 def quiet() -> None:
-  """Says no more than warnings, where another process speaks for all."""
+  """Logs warnings only, for processes other than the first of a run."""
   logger.setLevel(logging.WARNING)
 
 
 def info(message: str) -> None:
-  """Says something to the person who runs the command."""
+  """Logs a message for the user of the command."""
   logger.info(message)
 
 
 def warning(message: str) -> None:
-  """Says something that every process has to say for itself."""
+  """Logs a warning; every process logs its own."""
   logger.warning(message)
 
 
 @functools.cache
 def once(message: str) -> None:
-  """Says something only the first time, for example that a fallback is in use."""
+  """Logs a message only once, for example that a fallback is in use."""
   logger.info(message)
 
 
 @functools.cache
 def once_warning(message: str) -> None:
-  """Warns only the first time, for example of a damaged file that is read again."""
+  """Logs a warning only once, for example of a damaged file that is read often."""
   logger.warning(message)

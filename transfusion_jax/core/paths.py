@@ -1,9 +1,9 @@
-"""Paths that a user gives, in a flag, a config, a request: one way to read them.
+"""Paths given by users in flags, configs and requests.
 
-A leading `~` is the user's home. A relative path is taken from the folder that the
-command was started in and made absolute, so that it names the same file for whoever
-finds it in a record later. A URL (`gs://...`) names a place that only some readers
-know; everybody else refuses it before anything is made.
+A leading `~` is the user's home. A relative path is relative to the folder in which the
+command was started; it is made absolute, so that it names the same file when a record
+of it is read later. Only some readers accept a URL (`gs://...`); all others refuse it
+before anything is written.
 """
 
 import os
@@ -11,7 +11,7 @@ import pathlib
 import re
 
 PACKAGE = 'package:'
-"""Begins the name of a file that came with an installed Python package."""
+"""Prefix of the name of a file that is part of an installed Python package."""
 
 _URL = re.compile(
   r'[A-Za-z][A-Za-z0-9+.-]*:/|[a-z0-9+]+::'
@@ -21,19 +21,19 @@ _LOCAL = 'file:///'
 
 
 def is_url(path: str) -> bool:
-  """Whether a path names a place by protocol, such as `gs://bucket/folder`."""
+  """True if a path is a URL such as `gs://bucket/folder`."""
   return bool(_URL.match(path)) and not path.startswith(_LOCAL)
 
 
 def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
-  """The absolute path of a file or folder on this machine.
+  """Absolute path of a file or folder on this machine.
 
   Args:
-    path: as the user gave it.
-    what: the flag or field that gave it, for messages: `--workdir`.
+    path: path as given by the user.
+    what: flag or field that holds it, for error messages, for example `--workdir`.
 
   Raises:
-    ValueError: it is empty, a URL, or a name that no file can have.
+    ValueError: the path is empty, a URL, or not a valid file name.
   """
   name = os.fspath(path)
   if not name:
@@ -47,14 +47,14 @@ def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
 
 
 def anywhere(path: str, what: str) -> str:
-  """A path for readers that know URLs: those and `package:` stay as they are.
+  """Path for readers that accept URLs: URLs and `package:` names stay unchanged.
 
   Args:
-    path: as the user gave it; empty stays empty.
-    what: as `local`.
+    path: path as given by the user; empty stays empty.
+    what: see `local`.
 
   Raises:
-    ValueError: it is a name that no file can have.
+    ValueError: the path is not a valid file name.
   """
   if not path or is_url(path) or path.startswith(PACKAGE):
     return path

@@ -1,8 +1,8 @@
-"""JSON files and lines that decide results, each sealed with a digest of its own text.
+"""JSON files and log lines with checksums, for files that decide the results of a run.
 
-A file is an object whose last field, `sha256`, is the digest of all text before it; a
-line of a log is an object whose last field, `crc`, is the CRC-32 of the rest. Both stay
-readable for people and for other programs, and a changed bit is found wherever it is.
+A file is an object whose last field, `sha256`, is the digest of all text before it. A
+log line is an object whose last field, `crc`, is the CRC-32 of the rest. Both stay
+readable for people and other programs, and any changed bit is detected.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ _LINE_TAIL = len(', "crc": ""}') + 8
 
 
 class Damaged(ValueError):
-  """A file or a line is not what was written; the message says which."""
+  """Error: a file or a line differs from what was written."""
 
 
 def text(value: Mapping[str, Any]) -> str:
-  """The text of a file that holds a value and its digest."""
+  """Text of a file with a value and its digest."""
   assert value
   assert 'sha256' not in value, value
   body = json.dumps(dict(value), indent=2).removesuffix('\n}')
@@ -35,22 +35,22 @@ def text(value: Mapping[str, Any]) -> str:
 
 
 def write(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  """Writes a file in one go: a reader sees the old one or the new one, never half."""
+  """Writes a file atomically: readers see the old or the new content, never a part."""
   replace(path, text(value))
 
 
 def replace(path: pathlib.Path, content: str) -> None:
-  """Writes any text in one go."""
+  """Replaces a file by some text atomically."""
   fresh = path.with_name(path.name + '.tmp')
   fresh.write_text(content, encoding='utf-8')
   fresh.replace(path)
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """The value that `write` has put into a file.
+  """Reads a file that `write` has written.
 
   Raises:
-    Damaged: the file holds something else, or cannot be read.
+    Damaged: the file cannot be read, or differs from what was written.
   """
   try:
     data = path.read_bytes()
@@ -69,7 +69,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def line(record: Mapping[str, Any]) -> bytes:
-  """A line of a log, its end included."""
+  """Log line of a record, with its checksum and line feed."""
   assert record
   assert 'crc' not in record, record
   body = json.dumps(dict(record)).removesuffix('}').encode()
@@ -77,10 +77,10 @@ def line(record: Mapping[str, Any]) -> bytes:
 
 
 def read_line(data: bytes) -> dict[str, Any]:
-  """The record of a line, without its end.
+  """Reads a log line, given without its line feed.
 
   Raises:
-    Damaged: it is not what `line` has made.
+    Damaged: the line differs from what was written.
   """
   end, body = _LINE_END.fullmatch(data[-_LINE_TAIL:]), data[:-_LINE_TAIL]
   if not end or f'{zlib.crc32(body):08x}'.encode() != end[1]:

@@ -1,10 +1,10 @@
-"""What a traced function tells the compiler of its sharding.
+"""Sharding constraints inside traced functions.
 
-Inside a function traced `on` a mesh, `rows`, `positions` and `gathered` say that
-activations are divided by rows and positions, and weights gathered for them. Left
-alone, the compiler divides activations by width and moves them between devices instead
-of the weights. `own_columns` is for loops in which it would add up over devices in
-every round. Without a mesh all of them do nothing.
+In a function traced `on` a mesh, `rows`, `positions` and `gathered` constrain
+activations to be divided by rows and positions, and weights to be gathered for them.
+Without constraints the compiler divides activations by width, and moves them between
+devices instead of the weights. `own_columns` is for loops in which the compiler would
+sum over devices in every iteration. Without a mesh these functions do nothing.
 """
 
 import functools
@@ -20,7 +20,7 @@ from transfusion_jax.core import axes
 
 
 def on(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-  """The function, traced with a mesh that the others find."""
+  """Wraps a function so that it is traced with a mesh, which `current` returns."""
 
   @functools.wraps(function)
   def traced(*arguments):
@@ -31,25 +31,25 @@ def on(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def current() -> AbstractMesh | None:
-  """The mesh that the function being traced is `on`."""
+  """Mesh of the function that is being traced; None outside `on`."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh if set(axes.MESH_AXES) <= set(mesh.axis_names) else None
 
 
 def divides() -> bool:
-  """Whether the function being traced is `on` several devices."""
+  """True if the function that is being traced runs on several devices."""
   mesh = current()
   return mesh is not None and mesh.size > 1
 
 
 def mesh_of(tree: Any) -> Mesh | None:
-  """The mesh that arrays are divided over; None where one device holds them."""
+  """Mesh that arrays are sharded over; None if a single device holds them."""
   found = jax.tree.leaves(tree)[0].sharding
   return found.mesh if isinstance(found, NamedSharding) else None
 
 
 def rows(x: jax.Array) -> jax.Array:
-  """Divides the leading axis as batches are; the others are as the compiler likes."""
+  """Divides the leading axis as a batch; the compiler chooses for the other axes."""
   return divided(x, axes.ROWS)
 
 
@@ -63,8 +63,8 @@ def divided(x: jax.Array, *over: str | tuple[str, ...] | None) -> jax.Array:
 
   Args:
     x: any array.
-    over: for each of its leading axes the axis or the axes of the mesh that divide it;
-      None, and one that does not divide, is as the compiler likes.
+    over: mesh axis or axes for each leading axis of `x`. The compiler chooses for None,
+      and for axes whose length is not divisible.
   """
   mesh = current()
   if mesh is None:
@@ -81,24 +81,23 @@ def divided(x: jax.Array, *over: str | tuple[str, ...] | None) -> jax.Array:
 
 
 def ways(mesh: AbstractMesh | Mesh, names: str | tuple[str, ...] | None) -> int:
-  """Into how many parts axes of a mesh divide."""
+  """Number of parts that mesh axes divide an array axis into."""
   names = (names,) if isinstance(names, str) else names or ()
   return math.prod(mesh.shape[name] for name in names)
 
 
 def gathered(x: jax.Array, names: Sequence[str], dtype: DTypeLike) -> jax.Array:
-  """A parameter in the type of the activations, whole along the fsdp axis.
+  """Casts a parameter to the type of the activations and gathers it over the fsdp axis.
 
-  It is cast before it is gathered. Its gradient is summed and divided before it is
-  cast back: half the bytes go between devices, and a sum whose parts stay where they
-  belong is a reduce-scatter.
+  The cast comes before the gather; the gradient is reduce-scattered before it is cast
+  back. Both then move half the bytes between devices.
   """
   mesh = current()
   if mesh is None:
     return x.astype(dtype)
   split = axes.spec(names, x.shape, mesh.shape)
   whole = PartitionSpec(*(None if axis == 'fsdp' else axis for axis in split))
-  return _gather(x, dtype, x.dtype, split, whole)
+  return _gather(x, dtype=dtype, stored=x.dtype, split=split, whole=whole)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
@@ -108,7 +107,7 @@ def _gather(x, dtype, stored, split, whole):
 
 
 def _gather_forward(x, dtype, stored, split, whole):
-  return _gather(x, dtype, stored, split, whole), None
+  return _gather(x, dtype=dtype, stored=stored, split=split, whole=whole), None
 
 
 def _gather_backward(dtype, stored, split, whole, _, gradient):
@@ -124,17 +123,18 @@ def own_columns(
   by_position: Any,
   matrix: jax.Array,
 ) -> tuple[Any, Any]:
-  """`function(by_position, matrix, over)` on every device for its own part of both.
+  """Runs `function(by_position, matrix, over)` on every device for its own part.
 
-  A device has some rows and positions, and some columns. Rows or positions that do not
-  divide are left to the compiler; columns that do not are whole on every device.
+  A device holds some rows and positions of `by_position`, and some columns of `matrix`.
+  If rows or positions are not divisible, the compiler divides the work; if columns are
+  not, every device holds all of them.
 
   Args:
-    function: gives arrays [b, t, ...] and sums over its positions of the shape of
-      `matrix`, both in any tree. What it needs of all columns it adds up over the axes
-      `over` of the mesh. The sums are added up over positions here, once.
-    by_position: arrays [b, t, ...], in any tree.
-    matrix: as `gathered` gives it.
+    function: returns arrays [b, t, ...], and sums over its positions with the shape of
+      `matrix`, both as pytrees. It reduces over all columns itself, over the mesh axes
+      `over`. Its sums are reduced over positions here, once, after it has returned.
+    by_position: pytree of arrays [b, t, ...].
+    matrix: weights [e, v] as returned by `gathered`.
   """
   mesh = current()
   rows, length = jax.tree.leaves(by_position)[0].shape[:2]

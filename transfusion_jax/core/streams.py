@@ -1,7 +1,7 @@
-"""Standard output and error that no terminal, pipe or encoding can fail.
+"""Standard output and error that do not fail with the terminal, pipe or encoding.
 
-A run of days must not end because the terminal that it was started in was closed, nor a
-caption be lost because the terminal cannot show a letter of it.
+A run of several days must not end because its terminal was closed, and a caption must
+not be lost because the terminal cannot encode one of its characters.
 """
 
 import contextlib
@@ -11,25 +11,25 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO, TextIO
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
-"""A pipe without a reader, a terminal that was closed."""
+"""Error numbers of a pipe without a reader or a closed terminal."""
 
 
 class Lasting:
-  """A stream that goes on when nobody reads it; all else is the stream's own.
+  """Text stream that ignores a missing reader; other attributes are the stream's own.
 
-  Characters that its encoding lacks are written as escapes. None, which stands for a
-  stream that was closed before the start, is one that nobody reads.
+  Characters outside its encoding are written as escapes. None, which Python sets for a
+  stream that was closed before the start, is treated as a stream without a reader.
   """
 
   def __init__(self, stream: TextIO | BinaryIO | None, *, lossy: bool):
-    """Args: stream; lossy: whether what fails otherwise, as on a full disk, is lost."""
+    """Args: stream; lossy: if True, text is dropped on other errors, as a full disk."""
     self._stream = stream = stream or open(os.devnull, 'w')  # noqa: SIM115 - it lasts
     self._lossy = lossy
     if hasattr(stream, 'reconfigure'):
       stream.reconfigure(errors='backslashreplace')
 
   def write(self, text: str | bytes) -> int:
-    """Writes; does nothing where nobody reads."""
+    """Writes text; does nothing without a reader."""
     try:
       return self._stream.write(text)
     except (OSError, ValueError) as error:  # ValueError: the stream was closed
@@ -37,14 +37,14 @@ class Lasting:
       return len(text)
 
   def flush(self) -> None:
-    """Flushes; does nothing where nobody reads."""
+    """Flushes the stream; does nothing without a reader."""
     try:
       self._stream.flush()
     except (OSError, ValueError) as error:
       self._failed(error)
 
   def writelines(self, lines: Iterable[str]) -> None:
-    """Writes one after the other."""
+    """Writes several texts in order."""
     for line in lines:
       self.write(line)
 
@@ -52,7 +52,7 @@ class Lasting:
     return getattr(self._stream, name)
 
   def _failed(self, error: Exception) -> None:
-    """Sends what follows nowhere, if there is nobody left to read it."""
+    """Redirects the stream to the null device if its reader is gone."""
     if isinstance(error, OSError) and error.errno not in GONE:
       if not self._lossy:
         raise error

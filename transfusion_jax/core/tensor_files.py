@@ -1,8 +1,8 @@
-"""Tensors by name from the files that published weights come in.
+"""Tensors by name from files of published weights.
 
-Safetensors, whole or in shards beside an index (`*.safetensors.index.json`), and
-PyTorch's (`torch_file.py`). Only the tensors that are wanted are read, so that an
-autoencoder may be taken out of a file of everything.
+Formats: safetensors, as one file or as shards with an index
+(`*.safetensors.index.json`), and PyTorch files (`torch_file.py`). Only selected tensors
+are read, so that an autoencoder can be taken from a file that holds a whole model.
 """
 
 import pathlib
@@ -15,10 +15,10 @@ import safetensors
 from transfusion_jax.core import json_text, torch_file
 
 TORCH = ('.ckpt', '.pt', '.pth', '.bin')
-"""How names of PyTorch's files end."""
+"""File name suffixes of PyTorch files."""
 
 SHOWN = 3
-"""Names that an error lists."""
+"""Number of tensor names listed in an error."""
 
 _DTYPES = {
   'F64': '<f8',
@@ -39,20 +39,20 @@ _DTYPES = {
   'U8': 'u1',
   'BOOL': '?',
 }
-"""Types that NumPy or ml_dtypes have, by their names in safetensors."""
+"""NumPy dtypes by their names in safetensors."""
 
 _POINTER = b'version https://git-lfs'
 
 
 def read(path: pathlib.Path, choose: torch_file.Choose = list) -> dict[str, np.ndarray]:
-  """Arrays by name, in the types that they are stored in.
+  """Reads arrays by name, in their stored types.
 
   Args:
-    path: of a `.safetensors`, of a `.json` that lists shards, or of a file of PyTorch.
-    choose: from all names to those that are to be read; all of them by default.
+    path: a `.safetensors` file, a `.json` index of shards, or a PyTorch file.
+    choose: selects the names to read from all names; by default all of them.
 
   Raises:
-    ValueError: there is no such file, or it holds something else.
+    ValueError: the file does not exist or has another format.
   """
   return (_shards if path.suffix == '.json' else _file)(path, choose)
 
@@ -93,13 +93,15 @@ def _safetensors(path: pathlib.Path, choose: torch_file.Choose):
     header = json_text.parse_object(file.read(length))
   header.pop('__metadata__', None)
   return {
-    name: _tensor(path, 8 + length, name, header[name]) for name in choose([*header])
+    name: _tensor(path, name, header[name], start=8 + length)
+    for name in choose([*header])
   }
 
 
 def _tensor(
-  path: pathlib.Path, start: int, name: str, entry: dict[str, Any]
+  path: pathlib.Path, name: str, entry: dict[str, Any], *, start: int
 ) -> np.ndarray:
+  """Reads one tensor; its data offsets count from byte `start` of the file."""
   dtype = _DTYPES.get(entry['dtype'])
   if dtype is None:
     raise ValueError(
@@ -143,7 +145,7 @@ def _shards(index: pathlib.Path, choose: torch_file.Choose) -> dict[str, np.ndar
 
 
 def _shard(path: pathlib.Path, there: set[str], wanted: set[str]):
-  """What is wanted of a shard, whose names are to be those that the index has."""
+  """Reads the wanted tensors of a shard; its names must match the index."""
   names: list[str] = []
 
   def choose(found: list[str]) -> list[str]:
@@ -161,6 +163,6 @@ def _shard(path: pathlib.Path, there: set[str], wanted: set[str]):
 
 
 def listed(names: list[str]) -> str:
-  """The first of several names, and how many more there are."""
+  """Text with the first few names and the number of the others."""
   more = f' (and {len(names) - SHOWN} more)' if len(names) > SHOWN else ''
   return f'{", ".join(names[:SHOWN])}{more}'

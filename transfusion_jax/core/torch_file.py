@@ -1,13 +1,14 @@
-"""The arrays of a PyTorch file (`.pth`, `.pt`, `.ckpt`, `.bin`), read without PyTorch.
+"""Reader of PyTorch files (`.pth`, `.pt`, `.ckpt`, `.bin`) that does not need PyTorch.
 
 Since PyTorch 1.6 such a file is an uncompressed zip archive: `data.pkl` describes the
-tensors, and every storage is a member of its own. Before, and still on request, it is a
-row of pickles: a magic number, a version, the machine, a dictionary of tensors, and the
-names of their storages, whose bytes follow.
+tensors, and every storage is a member of its own. The legacy format is a sequence of
+pickles: a magic number, a version, the machine, a dictionary of tensors, and the keys
+of their storages, whose bytes follow.
 
-A pickle may call anything that it names. Here nothing is ever imported: these names get
-tensors and dictionaries, and every other one an object that does nothing, which is
-refused where a tensor is expected. Trainers put such things beside the weights.
+A pickle can call any function that it names. This reader imports nothing: the few names
+that tensors and dictionaries need are built in, and every other name becomes an inert
+object, which is refused where a tensor is expected. Trainers store such objects beside
+the weights.
 """
 
 import collections
@@ -27,7 +28,7 @@ from transfusion_jax.core import command
 MAGIC = 0x1950A86A20F9469CFC6C
 
 WEIGHTS = 'state_dict'
-"""Where the dictionary of tensors lies in what a trainer has saved."""
+"""Key of the dictionary of tensors in a trainer's checkpoint."""
 
 _STORAGES = {
   'FloatStorage': np.dtype('<f4'),
@@ -43,11 +44,11 @@ _STORAGES = {
 }
 
 Choose = Callable[[list[str]], Iterable[str]]
-"""From all names of a file to those that are to be read."""
+"""Selects the names to read from all names of a file."""
 
 
 class _Storage(NamedTuple):
-  """Where the numbers of tensors lie."""
+  """Storage that one or several tensors are views of; size in elements."""
 
   dtype: np.dtype
   key: str
@@ -55,7 +56,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-  """A view of a storage; offset and strides count elements."""
+  """Tensor: a view of a storage; offset and strides in elements."""
 
   storage: _Storage
   offset: int
@@ -64,15 +65,14 @@ class _Tensor(NamedTuple):
 
 
 def read(path: pathlib.Path, choose: Choose = list) -> dict[str, np.ndarray]:
-  """Arrays by name.
+  """Reads arrays by name.
 
   Args:
-    path: of a file that holds one dictionary of tensors, a `state_dict`, by itself or
-      under that name.
-    choose: which tensors; the others are not read.
+    path: file with one dictionary of tensors, at the top or under `state_dict`.
+    choose: selects the tensors to read.
 
   Raises:
-    ValueError: the file is something else, or holds more than tensors.
+    ValueError: the file has another format, or a selected entry is not a tensor.
     OSError: the file cannot be opened.
   """
   with path.open('rb') as file:
@@ -102,7 +102,7 @@ def _zipped(file: io.BufferedIOBase, choose: Choose) -> dict[str, np.ndarray]:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-  """The content of a member, which cannot be larger than the file."""
+  """Reads a member, which must be uncompressed and so cannot exceed the file."""
   info = archive.getinfo(name)
   if info.compress_type != zipfile.ZIP_STORED or info.file_size > info.compress_size:
     raise pickle.UnpicklingError(f'{name} is compressed')
@@ -138,7 +138,7 @@ def _in_a_row(file: io.BufferedIOBase, choose: Choose) -> dict[str, np.ndarray]:
 def _chosen(
   found: Any, choose: Choose, content: Callable[[_Storage], bytes]
 ) -> dict[str, np.ndarray]:
-  """The tensors that are wanted; `content` gives the bytes of a storage."""
+  """Arrays of the selected tensors; `content` returns the bytes of a storage."""
   if not isinstance(found, dict):
     raise pickle.UnpicklingError('it holds no dictionary')
   found = found[WEIGHTS] if isinstance(found.get(WEIGHTS), dict) else found
@@ -167,10 +167,10 @@ def _array(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
 
 
 class _Inert:
-  """What stands for anything a pickle names and that is no tensor: it does nothing."""
+  """Inert placeholder for a pickled object that is not a tensor."""
 
   def __new__(cls, *_):
-    """A new one, or itself where a pickle takes it for a class."""
+    """Creates a placeholder, or returns the one that a pickle uses as a class."""
     return cls if isinstance(cls, _Inert) else super().__new__(cls)
 
   def __init__(self, name: str):
@@ -180,14 +180,14 @@ class _Inert:
     return self
 
   def __setstate__(self, _):
-    """Whatever a pickle says that it holds."""
+    """Ignores the state that a pickle sets."""
 
   append = extend = add = __setitem__ = lambda *_: None
 
 
-# pickle.Unpickler, which is written in C, reserves whatever memory a pickle asks for.
+# The Python unpickler: the one in C allocates whatever memory a pickle asks for.
 class _Reader(pickle._Unpickler):
-  """Knows the few names that a dictionary of tensors needs."""
+  """Unpickler that resolves only the names that a dictionary of tensors needs."""
 
   def __init__(self, file: io.BufferedIOBase):
     super().__init__(file)
@@ -204,7 +204,7 @@ class _Reader(pickle._Unpickler):
     return known.get((module, name)) or _Inert(f'{module}.{name}')
 
   def persistent_load(self, reference: Any) -> _Storage:
-    """A storage, whose bytes are elsewhere."""
+    """Storage of a reference; its bytes are read later."""
     _, dtype, key, _, size, *_ = reference
     if isinstance(dtype, _Inert):
       raise pickle.UnpicklingError(f'it names {dtype.name}, which is no tensor')
@@ -219,4 +219,6 @@ def _tensor(storage, offset, shape, strides, *_) -> _Tensor:
   within = size <= storage.size and (last < storage.size or not size)
   if not within or min((offset, *strides, *shape)) < 0:
     raise pickle.UnpicklingError('a tensor reaches beyond its storage')
-  return _Tensor(storage, offset, tuple(shape), tuple(strides))
+  return _Tensor(
+    storage=storage, offset=offset, shape=tuple(shape), strides=tuple(strides)
+  )

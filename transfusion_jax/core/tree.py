@@ -1,4 +1,4 @@
-"""Pytrees: dataclasses that JAX can carry, and nested dicts addressed by path."""
+"""Pytrees: dataclasses as pytree nodes, and nested dicts addressed by path."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ T = TypeVar('T')
 
 @dataclass_transform(frozen_default=True)
 def struct(cls: type[T]) -> type[T]:
-  """Makes a frozen dataclass and registers it as a pytree; every field is a child.
+  """Makes a class a frozen dataclass and a pytree node; every field is a child.
 
-  JAX rebuilds the class without calling `__init__`, so that shape checks on the fields
-  apply to what our code constructs and not to the placeholders that JAX passes through.
+  JAX rebuilds instances without calling `__init__`: shape checks on the fields apply to
+  instances that our code constructs, not to the placeholders that JAX passes through.
   """
   cls = dataclasses.dataclass(frozen=True)(cls)
   names = tuple(field.name for field in dataclasses.fields(cls))
@@ -33,9 +33,9 @@ def struct(cls: type[T]) -> type[T]:
 
 
 def likeness(cls: type[T], **fields: Any) -> T:
-  """A struct that holds something else than its arrays, such as their shardings.
+  """Instance of a struct that holds, for example, shardings in place of arrays.
 
-  It is made as JAX makes one: without `__init__`, which would check for arrays.
+  It is built without `__init__`, which would check the types of the fields.
   """
   self = object.__new__(cls)
   for field in dataclasses.fields(cls):
@@ -45,7 +45,7 @@ def likeness(cls: type[T], **fields: Any) -> T:
 
 
 def nest(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-  """Nested dict from a flat one: `{('a', 'b'): x}` becomes `{'a': {'b': x}}`."""
+  """Builds a nested dict from a flat one: `{('a', 'b'): x}` to `{'a': {'b': x}}`."""
   nested: dict[str, Any] = {}
   for path, value in flat.items():
     node = nested
@@ -56,7 +56,7 @@ def nest(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
 
 
 def flatten(nested: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-  """The inverse of `nest`: every value that is not a mapping under its path."""
+  """Inverse of `nest`: values that are not mappings, by path."""
   flat: dict[tuple[str, ...], Any] = {}
   for key, value in nested.items():
     if isinstance(value, Mapping):
@@ -67,7 +67,7 @@ def flatten(nested: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-  """One line per path whose values differ: `model.depth: expected 4, found 6`."""
+  """Lines for all paths with different values: `model.depth: expected 4, found 6`."""
   left, right, lines = flatten(expected), flatten(found), []
   for path in sorted(left.keys() | right.keys()):
     old, new = left.get(path, '(nothing)'), right.get(path, '(nothing)')
@@ -77,10 +77,10 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
 
 
 def nbytes(tree: Any) -> int:
-  """Bytes of all leaves, each counted once however it is sharded."""
+  """Bytes of all leaves; replicas on several devices count once."""
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def size(tree: Any) -> int:
-  """Number of elements in all leaves, for example the parameters of a model."""
+  """Number of elements of all leaves, for example the parameter count of a model."""
   return sum(leaf.size for leaf in jax.tree.leaves(tree))

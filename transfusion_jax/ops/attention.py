@@ -2,24 +2,23 @@
 
     o_i = sum_k softmax_k(q_i . k_k / sqrt(d)) v_k   over   start_i <= k < end_i   (1)
 
-A query whose span is empty gives zeros. Heads come before positions in every array,
-from projection to projection, since transposing around each attention is costly on a
-TPU.
+A query with an empty span gives zeros. In every array heads come before positions, from
+the input projection to the output projection: transposing around every attention is
+slow on a TPU.
 
 Backends:
-  xla_dense: the reference; all scores at once, memory that grows with q k.
-  xla_chunked: the same a few queries at a time, computed again for the gradient; memory
-    that grows with k. For pictures, all of which is visible: the compiler divides it
-    between devices like anything else.
-  xla_blocks: skips what no query of a block sees (`ops/attention_xla.py`); work that
-    grows with what is visible, memory with the length.
-  xla: dense for short rows, else blocks.
-  tpu: a kernel that skips likewise (`ops/attention_tpu.py`); few queries, as in
-    decoding, go to `xla`. It compiles for TPUs only.
-  gpu: a library's kernel (`ops/attention_gpu.py`) where there is one, else `xla`.
+  xla_dense: the reference: all scores at once; memory grows with q k.
+  xla_chunked: dense for a chunk of queries at a time, recomputed for the gradient;
+    memory grows with k. For images, where every key is visible; the compiler shards it.
+  xla_blocks: skips pairs of blocks without a visible key (`ops/attention_xla.py`); work
+    grows with the visible pairs, memory with the length.
+  xla: `xla_dense` for short rows, `xla_blocks` for others.
+  tpu: Pallas kernel that skips the same pairs (`ops/attention_tpu.py`); few queries, as
+    in decoding, are computed densely. It compiles for TPUs only.
+  gpu: the kernel of tokamax (`ops/attention_gpu.py`) if it is available, else `xla`.
 
-On a mesh, `xla_blocks` and `tpu` belong inside `jax.shard_map`, with rows and heads
-split.
+On a mesh, `xla_blocks` and `tpu` must run inside `jax.shard_map`, which divides rows
+and heads (`ops/context.py`).
 """
 
 import functools
@@ -37,32 +36,32 @@ from transfusion_jax.ops import span as span_lib
 Backend = Literal['xla', 'xla_dense', 'xla_chunked', 'xla_blocks', 'tpu', 'gpu']
 
 _LARGE = 1024
-"""Pixels of a picture from which not all of its scores are held at once."""
+"""Positions of an image from which its scores are not all held at once."""
 
 _WIDEST = 1024
-"""Bytes of a query from which the kernel's blocks outgrow the fast memory."""
+"""Bytes per query up to which the blocks of the kernel fit into fast memory."""
 
 _CHUNK = 256
-"""Queries that `xla_chunked` takes at a time."""
+"""Queries in a chunk of `xla_chunked`."""
 
 _SKIPS_FROM = {'xla': 256, 'xla_blocks': 1, 'tpu': 128, 'gpu': 256}
-"""Queries, and keys, from which a backend skips; below, what it does is dense."""
+"""Number of queries and of keys from which a backend skips blocks; fewer are dense."""
 
 
 def prepare(
   span: span_lib.Span, keys: int, *, backend: Backend
 ) -> span_lib.Span | schedule.Plan:
-  """What `attend` takes in place of the spans when it is called many times with them.
+  """Computes the block schedule of spans once, for many calls of `attend`.
 
-  What skips needs to know which blocks of keys its blocks of queries see. `attend`
-  finds out from the spans at every call; in a scan over layers that would be once per
-  layer, and again in the backward pass. A model prepares the spans once, before the
-  scan. What does not skip takes the spans as they are.
+  Backends that skip need a schedule: which blocks of queries see which blocks of keys.
+  Given spans, `attend` computes it in every call; in a scan over layers that is once
+  per layer, and again in the backward pass. A model therefore prepares its spans before
+  the scan. Dense backends use the spans, which are then returned unchanged.
 
   Args:
     span: start and end of each query's keys, [b, q].
     keys: number of keys, for example the length of the cache.
-    backend: the backend that `attend` will be given.
+    backend: backend of the later calls of `attend`.
   """
   if backend == 'gpu' and attention_gpu.kernel() is not None:
     return span
@@ -87,12 +86,12 @@ def attend(
     q: queries.
     k: keys; head `j` of the queries uses head `j // (h / g)` of the keys.
     v: values.
-    span: start and end of each query's keys, [b, q], as indices into the keys; or what
-      `prepare` made of it for the same backend.
-    backend: which implementation.
+    span: start and end of each query's keys, [b, q], as indices into the keys; or the
+      result of `prepare` for the same backend.
+    backend: implementation to use.
 
   Raises:
-    ValueError: the backend is unknown, or the heads do not divide.
+    ValueError: the backend is unknown, or `g` does not divide `h`.
   """
   if q.shape[1] % k.shape[1]:
     raise ValueError(
@@ -104,14 +103,14 @@ def attend(
       f'expected an attention backend of {sorted(_BACKENDS)}, found {backend!r}; '
       'change model.attention'
     )
-  return _BACKENDS[backend](q, k, v, span)
+  return _BACKENDS[backend](q, k, v, span=span)
 
 
 def within(q: Float[Array, 'b h n d'], *, backend: Backend) -> Backend:
-  """The backend of `attend_all` for pictures, where rows are attended for by `backend`.
+  """Chooses the backend of `attend_all` for images, given the backend for rows.
 
-  Small pictures take the dense reference and large ones `xla_chunked`; but for `tpu`
-  large ones take its kernel, unless a head is too wide for fast memory.
+  Small images use the dense reference, large ones `xla_chunked`. With `tpu`, large ones
+  use its kernel, unless a head is too wide for fast memory.
   """
   _, _, n, d = q.shape
   if n < _LARGE:
@@ -127,42 +126,45 @@ def attend_all(
   *,
   backend: Backend,
 ) -> Float[Array, 'b h n d']:
-  """Attention (1) of every query to every key, as within pictures.
+  """Attention (1) of every query to every key, as within images.
 
   Args:
     q: queries.
     k: keys, as many as queries.
     v: values.
-    backend: what `within` chose.
+    backend: result of `within`.
   """
   b, _, n, _ = q.shape
   start = jnp.zeros((b, n), jnp.int32)
   span = span_lib.Span(start, start + n)
   if backend != 'tpu':
-    return attend(q, k, v, span, backend=backend)
-  return attention_tpu.attend(q, k, v, schedule.plan(span, n), visible=1.0)
+    return attend(q, k, v, span=span, backend=backend)
+  plan = schedule.plan(span, n)
+  return attention_tpu.attend(q, k, v, plan=plan, visible=1.0)
 
 
-def _attend_planned(q, k, v, span, *, backend):
-  """What skips, where `prepare` finds it worth while, else the dense reference."""
+def _attend_planned(q, k, v, *, span, backend):
+  """Attention that skips blocks if `prepare` plans it, else the dense reference."""
   if not isinstance(span, schedule.Plan):
     span = prepare(span, k.shape[2], backend=backend)
   if not isinstance(span, schedule.Plan):
-    return _kept(_attend_dense(q, k, v, span))
+    return _kept(_attend_dense(q, k, v, span=span))
   skipping = attention_tpu if backend == 'tpu' else attention_xla
-  return skipping.attend(q, k, v, span)
+  return skipping.attend(q, k, v, plan=span)
 
 
-def _attend_dense(q, k, v, span):
-  """Dense reference: the mask in full, softmax in float32."""
+def _attend_dense(q, k, v, *, span):
+  """Dense reference: the full mask, softmax in float32."""
   b, h, n, d = q.shape
   groups = k.shape[1]
   if n == 1:
-    return _attend_one(q, k, v, span)
+    return _attend_one(q, k, v, span=span)
   q = q.reshape(b, groups, h // groups, n, d)
   scores = jnp.einsum('bgrqd,bgkd->bgrqk', q, k, preferred_element_type=jnp.float32)
   mask = span_lib.visible(span, k.shape[2])[:, None, None]
   scores = jnp.where(mask, scores * d**-0.5, -jnp.inf)
+  # The maximum cancels in the result, so that no gradient goes through it. For a query
+  # that sees nothing it is -inf; 0 in its place makes all weights 0 instead of NaN.
   top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0.0))
   total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -171,11 +173,11 @@ def _attend_dense(q, k, v, span):
   return out.reshape(b, h, n, d)
 
 
-def _attend_one(q, k, v, span):
-  """The same for one query, as in decoding.
+def _attend_one(q, k, v, *, span):
+  """Dense attention of a single query, as in decoding.
 
-  Scores stand keys by heads: then no product turns the keys round, which for one query
-  would cost as much as the product itself.
+  Scores are keys by heads: no product then has to transpose the keys, which for one
+  query would cost as much as the product itself.
   """
   b, h, _, d = q.shape
   groups = k.shape[1]
@@ -191,8 +193,8 @@ def _attend_one(q, k, v, span):
   return out.reshape(b, h, 1, d)
 
 
-def _attend_chunked(q, k, v, span):
-  """The dense reference for a few queries after the other."""
+def _attend_chunked(q, k, v, *, span):
+  """Dense attention for one chunk of queries after the other."""
   b, h, n, d = q.shape
   missing = -n % _CHUNK
   q = jnp.pad(q, ((0, 0), (0, 0), (0, missing), (0, 0)))
@@ -200,30 +202,30 @@ def _attend_chunked(q, k, v, span):
   q = jnp.moveaxis(q.reshape(b, h, -1, _CHUNK, d), 2, 0)
   start, end = (jnp.moveaxis(x.reshape(b, -1, _CHUNK), 1, 0) for x in (start, end))
 
-  @jax.checkpoint
+  @jax.checkpoint  # else the scores of all chunks would be kept for the backward pass
   def chunk(inputs):
     q, start, end = inputs
-    return _attend_dense(q, k, v, span_lib.Span(start, end))
+    return _attend_dense(q, k, v, span=span_lib.Span(start, end))
 
   out = jnp.moveaxis(jax.lax.map(chunk, (q, start, end)), 0, 2)
   return out.reshape(b, h, n + missing, d)[:, :, :n]
 
 
-def _attend_gpu(q, k, v, span):
-  """The library's kernel for what it takes."""
+def _attend_gpu(q, k, v, *, span):
+  """Kernel of tokamax if it supports the inputs, else `xla`."""
   if isinstance(span, span_lib.Span) and attention_gpu.takes(q):
-    return _kept(attention_gpu.attend(q, k, v, span))
-  return _attend_planned(q, k, v, span, backend='xla')
+    return _kept(attention_gpu.attend(q, k, v, span=span))
+  return _attend_planned(q, k, v, span=span, backend='xla')
 
 
 def _kept(o):
-  """Names what a remat policy may save, as backends that skip blocks do themselves."""
+  """Names the output for remat policies, as backends that skip blocks do themselves."""
   return jax.ad_checkpoint.checkpoint_name(o, 'attention')
 
 
 _BACKENDS = {
-  'xla_dense': lambda *arguments: _kept(_attend_dense(*arguments)),
-  'xla_chunked': lambda *arguments: _kept(_attend_chunked(*arguments)),
+  'xla_dense': lambda q, k, v, span: _kept(_attend_dense(q, k, v, span=span)),
+  'xla_chunked': lambda q, k, v, span: _kept(_attend_chunked(q, k, v, span=span)),
   'gpu': _attend_gpu,
   **{
     name: functools.partial(_attend_planned, backend=name)

@@ -1,12 +1,13 @@
-"""Span attention on a GPU: the kernel of tokamax, which takes spans as they are.
+"""Span attention on a GPU: the kernel of tokamax, whose masks are spans.
 
-Its flash attention for Hopper (Pallas on Mosaic) reads the first key and
-the end of every query, skips blocks on the way forward, and keeps O(L) numbers for the
-way back. The package's public function has no argument for spans, so that the operation
-and its mask are imported from where they are defined (0.0.12 to 0.0.17 agree).
+Its flash attention for Hopper (Pallas on Mosaic) reads the first key and the end of
+every query, skips blocks in the forward pass, and keeps O(L) numbers for the backward
+pass. The public function of the package has no argument for spans, so that the
+operation and its mask are imported from its private modules (the same in 0.0.12 to
+0.0.17).
 
-This file has not run on a GPU. What is called, and with what, was checked against the
-package's reference implementation of the same operation, on a CPU.
+This file has not run on a GPU. Its calls were checked on a CPU, against the package's
+reference implementation of the same operation.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from transfusion_jax.ops import schedule
 from transfusion_jax.ops import span as span_lib
 
 _BLOCK = 128
-"""Lengths are padded to a multiple; the kernel's own blocks are no larger."""
+"""Lengths are padded to a multiple of this; blocks of the kernel are no larger."""
 
 _HEAD_DIM = 128
 """The widest head whose gradient the package tests."""
@@ -31,7 +32,7 @@ more shared memory than there is."""
 
 
 def kernel() -> tuple[Any, Any] | None:
-  """The operation and the type of its mask; None, said once, where there is none."""
+  """Operation of tokamax and type of its mask; None, logged once, if unavailable."""
   if jax.default_backend() != 'gpu':
     return _without('there is no GPU')
   capability = jax.local_devices()[0].compute_capability
@@ -46,7 +47,7 @@ def kernel() -> tuple[Any, Any] | None:
 
 
 def takes(q: Float[Array, 'b h q d']) -> bool:
-  """Whether the kernel is there and suits the type and the width of the heads."""
+  """True if the kernel is available and supports the type and width of the heads."""
   if kernel() is None:
     return False
   if q.dtype == jnp.bfloat16 and q.shape[3] <= _HEAD_DIM:
@@ -63,11 +64,11 @@ def attend(
 ) -> Float[Array, 'b h q d']:
   """Attention over spans; see `attention.attend`.
 
-  The operation takes positions before heads. A query that sees nothing is given one
-  key and its output is dropped, since what a softmax of nothing is was left open.
+  The operation expects positions before heads. A query that sees nothing gets one key,
+  and zeros replace its output: the operation does not define the softmax of no keys.
 
   Args:
-    q: queries, as `takes` them.
+    q: queries that `takes` accepts.
     k: keys.
     v: values.
     span: start and end of each query's keys, [b, q].

@@ -1,22 +1,22 @@
-"""Attention on a mesh: every device for its own rows, heads and positions.
+"""Attention on a mesh: every device computes its own rows, heads and positions.
 
-Kernels cannot be divided by the compiler, so that attention, and the rotation of what
-it is given, run under `shard_map`.
-Where the mesh divides positions (context parallelism), a device has some queries and
-the keys and values that stand there; those of the other positions are gathered for it,
-and their gradients are summed where they came from. A query's span is a stretch of keys
-of the whole row: any mask, and any image across the border between two devices, comes
-out the same.
+The compiler cannot divide kernels, so that attention and rotary embedding run under
+`shard_map`. If the mesh divides positions (context parallelism), a device holds the
+queries, keys and values of some positions. It gathers the keys and values of all
+others, and their gradients are summed where they came from. Spans are indices into the
+keys of the whole row, so that the result is the same for any mask, and for images that
+lie on several devices.
 
     o_s = attend(q_s, gather(k), gather(v), span_s)                           (1)
 
-Later queries of a causal row see more keys. Of 2 S chunks of a row, device s of S
-therefore attends for the chunks s and 2 S - 1 - s, which together see as many as any
-other two. Queries go there and outputs come back, a chunk in each of two permutations.
+Later queries of a causal row see more keys. A row has 2 S chunks; device s of S
+therefore computes the chunks s and 2 S - 1 - s, which together see as many keys as any
+other such pair. Two permutations send the queries there, a chunk each, and two send the
+outputs back.
 
-Queries that do not make 2 S chunks, as the one of decoding, and keys that do not divide
-are whole on every device of the axis, all of which then attend for the same. So are
-heads that do not divide, and rows, along the axes by which they do not.
+If queries do not divide into 2 S chunks (as the one of decoding), or keys into S parts,
+every device of the axis holds the whole row and computes the same. Heads and rows that
+are not divisible are likewise replicated along the axes concerned.
 """
 
 import functools
@@ -38,12 +38,12 @@ _AXIS = 'sequence'
 def prepare(
   span: span_lib.Span, keys: int, *, backend: attention.Backend
 ) -> span_lib.Span | schedule.Plan:
-  """`attention.prepare` of the queries that every device attends for.
+  """`attention.prepare` for the queries that every device computes.
 
   Args:
     span: start and end of each query's keys, [b, q].
     keys: number of keys of the whole row.
-    backend: that `attend` will be given.
+    backend: backend of the later calls of `attend`.
   """
   make = functools.partial(attention.prepare, keys=keys, backend=backend)
   mesh = sharding.current()
@@ -56,14 +56,15 @@ def prepare(
   def own(span):
     return make(jax.tree.map(lambda x: _deal(x, parts), span))
 
-  # A device's queries may be too few for what all of them together would be given.
+  # Shapes for one device: its queries may be too few for a schedule, which those of the
+  # whole row would get.
   few = jax.tree.map(lambda x: x[:, : x.shape[1] // parts], span)
   return jax.shard_map(
     own,
     mesh=mesh,
     in_specs=PartitionSpec(rows, axis),
     out_specs=_by_query(jax.eval_shape(make, few), rows, axis),
-    check_vma=False,
+    check_vma=False,  # kernels do not declare which axes their outputs vary over
   )(span)
 
 
@@ -75,18 +76,18 @@ def attend(
   *,
   backend: attention.Backend,
 ) -> Float[Array, 'b h q d']:
-  """`attention.attend`, (1), with what `prepare` made of the spans."""
+  """`attention.attend`, (1), on a mesh; `span` is the result of `prepare`."""
   one = functools.partial(attention.attend, backend=backend)
   mesh = sharding.current()
   if mesh is None:
-    return one(q, k, v, span)
+    return one(q, k, v, span=span)
   axis = _axis(mesh, q.shape[2], k.shape[2])
   parts = sharding.ways(mesh, axis)
-  by_head = _by_head(mesh, axis, q, k)
+  by_head = _by_head(mesh, q, k, axis=axis)
 
   def own(q, k, v, span):
     dealt = _deal(q, parts, axis=2)
-    o = one(dealt, _gather(k, parts), _gather(v, parts), span)
+    o = one(dealt, _gather(k, parts), _gather(v, parts), span=span)
     return _collect(o, parts, axis=2)
 
   return jax.shard_map(
@@ -105,23 +106,23 @@ def attend_all(
   *,
   backend: attention.Backend,
 ) -> Float[Array, 'b h n d']:
-  """`attention.attend_all`: every query sees every key, as within pictures.
+  """`attention.attend_all` on a mesh: every query sees every key, as within images.
 
-  What XLA does the compiler divides by itself. For the kernel, what divides positions
-  of a row divides pictures, and none of them within.
+  The compiler divides XLA backends by itself. For the kernel, the `sequence` axis too
+  divides the images of a batch, if it can; every image is whole on one device.
 
   Args:
     q: queries.
     k: keys, as many as queries.
     v: values.
-    backend: that rows are attended for by.
+    backend: attention backend of rows; see `attention.within`.
   """
   chosen = attention.within(q, backend=backend)
   one = functools.partial(attention.attend_all, backend=chosen)
   mesh = sharding.current()
   if mesh is None or chosen != 'tpu':
     return one(q, k, v)
-  rows, heads, *_ = _by_head(mesh, None, q)
+  rows, heads, *_ = _by_head(mesh, q, axis=None)
   if q.shape[0] % sharding.ways(mesh, (*rows, _AXIS)) == 0:
     rows = (*rows, _AXIS)
   by_head = PartitionSpec(rows, heads)
@@ -133,13 +134,13 @@ def attend_all(
 def rotate(
   x: Float[Array, 'b h t d'], by: rope.Rotation, *, backend: attention.Backend
 ) -> Float[Array, 'b h t d']:
-  """`rope.rotate` of queries or keys of the whole row, which stay where they are."""
+  """`rope.rotate` of queries or keys on a mesh; positions stay on their devices."""
   one = functools.partial(rope.rotate, backend=backend)
   mesh = sharding.current()
   if mesh is None:
     return one(x, by)
   axis = _axis(mesh, x.shape[2], x.shape[2])
-  by_head = _by_head(mesh, axis, x)
+  by_head = _by_head(mesh, x, axis=axis)
   return jax.shard_map(
     one,
     mesh=mesh,
@@ -150,7 +151,7 @@ def rotate(
 
 
 def _rows(mesh: jax.sharding.AbstractMesh, count: int) -> tuple[str, ...]:
-  """Of the axes that divide rows those that divide so many, into the most parts."""
+  """Subset of the row axes that divides `count` rows into the most parts."""
   some = (
     chosen
     for number in range(len(axes.ROWS) + 1)
@@ -161,38 +162,38 @@ def _rows(mesh: jax.sharding.AbstractMesh, count: int) -> tuple[str, ...]:
 
 
 def _axis(mesh: jax.sharding.AbstractMesh, queries: int, keys: int) -> str | None:
-  """The axis that divides positions; None if a device would not get whole chunks."""
+  """Mesh axis that divides positions; None if devices would not get whole chunks."""
   parts = mesh.shape[_AXIS]
   divides = parts == 1 or not (queries % (2 * parts) or keys % parts)
   return _AXIS if divides else None
 
 
 def _by_head(
-  mesh: jax.sharding.AbstractMesh, axis: str | None, *arrays: Array
+  mesh: jax.sharding.AbstractMesh, *arrays: Array, axis: str | None
 ) -> PartitionSpec:
-  """Spec of arrays [b, h, n, d], whose heads are divided where those of all divide."""
+  """Spec of arrays [b, h, n, d]; heads are divided only if those of all arrays can."""
   whole = any(each.shape[1] % mesh.shape['tensor'] for each in arrays)
   rows = _rows(mesh, arrays[0].shape[0])
   return PartitionSpec(rows, None if whole else 'tensor', axis)
 
 
 def _by_query(tree: Any, rows: tuple[str, ...], axis: str | None) -> Any:
-  """Specs of arrays [b, ..., q]: rows and, last, what goes by query."""
+  """Specs of arrays [b, ..., q], which divide rows and queries."""
   return jax.tree.map(lambda x: PartitionSpec(rows, *[None] * (x.ndim - 2), axis), tree)
 
 
 def _gather(x: Array, parts: int) -> Array:
-  """Keys or values of the whole row."""
+  """Gathers the keys or values of the whole row."""
   return x if parts == 1 else jax.lax.all_gather(x, _AXIS, axis=2, tiled=True)
 
 
 def _deal(x: Array, parts: int, axis: int = 1) -> Array:
-  """A device's two chunks for the two that it attends for."""
+  """Exchanges a device's two adjacent chunks for the two that it computes."""
   return _exchange(x, axis, [_ways(parts, half) for half in (0, 1)])
 
 
 def _collect(x: Array, parts: int, axis: int = 1) -> Array:
-  """The inverse of `_deal`."""
+  """Inverse of `_deal`."""
   back = [[(b, a) for a, b in _ways(parts, half)] for half in (0, 1)]
   return _exchange(x, axis, back)
 
@@ -206,6 +207,6 @@ def _exchange(x: Array, axis: int, ways: list[list[tuple[int, int]]]) -> Array:
 
 
 def _ways(parts: int, half: int) -> list[tuple[int, int]]:
-  """From the device that has chunk `2 s + half` to the one that attends for it."""
+  """Device pairs: one holds chunk `2 s + half`, the other computes it."""
   chunks = range(half, 2 * parts, 2)
   return [(c // 2, c if c < parts else 2 * parts - 1 - c) for c in chunks]

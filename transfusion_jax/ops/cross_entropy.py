@@ -1,15 +1,17 @@
-"""Cross-entropy of next-token prediction without the logits of all tokens in memory.
+"""Cross-entropy of next-token prediction without all logits in memory at once.
 
-With hidden states h, the head's matrix W and the gradient g of the loss by each
-position's cross-entropy, a block W_c of W's columns, which are tokens, at a time:
+With hidden states h, the matrix W of the head (one column for each token), the gradient
+g of the loss with respect to each position's cross-entropy, and one block of columns
+W_c at a time:
 
     z = sum_c exp(h W_c - m),    nats = log z + m - h W_target              (1)
     s_c = g (exp(h W_c - m) / z - [c = target])                             (2)
     dL/dh = sum_c s_c W_c^T,     dL/dW_c = h^T s_c                          (3)
 
-The forward pass (1) keeps the largest logit m and z; the backward pass makes the logits
-again. Blocks of columns, and not of positions, because the gradient of a column is then
-complete in one product: no sum as large as W is carried from block to block.
+The forward pass (1) keeps the largest logit m and the sum z; the backward pass
+recomputes the logits. The blocks are of columns and not of positions: one product then
+gives the whole gradient of a column, and no sum of the size of W is carried from block
+to block.
 """
 
 import dataclasses
@@ -23,13 +25,14 @@ from jaxtyping import Array, Float, Int
 from transfusion_jax.core import sharding
 
 WHOLE_BYTES = 2**27
-"""Up to which all float32 logits of a device are one block."""
+"""Largest size of the float32 logits of a device that are computed as one block."""
 
 COLUMNS = 1024
-"""Of a block otherwise: narrower is slower, and wider not faster for many positions."""
+"""Columns of a block otherwise: fewer are slower, more are not faster."""
 
 LANES = 128
 UNUSED = -1e9
+"""Logit of columns without a token; finite, as a device may have no others: no NaN."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -42,24 +45,24 @@ def cross_entropy(
 ) -> Float[Array, 'b t']:
   """Negative log-likelihood of each target, in nats.
 
-  Products are of the arguments' type and add up in float32, in which the softmax is
-  computed. Between devices nothing goes until the last block is done.
+  Products have factors of the arguments' type and float32 sums; the softmax is float32.
+  Devices communicate only after the last block.
 
   Args:
-    hidden: what the head reads.
-    matrix: of the head, in the type of `hidden`.
-    targets: the next token of every position.
-    used: columns of `matrix` that stand for tokens; the others count for nothing.
-    columns: most of them in a block; by default all if they fit into
-      `WHOLE_BYTES`, or else `COLUMNS`.
+    hidden: input of the head.
+    matrix: matrix of the head, in the type of `hidden`.
+    targets: next token of every position.
+    used: number of columns of `matrix` that are tokens; the others are padding.
+    columns: most columns in a block; by default all if their logits fit into
+      `WHOLE_BYTES`, else `COLUMNS`.
   """
-  return _forward(hidden, matrix, targets, used, columns)[0]
+  return _forward(hidden, matrix, targets, used=used, columns=columns)[0]
 
 
 def _forward(hidden, matrix, targets, used, columns):
   def own(rows, matrix, over):
-    blocks = _blocks(rows[0], matrix, used, columns, over)
-    return _normalise(*rows, matrix, blocks), ()
+    blocks = _blocks(rows[0], matrix, used=used, columns=columns, over=over)
+    return _normalise(*rows, matrix, blocks=blocks), ()
 
   (nats, m, z), _ = sharding.own_columns(own, (hidden, targets), matrix)
   return nats, (hidden, matrix, targets, m, z)
@@ -69,8 +72,8 @@ def _backward(used, columns, kept, gradient):
   hidden, matrix, targets, m, z = kept
 
   def own(rows, matrix, over):
-    blocks = _blocks(rows[0], matrix, used, columns, over)
-    return _differentiate(*rows, matrix, blocks)
+    blocks = _blocks(rows[0], matrix, used=used, columns=columns, over=over)
+    return _differentiate(*rows, matrix, blocks=blocks)
 
   rows = (hidden, targets, m, gradient / z, gradient)
   return *sharding.own_columns(own, rows, matrix), None
@@ -81,13 +84,14 @@ cross_entropy.defvjp(_forward, _backward)
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-  """Some columns of a matrix.
+  """Block of columns of a matrix.
 
   Attributes:
-    start: the first of them.
-    weights: the columns themselves.
-    own: which of them are in no block that follows.
-    token: that each stands for; -1: none, or one of a block that follows.
+    start: index of its first column.
+    weights: its columns, [e, width].
+    own: True for columns that no later block contains, [1, width].
+    token: token of each column, [1, 1, width]; -1 for padding and for columns that a
+      later block contains.
   """
 
   start: Any
@@ -100,17 +104,17 @@ class _Block:
     return jnp.where(self.token < 0, UNUSED, product)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Blocks:
-  """All columns that a device has, in blocks of one width, of which two overlap.
+  """Division of a device's columns into blocks of one width; the first two may overlap.
 
   Attributes:
-    total: columns.
-    width: of a block.
-    count: of blocks.
-    first: the token of the first column.
-    used: tokens that there are.
-    over: axes of the mesh that divide the columns of all devices.
+    total: number of columns of the device.
+    width: number of columns of a block.
+    count: number of blocks.
+    first: token of the device's first column.
+    used: number of tokens.
+    over: mesh axes that divide the columns among devices.
   """
 
   total: int
@@ -121,6 +125,7 @@ class _Blocks:
   over: tuple[str, ...]
 
   def take(self, matrix, index) -> _Block:
+    # Counted from the end: the first block is the one that starts too early.
     end = self.total - (self.count - 1 - index) * self.width
     start = jnp.maximum(end - self.width, 0)
     here = start + jnp.arange(self.width)
@@ -133,13 +138,13 @@ class _Blocks:
     )
 
   def loop(self, body, begin):
-    """What `body(index, carry)` makes of `begin` after all blocks."""
+    """Value after `carry = body(index, carry)` for all blocks, from `begin`."""
     if self.count == 1:
       return body(0, begin)
     return jax.lax.fori_loop(0, self.count, body, begin)
 
 
-def _blocks(hidden, matrix, used, columns, over) -> _Blocks:
+def _blocks(hidden, matrix, *, used, columns, over) -> _Blocks:
   total = matrix.shape[1]
   if columns is None:
     bytes_ = 4 * hidden.shape[0] * hidden.shape[1] * total
@@ -147,11 +152,18 @@ def _blocks(hidden, matrix, used, columns, over) -> _Blocks:
   each = -(-total // -(-total // columns))
   width = min(-(-each // LANES) * LANES, total)
   first = jax.lax.axis_index(over) * total
-  return _Blocks(total, width, -(-total // width), first, used, over)
+  return _Blocks(
+    total=total,
+    width=width,
+    count=-(-total // width),
+    first=first,
+    used=used,
+    over=over,
+  )
 
 
-def _normalise(hidden, targets, matrix, blocks):
-  """Equation (1): nats, m and z."""
+def _normalise(hidden, targets, matrix, *, blocks):
+  """Equation (1): returns nats, m and z, [b, t] each."""
 
   def body(index, carry):
     m, z, chosen = carry
@@ -169,8 +181,9 @@ def _normalise(hidden, targets, matrix, blocks):
   return jnp.log(z) + m - jax.lax.psum(chosen, blocks.over), m, z
 
 
-def _differentiate(hidden, targets, m, scale, gradient, matrix, blocks):
-  """Equations (2) and (3); the gradient of a block takes its place in the matrix."""
+def _differentiate(hidden, targets, m, scale, gradient, matrix, *, blocks):
+  """Equations (2) and (3): returns the gradients of `hidden` and `matrix`."""
+  # Gradients replace the `own` columns of a block, which no later block reads.
 
   def body(index, carry):
     before, matrix = carry
@@ -182,7 +195,7 @@ def _differentiate(hidden, targets, m, scale, gradient, matrix, blocks):
     found = _product('bte,btv->ev', hidden, slope).astype(matrix.dtype)
     found = jnp.where(block.own, found, block.weights)
     if blocks.count > 1:
-      # Written after all that is read: else the matrix may be copied in every round.
+      # Write only after all reads: else the matrix may be copied in every iteration.
       before, found = jax.lax.optimization_barrier((before, found))
     return before, jax.lax.dynamic_update_slice_in_dim(
       matrix, found, block.start, axis=1

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 def rms_norm(
   x: Float[Array, '*b e'], gain: Float[Array, ' e'], *, epsilon: float
 ) -> Float[Array, '*b e']:
-  """Divides by the root of the mean square (Zhang and Sennrich, 2019, eq. 4)."""
+  """Divides by the root mean square (Zhang and Sennrich, 2019, eq. 4)."""
   y = x.astype(jnp.float32)
   y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + epsilon)
   return (y * jnp.expand_dims(gain, tuple(range(x.ndim - 1)))).astype(x.dtype)
@@ -22,7 +22,7 @@ def group_norm(
   groups: int,
   epsilon: float,
 ) -> Float[Array, 'b h w c']:
-  """Zero mean and unit variance per sample and group (Wu and He, 2018)."""
+  """Normalises mean and variance per sample and group (Wu and He, 2018)."""
   b, h, w, c = x.shape
   y = x.astype(jnp.float32).reshape(b, h, w, groups, c // groups)
   mean = jnp.mean(y, axis=(1, 2, 4), keepdims=True)

@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al., 2021, eq. 34), half-rotation layout.
 
-Of a head of d numbers, x_j and x_{j + d/2} are a pair, which is turned by an angle that
-grows with the position:
+Components x_j and x_{j + d/2} of a head of d numbers are a pair, which is rotated by an
+angle proportional to the position:
 
     y = x cos + swap(x) sin,   swap(x) = (x_{d/2} .. x_{d-1}, x_0 .. x_{d/2-1})     (1)
 
@@ -20,8 +20,8 @@ class Rotation:
   """Cosine and sine of (1) at every position, shared by all layers.
 
   Attributes:
-    cos: the cosines, of both halves alike.
-    sin: the sines, those of the first half negated.
+    cos: cosines, the same in both halves.
+    sin: sines, negated in the first half.
   """
 
   cos: Float[Array, 'b 1 t d']
@@ -45,8 +45,8 @@ def rotate(
 
   Args:
     x: queries or keys.
-    by: what `rotation` made for their positions.
-    backend: that attention is given; for `tpu` a kernel does it, where it takes `x`.
+    by: result of `rotation` for their positions.
+    backend: attention backend; `tpu` uses a kernel if it supports the shape of `x`.
   """
   if backend == 'tpu' and rope_tpu.takes(x):
     return rope_tpu.rotate(x, by.cos, by.sin)

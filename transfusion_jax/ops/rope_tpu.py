@@ -1,11 +1,11 @@
 """Rotary position embedding on a TPU: a Pallas kernel that reads and writes once.
 
-XLA has no operation that turns the lanes of a vector: it cuts halves of heads apart and
-joins them again in memory, in float32. Here a block is rotated where it lies,
+XLA has no operation that rotates the lanes of a vector: it splits the halves of a head
+and joins them again in memory, in float32. Here a block is rotated in registers,
 
     y = x cos + swap(x) sin                                                        (1)
 
-(`ops/rope.py`), and the gradient goes back by the opposite angle:
+(`ops/rope.py`), and the gradient is rotated by the opposite angle:
 
     dx = dy cos - swap(dy) sin                                                     (2)
 """
@@ -20,17 +20,17 @@ from jaxtyping import Array, Float
 
 _LANES = 128
 _POSITIONS = 512
-"""Most positions of a block."""
+"""Largest number of positions of a block."""
 
 _CHUNK = 32
-"""Positions rotated at a time, whose angles stay in registers for all heads."""
+"""Positions rotated at a time: their angles stay in registers for all heads."""
 
 _BLOCK = 2**20
-"""Bytes of a block of heads; there are four of them, in and out, in two buffers."""
+"""Bytes of a block of heads; four are in memory: input and output, two buffers each."""
 
 
 def takes(x: Float[Array, 'b h t d']) -> bool:
-  """Whether positions come in whole blocks, and heads fill lanes, or half of them."""
+  """True if positions fill whole blocks and the head dim whole or half lanes."""
   whole = x.shape[3] % _LANES == 0 or x.shape[3] == _LANES // 2
   return whole and x.shape[2] % _LANES == 0
 
@@ -45,35 +45,36 @@ def rotate(
   """Rotation (1), in float32; see `rope.rotate`.
 
   Args:
-    x: queries or keys, as `takes` them.
+    x: queries or keys that `takes` accepts.
     cos: cosines of both halves.
     sin: sines, those of the first half negated.
-    interpret: run without a TPU, slowly, to test.
+    interpret: if True, runs without a TPU, slowly, for tests.
 
   Raises:
-    ValueError: the program is lowered for something else than a TPU.
+    ValueError: the program is lowered for another platform than a TPU.
   """
-  return _rotate(x, cos, sin, interpret)
+  return _rotate(x, cos, sin, interpret=interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _rotate(x, cos, sin, interpret):
-  return _call(x, cos, sin, 1.0, interpret)
+  return _call(x, cos, sin, sign=1.0, interpret=interpret)
 
 
 def _rotate_forward(x, cos, sin, interpret):
-  return _rotate(x, cos, sin, interpret), (cos, sin)
+  return _rotate(x, cos, sin, interpret=interpret), (cos, sin)
 
 
 def _rotate_backward(interpret, saved, dy):
-  return _call(dy, *saved, -1.0, interpret), None, None
+  # Positions are integers: no gradient goes to the angles.
+  return _call(dy, *saved, sign=-1.0, interpret=interpret), None, None
 
 
 _rotate.defvjp(_rotate_forward, _rotate_backward)
 
 
-def _call(x, cos, sin, sign, interpret):
-  """Calls the kernel for every row and block; cosines stay while heads go by."""
+def _call(x, cos, sin, *, sign, interpret):
+  """Calls the kernel for every row, block of positions and block of heads."""
   b, h, t, d = x.shape
   positions = next(n for n in (_POSITIONS, 256, _LANES) if t % n == 0)
   most = _BLOCK // (positions * max(d, _LANES) * x.dtype.itemsize)
@@ -83,6 +84,7 @@ def _call(x, cos, sin, sign, interpret):
   moved = 2 * x.size * x.dtype.itemsize + 2 * cos.size * cos.dtype.itemsize
   return pl.pallas_call(
     functools.partial(_kernel, sign=sign),
+    # Heads last: their blocks share the angles, which are then fetched once.
     grid=(b, t // positions, h // heads),
     in_specs=[block, angles, angles],
     out_specs=block,

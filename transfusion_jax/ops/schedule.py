@@ -1,13 +1,13 @@
-"""Schedules: which block of queries meets which block of keys, and in which order.
+"""Schedules: the pairs of blocks of queries and keys to compute, in order.
 
-A kernel over blocks walks through a list of steps, one step for every pair of blocks in
-which any query can see any key, so that it neither computes nor fetches the others. The
-list is written once per batch, on the device, from the spans; every layer reuses it.
+A kernel iterates over a list of steps, one for every pair of blocks in which any query
+can see any key; the other pairs are neither fetched nor computed. The list is computed
+from the spans, on the device, once per batch; every layer reuses it.
 
-A step is one int32: block of queries (13 bits), block of keys (14), flags (4). Lists
-have room for all pairs of blocks, which are fewer than positions up to rows of 131,072
-or more. They are made by comparisons and sums alone, since gathers and scatters are
-slow on a TPU.
+A step is one int32: block of queries (13 bits), block of keys (14), flags (4). A list
+has room for all pairs of blocks; for rows of up to 131,072 positions these are fewer
+than positions. Lists are made by comparisons and sums alone, since gathers and scatters
+are slow on a TPU.
 """
 
 from typing import NamedTuple
@@ -20,18 +20,18 @@ from transfusion_jax.core import tree
 from transfusion_jax.ops import span as span_lib
 
 FIRST, LAST, WORK, MASK = 1, 2, 4, 8
-"""Flags of a step: the first and last of its output block; any query of the pair may
-see any key; and not every query sees every key."""
+"""Flags of a step: it is the first, or the last, of its output block; some query may
+see some key of the pair; not every query sees every key, so that a mask is needed."""
 
 LEAST = -1e30
-"""Below every score and yet finite, so that nothing minus nothing is not NaN: where the
-maxima of an online softmax begin."""
+"""Initial maximum of an online softmax: below every score, and finite, as -inf - -inf
+would be NaN."""
 
 _KEY_SHIFT, _QUERY_SHIFT = 4, 18
 
 
 class Blocks(NamedTuple):
-  """How many queries and how many keys a step covers."""
+  """Block sizes: number of queries and of keys of a step."""
 
   q: int
   k: int
@@ -39,11 +39,11 @@ class Blocks(NamedTuple):
 
 @tree.struct
 class Plan:
-  """What a kernel over blocks has to know of the spans.
+  """Spans of a batch, prepared for kernels over blocks.
 
   Attributes:
-    by_query: steps ordered by block of queries, then of keys; [b, steps].
-    by_key: steps ordered by block of keys, then of queries; [b, steps].
+    by_query: steps ordered by block of queries, then by block of keys.
+    by_key: steps ordered by block of keys, then by block of queries.
     bounds: first key and number of keys of every query, padded to whole blocks.
   """
 
@@ -53,20 +53,20 @@ class Plan:
 
 
 def blocks(queries: int, keys: int) -> Blocks:
-  """Blocks for these lengths: 512, or less where the whole length is shorter."""
+  """Block sizes for these lengths: 512, or the whole length if it is shorter."""
   return Blocks(*(min(512, _round_up(length, 128)) for length in (queries, keys)))
 
 
 def plan(span: span_lib.Span, keys: int, sizes: Blocks | None = None) -> Plan:
-  """Writes the schedules of a batch; exact for any spans, tight for monotone ones.
+  """Computes the schedules of a batch: for any spans, and minimal for monotone ones.
 
-  Queries of a block may look at distant stretches of keys, and keys of a block may be
-  looked at from distant queries: what lies between is then walked over as well.
+  If the queries of a block see distant ranges of keys, the blocks between are steps as
+  well; likewise for keys seen by distant queries.
 
   Args:
     span: start and end of each query's keys, [b, q].
     keys: number of keys.
-    sizes: sizes of the blocks; by default those of `blocks`.
+    sizes: block sizes; by default those of `blocks`.
   """
   queries = span.start.shape[1]
   sizes = sizes or blocks(queries, keys)
@@ -80,8 +80,8 @@ def plan(span: span_lib.Span, keys: int, sizes: Blocks | None = None) -> Plan:
   start, end = jnp.pad(start, more), jnp.pad(end, more)
   empty = end <= start
   bounds = jnp.stack([start, jnp.where(empty, 0, end - start)], axis=1)
-  # An empty span lies beyond all keys and ends before them: every minimum and maximum
-  # below is then right without further ado.
+  # Empty spans start behind all keys and end before them: they do not affect the first
+  # minimum and maximum below, and a block with one never seems to see all its keys.
   start, end = jnp.where(empty, keys, start), jnp.where(empty, 0, end)
   start, end = (x.reshape(-1, rows, sizes.q) for x in (start, end))
   first = jnp.min(start, axis=-1) // sizes.k
@@ -93,27 +93,32 @@ def plan(span: span_lib.Span, keys: int, sizes: Blocks | None = None) -> Plan:
   last_row = jnp.max(jnp.where(seen, row + 1, 0), axis=-1)
   reach = (first, last, jnp.max(start, axis=-1), jnp.min(end, axis=-1))
   q, k, flags = _walk(first, last, columns)
-  by_query = _pack(q, k, flags, reach, sizes)
+  by_query = _pack(q, k, flags, reach=reach, sizes=sizes)
   k, q, flags = _walk(first_row, last_row, rows)
-  return Plan(by_query, _pack(q, k, flags, reach, sizes), bounds)
+  by_key = _pack(q, k, flags, reach=reach, sizes=sizes)
+  return Plan(by_query, by_key, bounds)
 
 
 def pad(x: Array, size: int) -> Array:
-  """An array [b, h, n, d] with zeros behind, up to whole blocks of positions."""
+  """Pads [b, h, n, d] with zeros to whole blocks of positions."""
   return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % size), (0, 0)))
 
 
 def sees(index: Array, start: Array, count: Array) -> Array:
-  """Whether queries see keys, from the numbers of the keys and the queries' `bounds`.
+  """True where queries see keys.
 
-  Read as unsigned, what stands before the start is huge: one comparison for both.
+  Args:
+    index: indices of the keys.
+    start: first key of each query, from `Plan.bounds`.
+    count: number of keys of each query, from `Plan.bounds`.
   """
+  # As unsigned integers, differences below 0 are huge: one comparison tests both ends.
   after, count = (x.astype(jnp.uint32) for x in (index - start, count))
   return after < count
 
 
 def steps(schedule: Int[Array, 'b steps']) -> Int[Array, '']:
-  """How many steps the longest row of a schedule takes."""
+  """Number of steps of the longest row of a schedule."""
   number = jnp.arange(1, schedule.shape[1] + 1)[None]
   return jnp.max(jnp.where(schedule & LAST != 0, number, 1)).astype(jnp.int32)
 
@@ -130,9 +135,13 @@ def key_block(step: Int[Array, '*s']) -> Int[Array, '*s']:
 
 
 def _walk(first, last, inner_blocks):
-  """For every outer block its inner ones from `first` to `last`; at least one each.
+  """Lists for every outer block its inner blocks from `first` to `last`, at least one.
 
-  Steps beyond the end repeat the last one without flags: they fetch and do nothing.
+  Every output block is therefore written, also one that sees nothing. Steps beyond the
+  end repeat the last one without flags: they fetch nothing and compute nothing.
+
+  Returns:
+    Outer block, inner block and flags of every step, [b, steps] each.
   """
   b, outer_blocks = first.shape
   none = last <= first
@@ -150,8 +159,8 @@ def _walk(first, last, inner_blocks):
   return outer, inner, jnp.where(live, flags | WORK, 0)
 
 
-def _pack(q, k, flags, reach, sizes):
-  """One number for a step, once it is known whether there is work and masking."""
+def _pack(q, k, flags, *, reach, sizes):
+  """Encodes steps as integers, with the flags for work and masking."""
   first, last, inside_from, inside_to = (_pick(x, q) for x in reach)
   work = (first <= k) & (k < last)
   inside = (inside_from <= k * sizes.k) & ((k + 1) * sizes.k <= inside_to)
@@ -160,7 +169,7 @@ def _pack(q, k, flags, reach, sizes):
 
 
 def _pick(x, index):
-  """`x[index]` in every row, without a gather."""
+  """`x[row, index]` for every row, without a gather."""
   chosen = index[..., None] == jnp.arange(x.shape[1])[None, None]
   return jnp.sum(jnp.where(chosen, x[:, None], 0), axis=-1)
 

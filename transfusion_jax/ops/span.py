@@ -2,7 +2,7 @@
 
 Query `i` sees the keys `start[i] <= k < end[i]`. For text `end = i + 1`; for a patch
 `end` is the end of its image; `start` is the start of the document. `start == end` is
-padding, which sees nothing. A mask of L x L booleans becomes 2 L numbers, and covers
+padding, which sees nothing. A mask of L x L booleans becomes 2 L integers, which cover
 causal text, bidirectional images and packed documents (Transfusion, section 3.2).
 """
 
@@ -14,7 +14,7 @@ from transfusion_jax.core import tree
 
 @tree.struct
 class Span:
-  """Keys that each query sees.
+  """Range of keys that each query sees.
 
   Attributes:
     start: first key seen.
@@ -26,6 +26,6 @@ class Span:
 
 
 def visible(span: Span, keys: int) -> Bool[Array, '*b q {keys}']:
-  """The mask that a span stands for; only the reference attention builds it."""
+  """Boolean mask of spans; only the reference attention builds it."""
   k = jnp.arange(keys).reshape((1,) * span.start.ndim + (keys,))
   return (span.start[..., None] <= k) & (k < span.end[..., None])

@@ -1,1 +1,1 @@
-"""Sweeps: sets of overrides as trials, what became of them, and one page of all."""
+"""Sweeps: sets of overrides as trials, a ledger of their results, and a page."""

@@ -1,4 +1,4 @@
-"""The plots of a sweep: all trials through all fields, and every field by itself."""
+"""Plots of a sweep: parallel coordinates over all fields, and one plot per field."""
 
 import dataclasses
 import math
@@ -9,26 +9,26 @@ from transfusion_jax.evaluation import plots
 from transfusion_jax.sweeping import table
 
 EVEN = 6
-"""Up to so many values stand evenly beside each other; more numbers lie on a scale."""
+"""Largest number of evenly spaced values; more numbers get a continuous scale."""
 
 _ROW = 0.62
-"""Inches from one parallel coordinate to the next, at least."""
+"""Smallest distance between parallel coordinates, in inches."""
 
 _SPREAD = 0.03
-"""Width of the bundle of trials that share a value."""
+"""Width over which trials with the same value are spread."""
 
 _BEHIND = {'facecolor': plots.PAPER_COLOUR, 'edgecolor': 'none', 'alpha': 0.8, 'pad': 1}
-"""What is behind words that lines would cross."""
+"""Background of text that lines would cross."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-  """Where the values of a field, or of a metric, lie between 0 and 1.
+  """Axis of a field or a metric, from 0 to 1.
 
   Attributes:
-    places: of every value.
-    ticks: what is written where.
-    even: whether every value has a place of its own, and may be shared by many trials.
+    places: position of every value.
+    ticks: positions and their labels.
+    even: True if values are evenly spaced, so that many trials may share one.
   """
 
   places: Mapping[Any, float]
@@ -37,11 +37,11 @@ class Axis:
 
 
 def axis(values: Sequence[Any], *, most: int = EVEN) -> Axis:
-  """An axis for values of any type; positive numbers over a decade go by logarithm.
+  """Axis of values of any type; logarithmic if positive numbers span a decade.
 
   Args:
-    values: at least one, repeated or not.
-    most: values that are to stand evenly.
+    values: at least one value; may contain repetitions.
+    most: largest number of evenly spaced values.
   """
   distinct = sorted(set(values), key=lambda each: (not _is_number(each), str(each)))
   if all(map(_is_number, distinct)):
@@ -50,26 +50,27 @@ def axis(values: Sequence[Any], *, most: int = EVEN) -> Axis:
       return _measured(distinct)
   last = len(distinct) - 1
   places = {each: k / last if last else 0.5 for k, each in enumerate(distinct)}
-  return Axis(places, [(place, _text(each)) for each, place in places.items()], True)
+  ticks = [(place, _text(each)) for each, place in places.items()]
+  return Axis(places, ticks, even=True)
 
 
 def varied(rows: Sequence[table.Row]) -> list[str]:
-  """Fields that are not alike in all rows."""
+  """Fields whose values differ between rows."""
   return [
     name for name in rows[0].settings if len({r.settings[name] for r in rows}) > 1
   ]
 
 
 def colours(ranked: Sequence[table.Row]) -> dict[int, Any]:
-  """A colour for every trial, by rank."""
+  """Colour of every trial, by rank."""
   return plots.scale([row.trial for row in ranked], plots.LEVELS)
 
 
 def parallel(ranked: Sequence[table.Row], metric: str) -> str:
-  """A line for every trial, down through its value of every field to its score.
+  """Parallel coordinates: a line per trial through its fields, ending at its score.
 
   Args:
-    ranked: rows that have the score, the best first.
+    ranked: rows that have the score, best first.
     metric: name of the score.
   """
   fields = varied(ranked)
@@ -81,9 +82,9 @@ def parallel(ranked: Sequence[table.Row], metric: str) -> str:
     drawing = canvas.subplots()
     for k, (name, each) in enumerate(zip((*fields, metric), axes, strict=True)):
       drawing.plot([0, 1], [k, k], color=plots.TEXT_COLOUR, linewidth=0.8, alpha=0.4)
-      _write(drawing, name, 0.0, k, up=6, fontsize=9, weight='bold')
+      _write(drawing, name, x=0.0, y=k, up=6, fontsize=9, weight='bold')
       for place, text in each.ticks:
-        _write(drawing, text, place, k, up=-14, fontsize=8, ha='center')
+        _write(drawing, text, x=place, y=k, up=-14, fontsize=8, ha='center')
     for place, row in reversed(list(enumerate(ranked))):
       values = (*(row.settings[name] for name in fields), row.scores[metric])
       offset = _SPREAD * (place / max(len(ranked) - 1, 1) - 0.5)
@@ -101,13 +102,13 @@ def parallel(ranked: Sequence[table.Row], metric: str) -> str:
 
 
 def alone(ranked: Sequence[table.Row], field: str, metric: str) -> str:
-  """The score over one field; trials that differ in nothing else are joined.
+  """Plot of the score over one field; trials that differ only in this field are joined.
 
-  Where there are such trials, the others are faint.
+  If there are such trials, the others are drawn faint.
 
   Args:
-    ranked: as in `parallel`.
-    field: one of theirs.
+    ranked: rows that have the score, best first.
+    field: name of the field.
     metric: name of the score.
   """
   along = axis([row.settings[field] for row in ranked])
@@ -137,15 +138,15 @@ def alone(ranked: Sequence[table.Row], field: str, metric: str) -> str:
   return plots.svg(f'sweep/{field}', plots.SIZE, fill)
 
 
-def _write(drawing, text: str, x: float, y: int, *, up: int, **look) -> None:
-  """Writes so many points above a place, over whatever lines pass there."""
+def _write(drawing, text: str, *, x: float, y: int, up: int, **look) -> None:
+  """Writes text `up` points above a position, on a background that hides lines."""
   drawing.annotate(
     text, (x, y), (0, up), textcoords='offset points', bbox=_BEHIND, **look
   )
 
 
 def _alike(rows: Sequence[table.Row], field: str) -> list[list[table.Row]]:
-  """Rows that differ in one field alone, together."""
+  """Groups of rows that differ in one field only."""
   groups: dict[tuple[Any, ...], list[table.Row]] = {}
   for row in rows:
     others = tuple(value for name, value in row.settings.items() if name != field)
@@ -158,7 +159,7 @@ def _measured(distinct: Sequence[float]) -> Axis:
   bend = math.log if low > 0 and high >= 10 * low else float
   span = bend(high) - bend(low)
   places = {each: (bend(each) - bend(low)) / span for each in distinct}
-  return Axis(places, [(0.0, _text(low)), (1.0, _text(high))], False)
+  return Axis(places, [(0.0, _text(low)), (1.0, _text(high))], even=False)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,8 +1,8 @@
-"""What has become of every trial, kept so that a sweep that was killed goes on.
+"""Ledger: the status of every trial on disk, so that a killed sweep can continue.
 
-`plan.json` says what the sweep is, and `ledger.jsonl` has a line for every attempt that
-begins or ends. A line is written in one piece and is on disk before anything follows
-from it; one that a power cut left half is dropped when the ledger is opened again.
+`plan.json` defines the sweep; `ledger.jsonl` has a line for every start and end of an
+attempt. A line is on disk before the sweep acts on it; a line cut off by a power
+failure is dropped when the ledger is opened again.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from transfusion_jax.sweeping import trials as trials_lib
 from transfusion_jax.training import metrics
 
 Status = Literal['running', 'done', 'stopped', 'failed', 'skipped']
-"""`stopped`: saved, to be gone on with; `failed`: to be tried again, or what ended the
-sweep; `skipped`: failed and left, since it has been tried often enough or never can be.
+"""`stopped`: saved, to be continued; `failed`: to be retried, or the failure that ended
+the sweep; `skipped`: failed and given up, after too many attempts or a wrong config.
 """
 
 FAILURES = ('failed', 'skipped')
@@ -28,14 +28,15 @@ FAILURES = ('failed', 'skipped')
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What is known of an attempt.
+  """Record of an attempt.
 
   Attributes:
-    trial: its number.
-    overrides: what makes it another run than the other trials.
-    status: what became of it.
-    exit_code: of its process, 128 + n where signal n ended it; None while it runs.
-    seconds: that it took; None while it runs.
+    trial: number of the trial.
+    overrides: overrides of the trial.
+    status: status of the attempt.
+    exit_code: exit code of its process, 128 + n if ended by signal n; None while it
+      runs.
+    seconds: duration; None while it runs.
     scores: final losses and scores by name; empty unless it is done.
   """
 
@@ -48,33 +49,33 @@ class Record:
 
 
 def read(path: pathlib.Path) -> list[Record]:
-  """All records, oldest first; ValueError if a line that is not the last is broken."""
+  """Reads all records, oldest first; damaged lines are skipped with a warning."""
   return [Record(**each) for each in metrics.read(path)]
 
 
 def last(records: Sequence[Record]) -> dict[int, Record]:
-  """The newest record of every trial that has one."""
+  """Newest record of every trial that has one."""
   return {record.trial: record for record in records}
 
 
 def done(records: Sequence[Record]) -> set[int]:
-  """Trials that are through."""
+  """Numbers of the finished trials."""
   return {n for n, record in last(records).items() if record.status == 'done'}
 
 
 def failures(records: Sequence[Record], trial: int) -> int:
-  """How often a trial has failed."""
+  """Number of failures of a trial."""
   return sum(r.trial == trial and r.status in FAILURES for r in records)
 
 
 class Ledger:
-  """The ledger of one sweep, which nobody else writes meanwhile."""
+  """Ledger of one sweep, locked against other processes."""
 
   def __init__(self, root: pathlib.Path):
-    """Opens it.
+    """Opens the ledger.
 
     Args:
-      root: the folder of the sweep, which must be there.
+      root: existing folder of the sweep.
 
     Raises:
       ValueError: another process has it open.
@@ -100,10 +101,10 @@ class Ledger:
     os.close(self._file)
 
   def begin(self, trials: Sequence[trials_lib.Trial]) -> None:
-    """Writes down what the sweep is, or checks that it still is that.
+    """Writes the plan of the sweep, or checks that it is unchanged.
 
     Raises:
-      ValueError: it was begun with other overrides or on top of another config.
+      ValueError: the sweep was started with other overrides or another config.
     """
     plan = _plan(trials)
     if self._plan.exists():
@@ -117,14 +118,14 @@ class Ledger:
     sealed_json.write(self._plan, plan)
 
   def add(self, record: Record) -> None:
-    """Writes a record, which is on disk when this returns."""
+    """Appends a record, which is on disk when this returns."""
     os.write(self._file, sealed_json.line(dataclasses.asdict(record)))
     os.fsync(self._file)
     self.records.append(record)
 
 
 def _plan(trials: Sequence[trials_lib.Trial]) -> dict[str, Any]:
-  """What may not change: all overrides, and the rest as the first trial has it."""
+  """Plan of a sweep, which may not change: all overrides, and the first config."""
   return {
     'trials': {each.name: json.dumps(each.overrides) for each in trials},
     'first': config.to_dict(trials[0].run),

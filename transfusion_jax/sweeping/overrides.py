@@ -1,8 +1,8 @@
-"""Sets of overrides, and how larger ones are made of smaller ones.
+"""Sets of overrides, and functions that combine them.
 
-An override is a dict of fields of a config and their values, with dots in its names or
-dicts in dicts. A set is any iterable of them, so that these functions nest, and the
-`sweep()` of a config file may return what one of them gives or yield dicts of its own:
+An override is a dict from fields of a config to values, with dotted names or nested
+dicts. A set is any iterable of overrides, so that these functions can be nested. The
+`sweep()` of a config file returns such a set, or yields overrides:
 
     def sweep():
       yield {}
@@ -11,7 +11,7 @@ dicts in dicts. A set is any iterable of them, so that these functions nest, and
         overrides.draw(4, {'optimizer.clip': overrides.log_uniform(0.1, 10)}),
       )
 
-Nothing here depends on anything but the arguments: the same call gives the same set.
+The functions are deterministic: the same arguments give the same set.
 """
 
 import itertools
@@ -22,16 +22,16 @@ from typing import Any
 
 Override = Mapping[str, Any]
 Distribution = Callable[[random.Random], Any]
-"""Draws one value."""
+"""Function that draws one value."""
 
 
 def grid(fields: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
-  """Every combination of the fields' values, the last field changing fastest."""
+  """All combinations of the fields' values; the last field changes fastest."""
   return product(*([{name: each} for each in fields[name]] for name in fields))
 
 
 def product(*sets: Iterable[Override]) -> list[dict[str, Any]]:
-  """Every combination of one override of each set.
+  """All combinations of one override from each set.
 
   Raises:
     ValueError: two sets have a field in common.
@@ -40,7 +40,7 @@ def product(*sets: Iterable[Override]) -> list[dict[str, Any]]:
 
 
 def side_by_side(*sets: Iterable[Override]) -> list[dict[str, Any]]:
-  """The first overrides of all sets as one, then the second ones, and so on.
+  """Merges the first overrides of all sets, then the second ones, and so on.
 
   Raises:
     ValueError: the sets are of different sizes, or have a field in common.
@@ -56,22 +56,22 @@ def side_by_side(*sets: Iterable[Override]) -> list[dict[str, Any]]:
 
 
 def chain(*sets: Iterable[Override]) -> list[dict[str, Any]]:
-  """One set behind the other."""
+  """Concatenates sets."""
   return [dict(each) for each in itertools.chain(*sets)]
 
 
 def draw(
   count: int, fields: Mapping[str, Distribution], *, seed: int = 0
 ) -> list[dict[str, Any]]:
-  """Random overrides.
+  """Draws random overrides.
 
-  Every field has a stream of its own: a larger count goes on where a smaller one ends,
-  and another field changes nothing in those that are there.
+  Every field has its own random stream: a larger count only adds overrides, and another
+  field does not change the values of the others.
 
   Args:
-    count: how many.
-    fields: what each is drawn from.
-    seed: of all streams.
+    count: number of overrides.
+    fields: distribution of each field.
+    seed: seed of all streams.
   """
   streams = {name: random.Random(f'{seed} {name}') for name in fields}
   return [
@@ -81,12 +81,12 @@ def draw(
 
 
 def choice(*values: Any) -> Distribution:
-  """One of the values, each as likely as the others."""
+  """Uniform distribution over some values."""
   return lambda stream: stream.choice(values)
 
 
 def uniform(low: float, high: float) -> Distribution:
-  """A number in between, of four digits.
+  """Uniform distribution between two numbers, rounded to four digits.
 
   Raises:
     ValueError: the bounds are not in order.
@@ -96,7 +96,7 @@ def uniform(low: float, high: float) -> Distribution:
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-  """A number in between whose logarithm is uniform, of four digits.
+  """Log-uniform distribution between two numbers, rounded to four digits.
 
   Raises:
     ValueError: the bounds are not in order, or not positive.
@@ -109,7 +109,7 @@ def log_uniform(low: float, high: float) -> Distribution:
 
 
 def flat(override: Override) -> dict[str, Any]:
-  """The same override with dots in its names; ValueError if it names a field twice."""
+  """Flattens an override to dotted names; ValueError if a field occurs twice."""
   parts: list[dict[str, Any]] = []
   for name, value in override.items():
     inner = flat(value) if isinstance(value, Mapping) else {'': value}

@@ -1,4 +1,4 @@
-"""The page of a sweep: its best trial, plots, and the table of all."""
+"""HTML page of a sweep: the best trial, plots, and a table of all trials."""
 
 import collections
 import os
@@ -15,16 +15,17 @@ from transfusion_jax.sweeping import figures, table
 def write(
   path: pathlib.Path,
   ranked: Sequence[table.Row],
+  *,
   metric: table.Metric,
   reports: dict[int, pathlib.Path],
 ) -> None:
-  """Writes it, whole or not at all.
+  """Writes the page atomically.
 
   Args:
-    path: of the page.
-    ranked: rows, the best first.
-    metric: that they are ranked by.
-    reports: pages of trials by their numbers, as far as there are any.
+    path: path of the page.
+    ranked: rows, best first.
+    metric: metric that they are ranked by.
+    reports: existing reports of trials by number.
   """
   scored = [row for row in ranked if metric.name in row.scores]
   states = collections.Counter(row.status for row in ranked)
@@ -59,7 +60,7 @@ def _plots(scored: Sequence[table.Row], metric: str) -> list[dict[str, str]]:
 
 
 def _links(path: pathlib.Path, reports: dict[int, pathlib.Path]) -> dict[int, str]:
-  """Of reports from the page's own folder, so that both may move together."""
+  """Links to reports, relative to the page, so that both can be moved together."""
   return {
     trial: pathlib.PurePath(os.path.relpath(report, path.parent)).as_posix()
     for trial, report in reports.items()
@@ -99,7 +100,7 @@ def _table(
 
 
 def _parts(name: str) -> list[str]:
-  """A name where it may break into lines."""
+  """Parts of a name, between which a line may break."""
   return re.findall(r'[^._/]*[._/]?', name)
 
 

@@ -1,4 +1,4 @@
-"""What a trial has come to, read from its work directory."""
+"""Final losses and scores of a trial, read from its work directory."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from transfusion_jax.runs import config, evaluate, restore
 from transfusion_jax.training import metrics, workdir
 
 LAST = 0.1
-"""Share of the steps over which final losses are means: one batch says little."""
+"""Share of the last steps over which losses are averaged: one batch says little."""
 
 
 def final(run: config.Run, place: workdir.Workdir) -> dict[str, float]:
-  """Losses at the end of training, and the scores of the last step.
+  """Losses at the end of training and scores of the last step, by name.
 
-  Scores are those of the run's own evaluators, with the settings that it has now.
+  Scores are those of the run's own evaluators with their current settings.
   """
   found = losses(metrics.read(place.metrics))
   if isinstance(run, config.AutoencoderRun):
@@ -31,7 +31,7 @@ def final(run: config.Run, place: workdir.Workdir) -> dict[str, float]:
 
 
 def losses(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Means over the last `LAST` of the steps; a loss of exactly 0 was not seen."""
+  """Mean losses over the last `LAST` of the steps; a loss of 0 means no such data."""
   if not records:
     return {}
   since = (1 - LAST) * records[-1]['step']

@@ -1,9 +1,9 @@
-"""What a trial need not compute, because another one has: it begins with a copy.
+"""Sharing of results between trials: a trial starts with a copy from another one.
 
-Trials that differ in nothing but how they are measured (`sampling`, `evaluation`) are
-trained once, and measured each at the last step; trials with the same autoencoder train
-it once. Every trial keeps a work directory and a command of its own, which would do all
-of it where there is nothing to copy.
+Trials that differ only in `sampling` and `evaluation` are trained once and evaluated
+each at the last step; trials with the same autoencoder train it once. Every trial has
+its own work directory and command, which computes everything if there is nothing to
+copy.
 """
 
 import json
@@ -16,14 +16,14 @@ from transfusion_jax.sweeping import trials as trials_lib
 from transfusion_jax.training import workdir
 
 MEASURED = ('sampling', 'evaluation')
-"""Sections that have no part in training."""
+"""Sections of a config that do not affect training."""
 
 _SCORES = shutil.ignore_patterns('evaluation*', 'report.*', 'facts.json')
-"""What does not go with a copy: found as another trial is measured."""
+"""Files that are not copied: results of the other trial's evaluation."""
 
 
 class Sharing:
-  """Who has computed what."""
+  """Trials by what they compute: training, and training of the autoencoder."""
 
   def __init__(
     self, trials: Sequence[trials_lib.Trial], places: Sequence[workdir.Workdir]
@@ -41,12 +41,12 @@ class Sharing:
     """Makes copies for a trial that is about to begin.
 
     Args:
-      trial: its number.
-      running: trials that are at work.
-      done: trials that are through.
+      trial: number of the trial.
+      running: numbers of the running trials.
+      done: numbers of the finished trials.
 
     Returns:
-      Whether it may begin; no, while another one is at what it could copy.
+      True if the trial may start; False while another one computes what it can copy.
     """
     place = self._places[trial]
     if place.root.exists():  # begun before
@@ -72,20 +72,20 @@ class Sharing:
 
 
 def _trained(run: config.Run) -> str:
-  """The same for runs of the same training."""
+  """Key that is equal for runs with the same training."""
   values = config.to_dict(run)
   return json.dumps({name: values[name] for name in values if name not in MEASURED})
 
 
 def _encoded(run: config.Run) -> str:
-  """The same for runs that train the same autoencoder; empty if it trains none."""
+  """Key that is equal for runs that train the same autoencoder; empty if none."""
   if isinstance(run, config.AutoencoderRun) or not build.trains_autoencoder(run):
     return ''
   return json.dumps(config.to_dict(run.autoencoder.run))
 
 
 def _begin_with(source: pathlib.Path, place: workdir.Workdir, inside: str) -> None:
-  """Makes a work directory that holds a copy, or is one; it is there whole or not."""
+  """Creates a work directory as a copy, or with one inside; atomically."""
   part = place.root.with_name(place.root.name + '.part')
   shutil.rmtree(part, ignore_errors=True)
   shutil.copytree(source, part / inside, ignore=_SCORES)

@@ -1,4 +1,4 @@
-"""One row for every trial: what it was, what became of it, what it scored."""
+"""Table of a sweep: settings, status and scores of every trial."""
 
 import csv
 import dataclasses
@@ -16,18 +16,18 @@ from transfusion_jax.sweeping import trials as trials_lib
 from transfusion_jax.training import workdir
 
 _SIGNS = (*'=+-@', *'＝＋－＠', '\t', '\r', '\n')
-"""What formulas begin with."""
+"""First characters of formulas in spreadsheets."""
 
 _BUCKET = re.compile(r'loss_image_\d')
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-  """What trials are ranked by.
+  """Metric that trials are ranked by.
 
   Attributes:
-    name: of a loss or score.
-    falls: whether less is better.
+    name: name of a loss or score.
+    falls: True if lower is better.
   """
 
   name: str
@@ -35,11 +35,11 @@ class Metric:
 
   @classmethod
   def named(cls, text: str) -> 'Metric':
-    """From a name, with a minus in front where less is better."""
+    """Metric from its name, with a minus in front if lower is better."""
     return cls(text.removeprefix('-'), text.startswith('-'))
 
   def rank(self, row: 'Row') -> tuple[float, int]:
-    """Smaller for better rows; those without it are last, in their order."""
+    """Sort key: better rows first; rows without the metric last, by number."""
     value = row.scores.get(self.name, math.nan)
     worth = value if self.falls else -value
     return (math.inf if math.isnan(worth) else worth, row.trial)
@@ -47,17 +47,16 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A trial.
+  """Row of the table: a trial.
 
   Attributes:
-    trial: its number.
-    status: as the ledger has it; where it has nothing, `elsewhere` if there are scores
-      and `not begun` if there are none.
-    seconds: all its attempts together, as far as they came to an end.
-    command: what runs it.
-    settings: the fields that any trial overrides, as this one has them; None where it
-      has no such field.
-    changed: the fields that this trial overrides.
+    trial: number of the trial.
+    status: status in the ledger; without one, `elsewhere` if there are scores, else
+      `not begun`.
+    seconds: duration of all its finished attempts.
+    command: command that runs it.
+    settings: values of all fields that any trial overrides; None for absent fields.
+    changed: fields that this trial overrides.
     scores: losses and scores by name.
   """
 
@@ -75,7 +74,7 @@ def rows(
   places: Sequence[workdir.Workdir],
   records: Sequence[ledger_lib.Record],
 ) -> list[Row]:
-  """The rows of a sweep, by number; scores are read from the work directories."""
+  """Rows of a sweep by number; scores are read from the work directories."""
   fields = list(dict.fromkeys(name for each in trials for name in each.overrides))
   made = []
   for trial, place in zip(trials, places, strict=True):
@@ -97,7 +96,7 @@ def rows(
 
 
 def check(found: Sequence[Row], metric: Metric) -> None:
-  """Raises ValueError if there are scores, but none of that name."""
+  """Raises ValueError if there are scores, but none with the metric's name."""
   known = names(found)
   if known and metric.name not in known:
     raise ValueError(
@@ -107,18 +106,18 @@ def check(found: Sequence[Row], metric: Metric) -> None:
 
 
 def names(found: Sequence[Row]) -> list[str]:
-  """All that any row has a score of: losses first, those by noise level last."""
+  """Names of all scores: losses first, losses by noise level last."""
   known = {name for row in found for name in row.scores}
   return sorted(known, key=lambda name: (*_place(name), name))
 
 
 def headlines(known: Sequence[str]) -> list[str]:
-  """The names without losses by noise level."""
+  """Names without losses by noise level."""
   return [name for name in known if not _BUCKET.fullmatch(name)]
 
 
 def write_csv(path: pathlib.Path, found: Sequence[Row]) -> None:
-  """A line for every row: what it was, what it scored; empty where that is unknown."""
+  """Writes settings and scores as CSV, a line per row; unknown values are empty."""
   known, fields = names(found), list(found[0].settings)
   fresh = path.with_name(path.name + '.tmp')
   with fresh.open('w', newline='') as file:
@@ -132,10 +131,10 @@ def write_csv(path: pathlib.Path, found: Sequence[Row]) -> None:
 
 
 def cell(value: Any) -> Any:
-  """A value as a cell of CSV: numbers as they are, a text never a formula.
+  """Converts a value to a CSV cell that is never a formula.
 
-  Spreadsheets run what begins with one of these signs, whoever wrote it; behind an
-  apostrophe it is a text (OWASP, CSV injection).
+  Spreadsheets execute text that begins with certain characters; an apostrophe in front
+  prevents that (OWASP, CSV injection).
   """
   if isinstance(value, int | float) and not isinstance(value, bool):
     return value

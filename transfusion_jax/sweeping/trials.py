@@ -1,4 +1,4 @@
-"""From a config file with a `sweep()` to trials, each checked as `train` would."""
+"""Trials from the `sweep()` of a config file, checked as `train` checks its config."""
 
 import dataclasses
 import pathlib
@@ -16,15 +16,15 @@ from transfusion_jax.sweeping import overrides
 PROGRAM = ('python', '-m', 'transfusion_jax.train')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-  """One run of a sweep.
+  """Trial: one run of a sweep.
 
   Attributes:
-    number: of the trial, from 0.
-    overrides: fields with dots in their names, and their values.
-    arguments: for `train`, all but the work directory.
-    run: what it makes of them.
+    number: number of the trial, from 0.
+    overrides: values of fields by dotted name.
+    arguments: arguments of `train` except the work directory.
+    run: config that results from the arguments.
   """
 
   number: int
@@ -34,22 +34,22 @@ class Trial:
 
   @property
   def name(self) -> str:
-    """Of its work directory."""
+    """Name of its work directory."""
     return f'{self.number:03d}'
 
   def command(self, workdir: pathlib.Path) -> list[str]:
-    """What runs it."""
+    """Command that runs the trial in a work directory."""
     return [*PROGRAM, *self.arguments, f'--workdir={workdir}']
 
 
 def from_file(file: str, fixed: Mapping[str, Any]) -> tuple[list[Trial], list[str]]:
-  """The trials of a sweep, and one line for each that cannot be.
+  """Reads the trials of a sweep, and an error line for each invalid one.
 
-  An override that has come before is left out, since it would give the same run.
+  Repeated overrides are skipped, since they would give the same run.
 
   Args:
-    file: a config file, with its argument behind a colon if it takes one.
-    fixed: fields that are alike in all trials, and given beside the file.
+    file: config file, with its argument after a colon if it takes one.
+    fixed: values of fields that were set for all trials on the command line.
 
   Raises:
     ValueError: the file has no `sweep()`, or its own functions raise one.
@@ -64,7 +64,7 @@ def from_file(file: str, fixed: Mapping[str, Any]) -> tuple[list[Trial], list[st
       changed = overrides.flat(override)
       if changed not in seen:
         seen.append(changed)
-        trials.append(_trial(number, file, fixed, changed))
+        trials.append(_trial(number, file, fixed=fixed, changed=changed))
     except Exception as error:  # noqa: BLE001, as `parse` says
       said = command.line(error)
       said = renamed.said(error, said, [f'--config.{name}' for name in changed]) or said
@@ -77,10 +77,10 @@ def from_file(file: str, fixed: Mapping[str, Any]) -> tuple[list[Trial], list[st
 
 
 def parse(arguments: Sequence[str]) -> config.Run:
-  """The run that flags describe, read as `train` reads its own.
+  """Config of a run from the arguments of `train`.
 
   Raises:
-    Exception: whatever flags, or the config file, which is a program, may raise.
+    Exception: any error of the flags or of the config file, which is a program.
   """
   values = flags.FlagValues()
   argv = [PROGRAM[-1], *arguments]
@@ -103,9 +103,9 @@ def _sweep(file: str) -> Iterable[overrides.Override]:
 
 
 def _trial(
-  number: int, file: str, fixed: Mapping[str, Any], changed: dict[str, Any]
+  number: int, file: str, *, fixed: Mapping[str, Any], changed: dict[str, Any]
 ) -> Trial:
-  """One trial, checked; errors as `parse` has them."""
+  """Creates and checks a trial; raises the errors of `parse` and of `preflight`."""
   twice = sorted(fixed.keys() & changed.keys())
   if twice:
     raise ValueError(
@@ -117,11 +117,11 @@ def _trial(
   run = parse(arguments)
   preflight.check(run)
   preflight.check_files(run)
-  return Trial(number, changed, arguments, run)
+  return Trial(number=number, overrides=changed, arguments=arguments, run=run)
 
 
 def _flag(field: str, value: Any) -> str:
-  """A field as `train` takes it; ValueError if the value has no such form."""
+  """Argument of `train` for a field; ValueError if the value cannot be written so."""
   items = value if isinstance(value, tuple | list) else [value]
   if any(type(each) not in (bool, int, float, str) for each in items):
     raise ValueError(

@@ -1,12 +1,12 @@
-"""Checkpoints of a run that is under way; `checkpoint_reader.py` is for the others.
+"""Checkpoints of a run in progress; other programs use `checkpoint_reader.py`.
 
-A step's folder holds `state` (parameters, average, optimizer, key) and `progress`, a
-small JSON text: where the data stands, seconds spent, whatever the run wants back, and
-the seal of the arrays (`training/seal.py`).
+The folder of a step holds `state` (parameters, average, optimizer, key) and `progress`,
+a small JSON text: position in the data, seconds spent, and the seal of the arrays
+(`training/seal.py`).
 
-Nothing that is read is believed before its seal was checked. A run goes on from its
-newest good step; newer ones are then set aside, not deleted. A save that fails is told
-and forgotten: the run goes on, and the next one may succeed.
+Everything that is read is checked against its seal. A run resumes from its newest
+intact step; damaged newer ones are moved away, not deleted. A failed save is logged and
+the run continues, since the next one may succeed.
 """
 
 import dataclasses
@@ -25,15 +25,16 @@ from transfusion_jax.training import state as state_lib
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """How often a run is saved, and what stays.
+  """Interval of checkpoints, and which of them are kept.
 
   Attributes:
-    every: steps between checkpoints; one is also written at the end.
-    newest: newest checkpoints that stay.
-    multiples: every step that this divides stays, 0 too; 0: none for that.
-    best: checkpoints that stay because of their `score`.
-    score: of metrics.jsonl (`loss_text`) or of an evaluator (`scenes.pair`); the
-      highest is best, the lowest after a minus (`-loss_text`). Empty where `best` is 0.
+    every: steps between checkpoints; another one is written at the end.
+    newest: number of newest checkpoints to keep.
+    multiples: checkpoints of steps that are multiples of this are kept, step 0
+      included; 0: none.
+    best: number of checkpoints to keep for the best `score`.
+    score: metric in metrics.jsonl (`loss_text`) or of an evaluator (`scenes.pair`);
+      higher is better, or lower with a minus (`-loss_text`). Empty if `best` is 0.
   """
 
   every: int
@@ -56,11 +57,11 @@ class CheckpointConfig:
 
 
 ONE = CheckpointConfig(every=1, newest=1, multiples=0, best=0, score='')
-"""For what is saved once."""
+"""Config for states that are saved only once."""
 
 
 class Checkpoints:
-  """The checkpoints of one run, a context manager; saves overlap with training."""
+  """Checkpoints of one run, a context manager; saving overlaps with training."""
 
   def __init__(
     self,
@@ -72,29 +73,29 @@ class Checkpoints:
     """Opens the folder of a run.
 
     Args:
-      directory: made if absent, freed of what killed saves left.
-      config: what stays.
-      saved: is told of every step that is on disk, by the process that leads.
+      directory: folder, created if absent; remains of interrupted saves are deleted.
+      config: checkpoints to keep.
+      saved: called in the first process with every step that is on disk.
     """
     self._directory, self._config = directory.absolute(), config
     self._saved = saved
-    self._checkpointer = self._open()  # None where it failed, until the next save
+    self._checkpointer = self._open()  # None from a failed save to the next one
     self._saving: _Saving | None = None
     self.trouble = ''
-    """Why the last save that ended failed; empty if it did not."""
+    """Error of the last finished save; empty if it succeeded."""
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
   def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
     if error is not None and jax.process_count() > 1:
-      return  # the others may be elsewhere: what is being saved is given up
+      return  # the others may be at another point: waiting for them could take forever
     self.wait()
     if self._checkpointer:
       self._checkpointer.close()
 
   def steps(self) -> list[int]:
-    """The complete steps, ascending; none that is being written."""
+    """Complete steps in ascending order; waits for a save in progress."""
     self.wait()
     if self._checkpointer is None:
       return reader.steps(self._directory)
@@ -106,15 +107,15 @@ class Checkpoints:
     progress: dict[str, Any],
     score: float | None = None,
   ) -> None:
-    """Starts writing a step, after the one before is safely on disk, or lost.
+    """Starts writing a step, after the previous save has succeeded or failed.
 
     Args:
-      state: its arrays may be given away as soon as this returns.
-      progress: JSON.
-      score: by which it may stay; the higher the better.
+      state: state to save; its arrays may be donated as soon as this returns.
+      progress: JSON value.
+      score: score that decides if the step is kept; higher is better.
 
     Raises:
-      command.Exit: the state is NaN or infinite somewhere.
+      command.Exit: the state contains NaN or infinity.
     """
     step = int(state.step)
     self.wait()
@@ -131,13 +132,13 @@ class Checkpoints:
       self._failed(step, trouble)
 
   def restore(self, abstract: state_lib.TrainState) -> reader.Restored | None:
-    """The newest step that is as it was saved, or None if there is no step at all.
+    """Restores the newest intact step; None if there is no step at all.
 
-    It is read straight into the shardings that `abstract` carries. Damaged steps that
-    are newer are set aside, into `damaged` beside the folder.
+    Arrays are read into the shardings of `abstract`. Newer damaged steps are moved to
+    `damaged` beside the folder.
 
     Raises:
-      ValueError: no step is good, or the newest good one is of another model.
+      ValueError: no step is intact, or the newest intact one is of another model.
     """
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
@@ -158,16 +159,17 @@ class Checkpoints:
     return None
 
   def poll(self) -> None:
-    """Tells how the save went that has ended meanwhile, if one has; does not wait.
+    """Reports a save that has finished meanwhile, if any, without waiting.
 
-    Several processes would have to, so they tell of it before the next save.
+    Several processes would have to wait for each other: they report before the next
+    save.
     """
     alone = jax.process_count() == 1
     if alone and self._saving and not self._checkpointer.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
-    """Returns when what was being saved is on disk and sealed, or known to be lost."""
+    """Waits until the save in progress is on disk and sealed, or has failed."""
     if self._saving is None:
       return
     saving, self._saving = self._saving, None
@@ -184,7 +186,7 @@ class Checkpoints:
       self._seal(saving.step)
 
   def _seal(self, step: int) -> None:
-    """Seals the files; a step without that is checked by its arrays alone."""
+    """Seals the files of a step; without a seal only its arrays can be checked."""
     if processes.leads():
       try:
         seal.write(self._directory / str(step))
@@ -214,7 +216,7 @@ class Checkpoints:
     )
 
   def _start(self, step: int, items: dict[str, Any], score: float | None) -> str:
-    """Has Orbax write a step; why it cannot, or nothing."""
+    """Starts saving a step with Orbax; returns the error, or an empty text."""
     try:
       self._checkpointer = self._checkpointer or self._open()
       response = self._checkpointer.save_checkpointables_async(
@@ -222,13 +224,13 @@ class Checkpoints:
       )
     except Exception as error:
       if jax.process_count() > 1:
-        raise  # the others wait within, and only the end of this one ends that
+        raise  # the others wait inside Orbax until this process ends
       return _said(error)
     self._saving = _Saving(step, response)
     return ''
 
   def _has(self, step: int) -> bool:
-    """Whether a step is there, by what the process sees that made its folder."""
+    """True if a step exists, as seen by the first process, which creates its folder."""
     if self._checkpointer is None:
       return False
     saved = [each.step for each in self._checkpointer.checkpoints]
@@ -236,9 +238,9 @@ class Checkpoints:
     return not processes.trouble('' if there or not processes.leads() else 'it is gone')
 
   def _room(self, state: state_lib.TrainState) -> str:
-    """Why storage cannot take a step, for any process; empty if it can.
+    """Reason why storage cannot take a step in any process; empty if it can.
 
-    Orbax would find out as well, but waits for five minutes before it gives up.
+    Orbax would fail as well, but only after waiting for five minutes.
     """
     needed = tree.nbytes(_fields(state))
     return processes.trouble(storage.trouble(self._directory, needed))
@@ -248,15 +250,15 @@ class Checkpoints:
     there = [each for each in storage.numbers(self._directory) if each != step]
     kept = f'steps {", ".join(map(str, there))} are there' if there else 'none is there'
     log.warning(f'step {step} could not be saved: {self.trouble}; {kept}')
-    self._checkpointer = None  # it would tell of this again and again
+    self._checkpointer = None  # it would raise the same error again and again
 
   def _read(self, step: int, abstract: state_lib.TrainState) -> reader.Restored:
-    """A step, if it is good for all processes; each is asked before each part."""
+    """Reads a step; processes agree after each part that it is intact for all."""
     directory, wanted = self._directory / str(step), _fields(abstract)
     _together(lambda: seal.check(directory) if processes.leads() else None)
     said = _together(lambda: self._load(step, {'progress': None})['progress'])
     sealed = _together(lambda: seal.read_progress(said, step))
-    reader.check_model(sealed['arrays'], wanted, step, self._directory)
+    reader.check_model(sealed['arrays'], wanted, step=step, directory=self._directory)
     found = _together(lambda: self._load(step, {'state': wanted})['state'])
     _together(lambda: seal.check_arrays(sealed['arrays'], found))
     return reader.Restored(state_lib.TrainState(**found), sealed['progress'])
@@ -277,14 +279,14 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class _Saving:
-  """A save under way."""
+  """Save in progress."""
 
   step: int
   response: Any
 
 
 def _together(act: Callable[[], Any]) -> Any:
-  """Does something; Damaged for all processes if it is for one."""
+  """Calls a function; raises Damaged in all processes if it does in one."""
   reason, found = '', None
   try:
     found = act()

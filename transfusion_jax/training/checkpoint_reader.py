@@ -1,4 +1,4 @@
-"""Steps of a run as anybody may read them, whole or in part, while the run goes on."""
+"""Reader of checkpoints, whole or in part, even while the run continues."""
 
 import dataclasses
 import pathlib
@@ -18,18 +18,18 @@ METADATA = '_CHECKPOINT_METADATA'
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """A step that was found: the state with its arrays in place, and the progress."""
+  """Step read from disk: the state with its arrays on the devices, and the progress."""
 
   state: state_lib.TrainState
   progress: dict[str, Any]
 
   def part(self, field: str) -> Any:
-    """One field of the state."""
+    """Field of the state by its name."""
     return getattr(self.state, field)
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-  """The complete steps of a run, ascending; it may go on meanwhile."""
+  """Complete steps of a run in ascending order; the run may continue meanwhile."""
   if not directory.is_dir():
     return []
   _check_metadata(directory)
@@ -38,10 +38,10 @@ def steps(directory: pathlib.Path) -> list[int]:
 
 
 def _check_metadata(directory: pathlib.Path) -> None:
-  """Checks what Orbax reads of every step before it lists them, and believes.
+  """Checks the metadata that Orbax reads, unchecked, of every step to list them.
 
   Raises:
-    ValueError: it is no object, or nothing that can be read without waiting.
+    ValueError: it is not a JSON object, or not a regular file (reading could block).
   """
   for step in storage.numbers(directory):
     path = directory / str(step) / METADATA
@@ -60,10 +60,10 @@ def _check_metadata(directory: pathlib.Path) -> None:
 
 
 def which(directory: pathlib.Path, step: int | None) -> int:
-  """A step that is there: this one, or the newest (None).
+  """Returns `step` if it exists, or the newest step for None.
 
   Raises:
-    ValueError: there is no checkpoint, or none of that step.
+    ValueError: there is no checkpoint at all, or none of that step.
   """
   there = steps(directory)
   if not there:
@@ -74,10 +74,10 @@ def which(directory: pathlib.Path, step: int | None) -> int:
 
 
 def named(directory: pathlib.Path, asked: str) -> int:
-  """The step that a flag asks for, by its number or as `latest`.
+  """Step given by a flag as a number or as `latest`.
 
   Raises:
-    ValueError: it is neither, or there is no such checkpoint.
+    ValueError: the text is neither, or there is no such checkpoint.
   """
   if asked != 'latest' and not re.fullmatch('[0-9]{1,18}', asked):
     raise ValueError(
@@ -90,7 +90,7 @@ def named(directory: pathlib.Path, asked: str) -> int:
 def arrays(
   directory: pathlib.Path, step: int
 ) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-  """Shape and type of every array of a step, by its path; ValueError if damaged."""
+  """Shape and type of every array of a step, by path; ValueError if damaged."""
   try:
     sealed = _sealed(directory, step)
   except seal.Damaged as error:
@@ -106,16 +106,16 @@ def read(
   *,
   whole: bool = True,
 ) -> Restored:
-  """A step of a run, only the parts of the state in `wanted`.
+  """Reads parts of the state of a step.
 
   Args:
-    directory: where `Checkpoints` wrote.
-    wanted: abstract parts of the state by field, for example `{'ema': shapes}`.
-    step: which; None: the newest.
-    whole: whether these fields must hold no more than is wanted of them.
+    directory: folder of `Checkpoints`.
+    wanted: shapes and shardings by field of the state, for example `{'ema': shapes}`.
+    step: number of the step; None: the newest.
+    whole: if True, these fields must not hold other arrays than the wanted ones.
 
   Returns:
-    The parts in place (the other fields are None), and the progress.
+    The state, whose other fields are None, and the progress.
 
   Raises:
     ValueError: there is no checkpoint, none of that step, or it is damaged.
@@ -135,7 +135,7 @@ def read(
 
 
 def _told(directory: pathlib.Path, step: int, error: seal.Damaged) -> ValueError:
-  """Damage as an error that a user can mend."""
+  """Error for the user about a damaged step."""
   if not (directory / str(step)).exists():
     return ValueError(
       f'expected step {step} under {directory}, found it removed meanwhile; name a '
@@ -162,7 +162,7 @@ def _parts(
     has = sealed['arrays']
     if not whole:
       has = {path: has[path] for path in seal.signature(wanted) if path in has}
-    check_model(has, wanted, step, directory)
+    check_model(has, wanted, step=step, directory=directory)
     found = loaded(reader, step, {'state': wanted})['state']
   seal.check_arrays(sealed['arrays'], found)
   return found, sealed['progress']
@@ -178,7 +178,7 @@ def check_step(directory: pathlib.Path, step: int, there: list[int]) -> None:
 
 
 def missing(directory: pathlib.Path) -> ValueError:
-  """The error of a run that has no checkpoint yet."""
+  """Error for a run without checkpoints."""
   return ValueError(
     f'expected a checkpoint under {directory}, found none; train first, or name '
     'another work directory'
@@ -186,10 +186,10 @@ def missing(directory: pathlib.Path) -> ValueError:
 
 
 def check_state(directory: pathlib.Path, state: state_lib.TrainState) -> None:
-  """Checks that the newest step that can be read is of a state's model; reads no array.
+  """Checks that the newest readable step has the model of a state; reads no arrays.
 
   Raises:
-    ValueError: it is of another one.
+    ValueError: it has another model.
   """
   wanted = {each.name: getattr(state, each.name) for each in dataclasses.fields(state)}
   for step in reversed(steps(directory)):
@@ -197,12 +197,12 @@ def check_state(directory: pathlib.Path, state: state_lib.TrainState) -> None:
       sealed = _sealed(directory, step)
     except seal.Damaged:
       continue  # whoever goes on from here sets it aside
-    check_model(sealed['arrays'], wanted, step, directory)
+    check_model(sealed['arrays'], wanted, step=step, directory=directory)
     return
 
 
 def _sealed(directory: pathlib.Path, step: int) -> dict[str, Any]:
-  """The progress of a step, with the seal of its arrays; Damaged if it is."""
+  """Progress of a step with the seal of its arrays; raises Damaged if broken."""
   with ocp.training.Checkpointer(directory.absolute()) as found:
     seal.check(directory / str(step))
     said = loaded(found, step, {'progress': None})['progress']
@@ -210,9 +210,13 @@ def _sealed(directory: pathlib.Path, step: int) -> dict[str, Any]:
 
 
 def check_model(
-  sealed: Mapping[str, str], wanted: dict[str, Any], step: int, directory: pathlib.Path
+  sealed: Mapping[str, str],
+  wanted: dict[str, Any],
+  *,
+  step: int,
+  directory: pathlib.Path,
 ) -> None:
-  """Raises ValueError if a step holds other arrays than are wanted of its fields."""
+  """Raises ValueError if the wanted fields of a step have other arrays."""
   has = {path: kind for path, kind in sealed.items() if path.split('/')[0] in wanted}
   lines = seal.unlike(has, seal.signature(wanted))
   if lines:
@@ -225,7 +229,7 @@ def check_model(
 
 
 def loaded(reader: Any, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
-  """Items of a step; Damaged, whatever it is that keeps them from being read."""
+  """Loads items of a step; raises Damaged for any error."""
   try:
     found = reader.load_checkpointables(step, wanted)
     return {name: found[name] for name in wanted}
@@ -235,7 +239,7 @@ def loaded(reader: Any, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def abstract(state: Any, shardings: Any) -> Any:
-  """Shapes and types of `state` (a tree of arrays or shapes) on the given shardings."""
+  """Shapes and types of a pytree of arrays or shapes, with the given shardings."""
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding

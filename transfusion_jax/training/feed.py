@@ -1,4 +1,4 @@
-"""From the data iterator to the devices."""
+"""Feed: batches from a data iterator onto the devices."""
 
 import dataclasses
 import time
@@ -15,27 +15,27 @@ from transfusion_jax.training import processes
 
 @runtime_checkable
 class Source(Protocol):
-  """What is asked of a data iterator."""
+  """Interface of a data iterator."""
 
   def __next__(self) -> Mapping[str, np.ndarray]:
-    """The rows of the next batch that it was made for."""
+    """Rows of the next batch that this process holds."""
 
   def get_state(self) -> dict[str, Any]:
-    """Where it stands, as JSON."""
+    """Position in the data, as JSON."""
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on from a state, or from several of them merged."""
+    """Continues from a state, or from the merged states of several processes."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-  """What was given since this was last asked for.
+  """Record of the batches since the previous record.
 
   Attributes:
-    digests: of every batch on all hosts, in sixteen hexadecimal digits.
-    sizes: how much data was in every batch on all hosts.
-    waited: seconds that the data was waited for.
-    shares: of the sources in what this process has drawn.
+    digests: digest of every batch over all hosts, sixteen hexadecimal digits each.
+    sizes: amount of data in every batch over all hosts, in `Feed.unit`.
+    waited: seconds spent waiting for data.
+    shares: shares of the sources in the data that this process has drawn.
   """
 
   digests: list[str]
@@ -45,10 +45,10 @@ class Given:
 
 
 class Feed:
-  """Puts batches on the mesh, rows divided, and prepares them there.
+  """Puts batches on the mesh, divided by rows, and prepares them there.
 
-  A process makes the rows that its devices hold and no others. They need not lie
-  together, and several processes may hold the same: that is up to the mesh.
+  A process produces only the rows that its devices hold. Depending on the mesh, these
+  rows are not always adjacent, and several processes may hold the same ones.
   """
 
   def __init__(
@@ -67,16 +67,17 @@ class Feed:
     """Sets up the feed.
 
     Args:
-      source: makes an iterator over some rows of every batch, NumPy arrays by field.
-      mesh: rows go over it as `axes.BATCH_SPEC` says.
-      rows: of a whole batch.
-      state: of an earlier feed, where this one goes on; None: the beginning.
-      prepare: from the arrays on the devices, and a digest of theirs to draw keys from,
-        to what the step takes, for example with pictures encoded as latents.
-      count: how much data a batch holds, for the speed that is shown.
-      shares: of the sources, from the state of the iterator.
-      empty: whether some rows hold no data any more.
-      unit: what `count` counts: 'tokens' or 'pictures'.
+      source: creates an iterator over the given rows of every batch; it yields NumPy
+        arrays by field.
+      mesh: mesh of the run; `axes.BATCH_SPEC` divides the rows.
+      rows: number of rows of a batch.
+      state: state of an earlier feed from which to continue; None: the beginning.
+      prepare: converts the arrays on the devices to the input of the step, for example
+        images to latents; it also gets their digest, as a seed for keys.
+      count: returns the amount of data in a batch, for the logged speed.
+      shares: returns the shares of the sources, given the state of the iterator.
+      empty: returns True if rows hold no more data.
+      unit: unit of `count`: 'tokens' or 'pictures'.
     """
     self._sharding, self._rows = NamedSharding(mesh, axes.BATCH_SPEC), rows
     held = self._sharding.addressable_devices_indices_map((rows,))
@@ -92,11 +93,11 @@ class Feed:
     self._waited = 0.0
 
   def __next__(self) -> Any:
-    """The next batch.
+    """Next batch.
 
     Raises:
-      StopIteration: no process has data any more; all find it at the same batch.
-      command.Exit: the data is not what the user had promised.
+      StopIteration: no process has more data; all processes end at the same batch.
+      command.Exit: the data is not as configured.
     """
     began = time.monotonic()
     with command.user_errors():
@@ -110,15 +111,16 @@ class Feed:
     return self._prepare(arrays, lanes)
 
   def given(self) -> Given:
-    """What was given since this was last asked for; waits for the devices."""
+    """Record of the batches since the last call; waits for the devices."""
     marks, self._marks = jax.device_get(self._marks), []
     waited, self._waited = self._waited, 0.0
     digests = [digest.text(lanes) for lanes, _ in marks]
     shares = self._shares(self._source.get_state())
-    return Given(digests, [int(size) for _, size in marks], waited, shares)
+    sizes = [int(size) for _, size in marks]
+    return Given(digests=digests, sizes=sizes, waited=waited, shares=shares)
 
   def get_state(self) -> dict[str, Any]:
-    """Where the data stands behind the last batch given, in all processes together."""
+    """Position of all processes in the data after the last batch, as JSON."""
     return processes.together(self._source.get_state())
 
   def _placed(self, array: np.ndarray) -> jax.Array:
@@ -132,5 +134,5 @@ class Feed:
 
 
 def rows_within(held: Iterable[tuple[slice, ...]], rows: int) -> list[int]:
-  """The rows of a batch that devices hold, ascending, from what each of them holds."""
+  """Ascending indices of the rows that devices hold, from the slices of each."""
   return sorted({row for (each,) in held for row in range(*each.indices(rows))})

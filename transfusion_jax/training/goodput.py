@@ -1,15 +1,15 @@
-"""Where the time of a run goes, each second to one account, over all its restarts.
+"""Goodput: the time of a run by account, over all its restarts.
 
-  begin       until the first step: state made or restored, data set up
-  compile     programs, wherever they are needed first
-  data        waited for the next batch
-  step        taking steps, and waiting for the devices that take them
-  save        held up by checkpoints; writing them goes on beside the steps
-  evaluation  between steps
-  lost        steps that a kill threw away, to be taken again
+  begin       before the first step: state created or restored, data set up
+  compile     compilation of all programs
+  data        waiting for the next batch
+  step        training steps, and waiting for the devices
+  save        blocked by checkpoints; writing itself overlaps with steps
+  evaluation  evaluation between steps
+  lost        steps lost when the run was killed, to be repeated
   before      earlier stages of the run
 
-Goodput is the share of `step`. Time in which no process runs is not known here.
+Goodput is the share of `step`. Time during which no process runs is not included.
 """
 
 import collections
@@ -24,7 +24,7 @@ _OPEN: list['Account'] = []
 
 
 class Account:
-  """Counts seconds; a context manager that also hears of compilations."""
+  """Seconds of a run by account; a context manager that also counts compilations."""
 
   def __init__(self) -> None:
     self._spent: collections.Counter[str] = collections.Counter()
@@ -41,7 +41,7 @@ class Account:
 
   @contextlib.contextmanager
   def on(self, what: str) -> Iterator[None]:
-    """What is done within goes to another account."""
+    """Counts the time inside the context on another account."""
     self._turn()
     self._on.append(what)
     try:
@@ -51,23 +51,23 @@ class Account:
       self._on.pop()
 
   def add(self, seconds: Mapping[str, float]) -> None:
-    """Seconds by account, of earlier parts of the run or of work to be done again."""
+    """Adds seconds by account, of earlier parts of the run or of lost steps."""
     self._spent.update(seconds)
 
   def compiled(self, seconds: float) -> None:
-    """Seconds just spent on compiling, taken from the account that is open."""
+    """Moves seconds just spent on compiling from the open account to `compile`."""
     self._spent['compile'] += seconds
     self._spent[self._on[-1]] -= seconds
 
   @property
   def seconds(self) -> dict[str, float]:
-    """By account."""
+    """Seconds by account."""
     self._turn()
     return {name: max(value, 0.0) for name, value in sorted(self._spent.items())}
 
   @property
   def total(self) -> float:
-    """Seconds of the whole run."""
+    """Seconds of all accounts together."""
     return sum(self.seconds.values())
 
   def _turn(self) -> None:
@@ -77,7 +77,7 @@ class Account:
 
 
 def shares(seconds: Mapping[str, float]) -> str:
-  """`step 93.1 %, compile 4.0 %, ...`, largest first."""
+  """Text `step 93.1 %, compile 4.0 %, ...`, largest share first."""
   whole = sum(seconds.values()) or 1.0
   ordered = sorted(seconds.items(), key=lambda item: -item[1])
   return ', '.join(f'{name} {100 * value / whole:.1f} %' for name, value in ordered)
@@ -87,7 +87,7 @@ _listening = False
 
 
 def _listen() -> None:
-  """Registers with JAX once for all accounts: it cannot be taken back."""
+  """Registers a listener with JAX, only once, as it cannot be removed."""
   global _listening
   if not _listening:
     jax.monitoring.register_event_duration_secs_listener(_heard)

@@ -1,8 +1,8 @@
-"""What is done with a batch whose loss or gradient is NaN, infinite or far too large.
+"""Guard against batches whose loss or gradient is NaN, infinite or far too large.
 
-Its update is not made: the step counts, and the parameters, their average and the
-optimizer stay as they were. So no checkpoint ever holds what such a batch would have
-left. Whether the run then goes on is the policy.
+Their update is skipped: the step counts, but the parameters, their average and the
+state of the optimizer stay unchanged, so that no checkpoint contains the effect of such
+a batch. A policy decides if the run then continues.
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ from jaxtyping import Array, Bool, Float, Int
 from transfusion_jax.core import command, log
 
 _MEMORY = 0.99
-_SETTLED = 100  # steps before which a large gradient is nothing unusual
+_SETTLED = 100  # before this step, large gradients are normal
 
 
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
-  """When an update is not made, and whether training goes on.
+  """Conditions for skipping an update and for ending the run.
 
   Attributes:
-    policy: `skip` goes on with the next batch; `stop` ends the run.
-    limit: updates skipped in a row with which the run ends all the same.
-    spike: times its moving average that a gradient's norm may have; 0: any.
+    policy: `skip` continues with the next batch; `stop` ends the run.
+    limit: number of consecutive skipped updates that ends the run with either policy.
+    spike: largest gradient norm, as a multiple of its moving average; 0: no limit.
   """
 
   policy: Literal['skip', 'stop']
@@ -45,18 +45,18 @@ class GuardConfig:
 def sound(
   loss: Float[Array, ''],
   norm: Float[Array, ''],
+  *,
   usual: Float[Array, ''],
   step: Int[Array, ''],
-  *,
   spike: float,
 ) -> Bool[Array, '']:
-  """Whether an update may be made.
+  """True if the update of a batch is to be applied.
 
   Args:
-    loss: of the batch.
-    norm: of its gradient.
+    loss: loss of the batch.
+    norm: norm of its gradient.
     usual: moving average of `norm`.
-    step: steps taken.
+    step: number of steps taken before.
     spike: see `GuardConfig`.
   """
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -69,18 +69,18 @@ def sound(
 def usual(
   before: Float[Array, ''], norm: Float[Array, ''], sound: Bool[Array, '']
 ) -> Float[Array, '']:
-  """The moving average of the norm, behind one more step."""
+  """Moving average of the norm after one more step; skipped updates do not count."""
   moved = jnp.where(before > 0, _MEMORY * before + (1 - _MEMORY) * norm, norm)
   return jnp.where(sound, moved, before)
 
 
 def chosen(sound: Bool[Array, ''], new, old):
-  """`new` where an update may be made, else `old`; pytrees of the same shapes."""
+  """Selects `new` if the update is sound, else `old`; pytrees of the same shapes."""
   return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
 
 
 class Guard:
-  """Tells of skipped updates, and ends a run that has too many of them."""
+  """Logs skipped updates, and ends a run that has too many in a row."""
 
   def __init__(self, config: GuardConfig):
     self._config = config
@@ -89,15 +89,15 @@ class Guard:
   def look(
     self, first: int, taken: Sequence[Mapping[str, float]], digests: Sequence[str]
   ) -> int:
-    """Looks at steps that were taken, and counts the updates that were skipped.
+    """Checks the metrics of finished steps; returns the number of skipped updates.
 
     Args:
       first: number of the first of these steps.
-      taken: metrics of each.
-      digests: of their batches.
+      taken: metrics of each step.
+      digests: digests of their batches.
 
     Raises:
-      command.Exit: the policy is to stop, or too many were skipped in a row.
+      command.Exit: the policy is `stop`, or too many were skipped in a row.
     """
     skipped = 0
     for step, (metrics, batch) in enumerate(zip(taken, digests, strict=True), first):

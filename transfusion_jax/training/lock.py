@@ -1,10 +1,11 @@
-"""One training at a time in a work directory, on whatever file system it lies.
+"""Lock of a work directory: one training at a time, on any file system.
 
-The kernel locks the file `lock` where the file system lets it (`flock`), and frees it
-when a process dies; `lock.owner` names the process, which counts in it while it lives.
-On the machine of the owner the kernel decides. Elsewhere, and where there are no such
-locks, or only such as other machines do not see, the count does: an owner that counts
-is alive, and one that has not counted for a while is dead, whatever the clocks say.
+The kernel locks the file `lock` (`flock`) if the file system supports it, and releases
+it when the process dies. The file `lock.owner` names the owner, which increments a
+counter in it as long as it lives. On the owner's machine the kernel lock decides. On
+other machines, and on file systems without such locks or with locks that other machines
+do not see, the counter decides: an owner whose counter has not changed for a while is
+dead. Clocks are not compared.
 """
 
 import contextlib
@@ -24,30 +25,30 @@ from transfusion_jax.core import command, json_text, log
 from transfusion_jax.training import processes
 
 BEAT = 5.0
-"""Seconds between two counts."""
+"""Seconds between two increments of the counter."""
 
 PATIENCE = 16
-"""Beats in which a living owner has counted: what buckets show may be a minute old."""
+"""Beats after which an unchanged counter means death; buckets may lag by a minute."""
 
 LONGEST = 32
-"""Beats in which an owner elsewhere may end, such as one that is saving."""
+"""Beats to wait for an owner on another machine to end, such as one that is saving."""
 
 SETTLED = 0.5
-"""Beats in which two that took the lock at the same time have seen each other."""
+"""Beats after which two processes that took the lock together see each other."""
 
 _BOOT = pathlib.Path('/proc/sys/kernel/random/boot_id')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Owner:
-  """Who has the lock.
+  """Owner of the lock.
 
   Attributes:
-    key: of the process.
-    host: its machine's name.
-    pid: its number there.
-    boot: since when its machine runs; empty where the system does not say.
-    count: of beats.
+    key: unique key of the process.
+    host: name of its machine.
+    pid: process number.
+    boot: identifier of the machine's boot; empty if unknown.
+    count: counter of beats.
   """
 
   key: str
@@ -57,18 +58,24 @@ class _Owner:
   count: int
 
   def beside(self, other: '_Owner') -> bool:
-    """Whether both run on one machine."""
+    """True if both run on the same machine."""
     return bool(self.boot) and (self.host, self.boot) == (other.host, other.boot)
 
 
 class Lock:
-  """A context manager: the lock of a work directory, which its first process takes."""
+  """Lock of a work directory, a context manager; the first process takes it."""
 
   def __init__(self, path: pathlib.Path):
-    """Args: path: of the file; its folder is made when the lock is taken."""
+    """Args: path: file of the lock; its folder is created when the lock is taken."""
     self._path, self._note = path, path.with_name(f'{path.name}.owner')
     boot = _BOOT.read_text().strip() if _BOOT.exists() else ''
-    self._own = _Owner(uuid.uuid4().hex, socket.gethostname(), os.getpid(), boot, 0)
+    self._own = _Owner(
+      key=uuid.uuid4().hex,
+      host=socket.gethostname(),
+      pid=os.getpid(),
+      boot=boot,
+      count=0,
+    )
     self._file: int | None = None
     self._ended = threading.Event()
     self._counting: threading.Thread | None = None
@@ -78,7 +85,7 @@ class Lock:
     """Takes the lock.
 
     Raises:
-      ValueError: another training has it.
+      ValueError: another training holds it.
     """
     trouble = ''
     if processes.leads():
@@ -107,10 +114,11 @@ class Lock:
     self._close()
 
   def check(self) -> None:
-    """Ends the run, if another one has the lock; asked before anything is written.
+    """Checks that this run still holds the lock, before it writes anything.
 
     Raises:
-      command.Exit: it took it at the same moment, or while this process was asleep.
+      command.Exit: another run took it at the same time, or while this process was
+        suspended.
     """
     if self._counting is None:
       return
@@ -141,10 +149,10 @@ class Lock:
     self._counting.start()
 
   def _rival(self) -> _Owner | None:
-    """Who may have the lock; None if nobody does.
+    """Another process that may hold the lock; None if there is none.
 
     Raises:
-      ValueError: somebody has it who does not say who it is.
+      ValueError: the lock is held and the owner unknown.
     """
     owner, free = self._read(), self._kernels()
     if owner is None and free is False:
@@ -157,7 +165,7 @@ class Lock:
     return owner
 
   def _kernels(self) -> bool | None:
-    """Whether the kernel gives this process the lock; None if it has no such locks."""
+    """True if the kernel grants the lock, None if the file system has no such locks."""
     try:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -167,7 +175,7 @@ class Lock:
     return True
 
   def _dead(self, owner: _Owner) -> bool:
-    """Whether an owner has stopped counting; at once no, where it counts or is gone."""
+    """True if an owner has stopped counting; waits until that is known."""
     until = time.monotonic() + PATIENCE * BEAT
     while time.monotonic() < until:
       time.sleep(BEAT / 5)
@@ -182,7 +190,7 @@ class Lock:
           self._write()
 
   def _taken_by(self) -> _Owner | None:
-    """Another process that the note names."""
+    """Owner in the file `lock.owner`, if it is another process."""
     found = self._read()
     return None if found is None or found.key == self._own.key else found
 
@@ -193,7 +201,7 @@ class Lock:
     fresh.replace(self._note)
 
   def _read(self) -> _Owner | None:
-    """Who the note names; None if there is none, or nothing that could be one."""
+    """Owner in the file `lock.owner`; None if it is absent or invalid."""
     try:
       if not self._note.is_file():
         return None

@@ -1,4 +1,4 @@
-"""The loop: takes batches, steps, shows progress, writes metrics, saves, stops."""
+"""Training loop: steps, progress bar, metrics, checkpoints, evaluation, stopping."""
 
 import contextlib
 import dataclasses
@@ -27,16 +27,16 @@ from transfusion_jax.training import step as step_lib
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """How long, and how often what is done.
+  """Length of the training loop, and intervals of its actions.
 
   Attributes:
-    steps: of the whole run, resumed or not.
-    microbatches: parts of a batch that are computed one after the other.
+    steps: total number of steps, including those before a restart.
+    microbatches: number of parts of a batch that are computed one after the other.
     log_every: steps between lines of `metrics.jsonl`.
-    compile_cache: folder in which compiled programs are kept for the next start; empty:
-      none, `workdir`: one in the work directory. JAX_COMPILATION_CACHE_DIR goes first.
-    checkpoints: how often a run is saved, and what stays.
-    guard: what is done with a batch whose loss is NaN or infinite.
+    compile_cache: folder that keeps compiled programs for the next start; empty: none;
+      `workdir`: a folder in the work directory. JAX_COMPILATION_CACHE_DIR overrides it.
+    checkpoints: interval of checkpoints, and which of them are kept.
+    guard: treatment of batches whose loss or gradient is NaN, infinite or too large.
   """
 
   steps: int
@@ -54,36 +54,36 @@ class TrainConfig:
 
 @runtime_checkable
 class Batches(Protocol):
-  """Batches on the devices, and where the data stands."""
+  """Interface of a feed: batches on the devices, and the position in the data."""
 
   def __next__(self) -> Any:
-    """The next batch."""
+    """Next batch."""
 
   def get_state(self) -> dict[str, Any]:
-    """Where the data stands after the last batch given, as JSON."""
+    """Position in the data after the last batch, as JSON."""
 
   def given(self) -> feed.Given:
-    """What was given since this was last asked for."""
+    """Record of the batches since the last call."""
 
   @property
   def unit(self) -> str:
-    """What data is counted in: 'tokens', say."""
+    """Unit in which data is counted, for example 'tokens'."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Callback:
-  """What is done between steps and changes nothing, such as an evaluation.
+  """Callback between steps that does not change the state, such as an evaluation.
 
   Attributes:
-    every: steps between; 0: it is never done.
-    act: is given the state, whose arrays it must not give away.
+    every: steps between calls; 0: never.
+    act: function of the state; it must not donate the state's arrays.
   """
 
   every: int
   act: Callable[[state_lib.TrainState], None]
 
   def __call__(self, state: state_lib.TrainState) -> None:
-    """Acts; whatever fails it, training goes on."""
+    """Calls `act`; errors are logged and training continues."""
     try:
       self.act(state)
     except Exception as error:  # noqa: BLE001, a program of the user's may be at work
@@ -93,16 +93,16 @@ class Callback:
 
 @dataclasses.dataclass(frozen=True)
 class LoopContext:
-  """What a run writes to, listens to and is timed by.
+  """Outputs and signals of the training loop.
 
   Attributes:
-    name: of the stage, for the progress bar.
-    log: `metrics.jsonl`.
-    checkpoints: where steps are saved.
-    score: of a step, by which its checkpoint may stay.
-    restore: puts back what has gone from the work directory.
-    stop: asked after every step, by all processes.
-    account: of the run's time, goes on from earlier parts.
+    name: name of the stage, for the progress bar.
+    log: writer of `metrics.jsonl`.
+    checkpoints: checkpoints of the run.
+    score: returns the score of a step that decides if its checkpoint is kept.
+    restore: restores files that are missing in the work directory.
+    stop: stop request, checked by all processes before every step.
+    account: time of the run by activity, including earlier parts.
   """
 
   name: str
@@ -124,24 +124,25 @@ def fit(
   schedule: Callable[[int], Any],
   callback: Callback,
 ) -> state_lib.TrainState:
-  """Trains until `config.steps`, or until asked to stop; the last step is saved.
+  """Trains until `config.steps` or a stop request; saves and returns the last state.
 
   Args:
-    state: where to begin; its arrays are given away to the first step.
-    step: the jitted step, which may donate its state.
-    batches: data, already placed behind what `state` has seen.
-    config: how long.
-    around: what is written to and listened to.
+    state: initial state; its arrays are donated to the first step.
+    step: jitted step, which may donate its state.
+    batches: data that continues after what `state` has seen.
+    config: length of the run, and intervals.
+    around: outputs and signals.
     schedule: learning rate by step, for the log.
-    callback: between steps, but not after the last; the speed leaves its time out.
+    callback: callback between steps, not called after the last; its time does not
+      count in the logged speed.
 
   Raises:
-    command.Exit: the data ended before the steps did, or failed, behind a save of what
-      was learnt; too many batches were broken; or the last step could not be saved.
+    command.Exit: the data ended early or failed (after the state was saved), too many
+      batches were broken, or the last step could not be saved.
   """
   account, stop = around.account, around.stop
   done = int(state.step)
-  lines, trouble = _Lines(batches, config, around, schedule), None
+  lines, trouble = _Lines(batches, config, around, schedule=schedule), None
   with account.on('step'), _bar(around.name, done, config.steps) as bar:
     while done < config.steps and not stop.agreed():
       with account.on('data'):
@@ -176,10 +177,10 @@ def fit(
 
 
 def _next(batches: Batches) -> tuple[Any, Exception | None]:
-  """The next batch; None at the end of the data, and what failed it, if anything did.
+  """Next batch, or None at the end of the data; and the error if the data failed.
 
-  One of several processes that fails cannot save, for the others have no reason to:
-  there, the error goes on at once.
+  With several processes the error is raised at once: a single process cannot save, as
+  the others would not take part.
   """
   try:
     return next(batches, None), None
@@ -193,8 +194,8 @@ def _leave(trouble: Exception, done: int, around: LoopContext) -> None:
   """Ends a run whose data has failed, after its last step was saved.
 
   Raises:
-    command.Exit: what the user can mend.
-    Exception: the same as came from the data, where it is a bug.
+    command.Exit: the user can fix the error.
+    Exception: the error of the data, if it is a bug.
   """
   if not isinstance(trouble, command.Exit | OSError):
     raise trouble
@@ -207,13 +208,14 @@ def _leave(trouble: Exception, done: int, around: LoopContext) -> None:
 
 
 class _Lines:
-  """The lines of `metrics.jsonl`, from what the steps since the last one measured."""
+  """Writer of lines of `metrics.jsonl`, from the metrics since the last line."""
 
   def __init__(
     self,
     batches: Batches,
     config: TrainConfig,
     around: LoopContext,
+    *,
     schedule: Callable[[int], Any],
   ):
     self._batches, self._around, self._schedule = batches, around, schedule
@@ -222,23 +224,23 @@ class _Lines:
     self._since = time.monotonic()
 
   def taken(self, measured: step_lib.Metrics) -> None:
-    """A step was taken; its metrics are not waited for."""
+    """Records the metrics of a step without waiting for the devices."""
     self._measured.append(measured)
 
   @property
   def pending(self) -> bool:
-    """Whether steps were taken of which no line tells yet."""
+    """True if there are steps since the last line."""
     return bool(self._measured)
 
   @contextlib.contextmanager
   def left_out(self) -> Iterator[None]:
-    """What is done within takes no part in the speed."""
+    """Excludes the time inside the context from the logged speed."""
     began = time.monotonic()
     yield
     self._since += time.monotonic() - began
 
   def write(self, done: int) -> str:
-    """Writes a line; what the progress bar shows of it."""
+    """Writes a line; returns the text for the progress bar."""
     measured, self._measured = jax.device_get(self._measured), []
     taken = [{name: float(x) for name, x in each.items()} for each in measured]
     given = self._batches.given()

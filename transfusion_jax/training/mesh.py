@@ -1,4 +1,4 @@
-"""The mesh of devices: the only file that knows which devices there are."""
+"""Mesh of devices: the only module that queries the available devices."""
 
 import dataclasses
 import functools
@@ -14,24 +14,24 @@ from jax.sharding import AxisType, Mesh
 from transfusion_jax.core import axes
 
 JOINING = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-"""Where the processes of a run meet, how many they are, and which one this is."""
+"""Environment variables: address of the coordinator, number of processes, index."""
 
 LONGEST_EVALUATION = 24 * 60 * 60
-"""Seconds that processes wait at their end for the one that evaluates."""
+"""Seconds that finished processes wait for the one that evaluates."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices of a slice along each axis; -1 on one axis takes all that are left.
+  """Number of devices of a slice along each axis; -1 on one axis: all that are left.
 
-  Slices, which a slower network joins, are an axis before these that nobody has to set:
-  rows are divided over them, and only sums of gradients go between them.
+  Slices, joined by a slower network, are another axis before these, which is not set by
+  the user: it divides rows, and only sums of gradients are sent between slices.
 
   Attributes:
-    data: rows are divided, parameters copied.
-    fsdp: rows are divided, parameters too.
-    sequence: positions are divided (`ops/context.py`), parameters copied.
-    tensor: heads, hidden widths and the vocabulary are divided.
+    data: divides rows; parameters are replicated.
+    fsdp: divides rows and parameters.
+    sequence: divides positions (`ops/context.py`); parameters are replicated.
+    tensor: divides heads, hidden widths and the vocabulary.
   """
 
   data: int
@@ -41,10 +41,10 @@ class MeshConfig:
 
 
 def shape(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, ...]:
-  """Sizes of `axes.MESH_AXES` for a number of devices in so many slices.
+  """Sizes of `axes.MESH_AXES` for a number of devices in all slices together.
 
   Raises:
-    ValueError: the axes do not multiply to the devices of a slice.
+    ValueError: the product of the axes is not the number of devices of a slice.
   """
   devices //= slices
   sizes = list(dataclasses.astuple(config))
@@ -67,15 +67,15 @@ def shape(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, ...]:
 
 
 def slices(devices: Sequence[Any]) -> int:
-  """Slices that the devices belong to."""
+  """Number of slices that the devices belong to."""
   return len({getattr(device, 'slice_index', 0) for device in devices})
 
 
 def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-  """The mesh over all devices, or over those given.
+  """Creates the mesh over all devices, or over the given ones.
 
   Raises:
-    ValueError: the axes do not multiply to the devices of a slice.
+    ValueError: the product of the axes is not the number of devices of a slice.
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = shape(config, len(devices), slices(devices))
@@ -93,7 +93,7 @@ def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def single() -> Mesh:
-  """A mesh of one device, for sampling."""
+  """Mesh of a single device, for sampling."""
   types = (AxisType.Auto,) * len(axes.MESH_AXES)
   ones = (1,) * len(axes.MESH_AXES)
   return jax.make_mesh(
@@ -102,14 +102,16 @@ def single() -> Mesh:
 
 
 def join(asked: bool) -> None:
-  """Joins the processes of a run, before any of them has used a device.
+  """Connects the processes of a run, before any of them has used a device.
 
-  `launch.local` says in the environment where they meet, how many there are and which
-  this one is. Elsewhere, where a process is `asked`, JAX finds it out: on Cloud TPU and
-  under Slurm, for example. Without either a process is alone.
+  `launch.local` sets the variables `JOINING`. Otherwise, if `asked`, JAX detects the
+  processes, for example on Cloud TPU and under Slurm. Else the process is alone.
+
+  Args:
+    asked: True if the user has set `--distributed`.
 
   Raises:
-    ValueError: JAX finds no other processes, or this is one of several and not asked.
+    ValueError: JAX finds no other processes, or there are several without `asked`.
   """
   given = {name: os.environ.get(name) for name in JOINING}
   jax.config.update('jax_enable_preemption_service', False)  # `preemption` listens
@@ -140,5 +142,5 @@ def join(asked: bool) -> None:
 
 @functools.cache
 def line() -> Mesh:
-  """All devices of all processes in a row, for what processes tell each other."""
+  """One-dimensional mesh of all devices, for messages between processes."""
   return jax.make_mesh((jax.device_count(),), ('device',), (AxisType.Auto,))

@@ -1,8 +1,8 @@
-"""`metrics.jsonl`: one JSON object per logged step, exact, and without repeats.
+"""`metrics.jsonl`: one JSON object per logged step, with exact values, no step twice.
 
-Every line carries its checksum (`core/sealed_json.py`). One that is not as it was
-written is left out and told of; a run that goes on sets it aside. A last line without
-an end was cut short by a kill, and is nothing to tell of.
+Every line has a checksum (`core/sealed_json.py`). A damaged line is skipped with a
+warning; a resumed run moves it to another file. An incomplete last line was cut off
+when the run was killed, and is ignored.
 """
 
 import pathlib
@@ -13,22 +13,21 @@ from transfusion_jax.core import log, sealed_json
 from transfusion_jax.training import processes, storage, tensorboard
 
 NAMED = 5
-"""Damaged lines of a file that are named."""
+"""Number of damaged lines listed in a warning."""
 
 
 class MetricsLog:
-  """Appends to the file; a resumed run drops what lies beyond its first step.
+  """Writer of the file; a resumed run first drops all lines after its first step.
 
-  Of several processes one writes, and the others' logs do nothing. What is written is
-  shown by TensorBoard, too.
+  Only the first of several processes writes. Values also go to TensorBoard.
   """
 
   def __init__(self, path: pathlib.Path, *, step: int, board: pathlib.Path):
-    """Begins, or goes on.
+    """Opens the log.
 
     Args:
-      path: the file.
-      step: the last step that is kept from an earlier part.
+      path: path of the file.
+      step: last step to keep of an earlier part of the run.
       board: folder for TensorBoard.
     """
     self._path = path
@@ -39,9 +38,9 @@ class MetricsLog:
     keep(path, until=step)
 
   def write(self, record: Mapping[str, float | int]) -> None:
-    """One line, on disk when this returns; floats are written to the last bit.
+    """Writes a line, which is on disk when this returns; floats are exact.
 
-    Where storage fails, that is told, and the line is written with the next one.
+    If storage fails, a warning is logged, and the line is written with the next one.
     """
     self.last = record
     if not processes.leads():
@@ -60,14 +59,14 @@ class MetricsLog:
 
 
 def append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-  """One line more, on disk when this returns."""
+  """Appends a line, which is on disk when this returns."""
   storage.append(path, sealed_json.line(record))
 
 
 def keep(path: pathlib.Path, *, until: int) -> None:
-  """Drops the records beyond a step, and a line that a kill cut short.
+  """Drops the records after a step, and an incomplete last line.
 
-  Damaged lines go to `damaged/`, beside the file.
+  Damaged lines are moved to `damaged/` beside the file.
   """
   if not processes.leads() or not path.exists():
     return
@@ -89,12 +88,12 @@ def keep(path: pathlib.Path, *, until: int) -> None:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """All records of a file; see `records`."""
+  """List of the records of a file; see `records`."""
   return list(records(path))
 
 
 def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """The records of a file, one after the other; none if there is no file.
+  """Iterates over the records of a file; none if there is no file.
 
   Raises:
     ValueError: the file cannot be read.
@@ -118,7 +117,7 @@ def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 
 def _read(line: bytes) -> tuple[dict[str, Any] | None, str]:
-  """The record of a line, or why there is none; neither for one that was cut short."""
+  """Record of a line, or the reason why it is damaged; neither if it is cut off."""
   try:
     return sealed_json.read_line(line.removesuffix(b'\n')), ''
   except sealed_json.Damaged as error:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 SLOWEST_BFLOAT16 = 1 - 2**-8
-"""A moment that decays by less a step is rounded back to where it was."""
+"""Largest decay of bfloat16 moments: a slower one is rounded away in every step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,17 +16,17 @@ class OptimizerConfig:
   """AdamW (Loshchilov and Hutter, 2019) as in Transfusion, section 4.1.
 
   Attributes:
-    learning_rate: at the end of the warm-up.
-    final_learning_rate: at the end of the cosine, which is the end of the run.
+    learning_rate: learning rate at the end of the warm-up.
+    final_learning_rate: learning rate at the end of the run, where the cosine ends.
     warmup_steps: steps of linear warm-up from 0.
     beta1: decay of the first moment.
     beta2: decay of the second moment.
-    epsilon: added to the root of the second moment.
-    weight_decay: decoupled, on parameters with two or more axes.
-    moments: type in which both moments are kept from step to step; `bfloat16` halves
+    epsilon: constant added to the root of the second moment.
+    weight_decay: decoupled weight decay of parameters with two or more axes.
+    moments: type in which both moments are stored between steps; `bfloat16` halves
       their memory.
     clip: largest norm of the gradient over all parameters.
-    ema_decay: of the moving average of the parameters; 0 keeps the parameters.
+    ema_decay: decay of the moving average of the parameters; 0: no average.
   """
 
   learning_rate: float
@@ -51,7 +51,7 @@ class OptimizerConfig:
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-  """Learning rate by step, for a run of `steps` steps."""
+  """Learning rate schedule of a run of `steps` steps."""
   warmup = min(config.warmup_steps, max(steps - 1, 0))
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0 if warmup else config.learning_rate,
@@ -65,7 +65,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make(
   config: OptimizerConfig, names: Any, steps: int
 ) -> optax.GradientTransformation:
-  """The optimizer for parameters with the axis names `names`."""
+  """Optimizer for parameters with the axis names `names`."""
   matrices = jax.tree.map(
     lambda axes: len(axes) > 1, names, is_leaf=lambda node: isinstance(node, tuple)
   )
@@ -77,13 +77,14 @@ def make(
     weight_decay=config.weight_decay,
     mask=matrices,
   )
+  # Clipped first, so that a single large gradient does not enter the moments in full.
   return optax.chain(
     optax.clip_by_global_norm(config.clip), _kept_in(adamw, config.moments)
   )
 
 
 def _kept_in(adamw, dtype):
-  """The same in float32, with both moments in another type between steps."""
+  """Stores both moments of `adamw` as `dtype`; every update is computed in float32."""
 
   def cast(state, dtype):
     moments, *rest = state

@@ -1,9 +1,8 @@
-"""Signals: a run that is asked to stop finishes its step, saves, and says how it
-ended.
+"""Stop signals: a run finishes its step, saves, and exits with a code for the reason.
 
-One process may be asked and all must stop behind the same step. Before a step each
-tells the others what it was asked, and listens to what they said a step earlier, which
-has arrived by then: nobody waits.
+A signal may reach a single process, but all must stop after the same step. Before every
+step each process sends the signal it has received to the others, and reads what they
+sent one step earlier, which has arrived by then: no process waits.
 """
 
 import os
@@ -18,23 +17,23 @@ from transfusion_jax.core import command, log
 from transfusion_jax.training import processes
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 42, signal.SIGHUP: 129}
-"""130: a person stopped it; 42: preempted, to be started again; 129: its terminal was
-closed.
+"""Exit codes: 130 if stopped by a person, 42 if preempted and to be restarted, 129 if
+the terminal was closed.
 """
 
 
 class Stop:
-  """Whether the run was asked to stop; a context manager that listens to signals.
+  """Stop request of a run: a context manager that handles signals.
 
-  The first signal asks; a second Ctrl-C ends the process at once, as a person expects.
-  One of several processes that fails within ends at once too: at a usual exit it would
+  The first signal requests a stop; a second Ctrl-C ends the process at once. If one of
+  several processes fails within the context, it ends at once too: a normal exit would
   wait for the others, and they for it.
   """
 
   def __init__(self) -> None:
-    self._asked = 0  # the signal that came here
+    self._asked = 0  # signal received by this process
     self._said: jax.Array | int = 0
-    self._heard = 0  # the signal that came anywhere
+    self._heard = 0  # signal received by any process
     self._before: dict[int, object] = {}
     self._cuttable = False
 
@@ -53,10 +52,10 @@ class Stop:
       os._exit(code)
 
   def unless_asked(self, act: Callable[[], None]) -> None:
-    """Does what may be done another time; it ends as soon as this process is asked.
+    """Calls a function that may be skipped; a stop request interrupts it.
 
     Args:
-      act: does not work with other processes, which would wait for it.
+      act: function without communication between processes, which would wait for it.
     """
     if self._asked:
       return
@@ -70,11 +69,11 @@ class Stop:
 
   @property
   def exit_code(self) -> int:
-    """What the process should exit with; 0 if it was not asked to stop."""
+    """Exit code of the process; 0 without a stop request."""
     return EXIT_CODES[signal.Signals(self._heard)] if self._heard else 0
 
   def agreed(self) -> bool:
-    """Whether to stop here, alike on all processes; asked before every step."""
+    """True if all processes are to stop before this step."""
     if jax.process_count() == 1:
       return self.settled()
     heard, self._said = self._said, processes.largest(self._asked)
@@ -82,7 +81,7 @@ class Stop:
     return self._heard > 0
 
   def settled(self) -> bool:
-    """The same between two stages, where every process waits for the answer."""
+    """True if any process was asked to stop; waits for all, so between stages only."""
     self._heard = int(processes.largest(self._asked))
     return self._heard > 0
 
@@ -97,17 +96,17 @@ class Stop:
 
 
 def heeded() -> list[signal.Signals]:
-  """Signals that ask a process to stop; one begun with nohup ignores SIGHUP."""
+  """Signals that request a stop; without SIGHUP if started with nohup."""
   nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
   return [number for number in EXIT_CODES if not (nohup and number == signal.SIGHUP)]
 
 
 class _Cut(BaseException):
-  """Goes from a signal to `Stop.unless_asked`, through whatever catches exceptions."""
+  """Interruption of `Stop.unless_asked`; not an Exception, lest it be caught."""
 
 
 def leave(number: int, frame: types.FrameType | None) -> None:
-  """A handler for the time in which there is nothing to save yet."""
+  """Signal handler for the time before there is anything to save."""
   del frame
   code = EXIT_CODES[signal.Signals(number)]
   raise command.Exit(code, 'stopped before the first step; the same command begins')

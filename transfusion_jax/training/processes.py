@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other; one process alone has nobody to tell.
+"""Communication between the processes of a run; trivial for a single process.
 
-All processes call these functions, but `leads`, at the same point of the run: each is a
-computation in which all devices take part.
+All processes must call these functions, except `leads`, at the same point of the run:
+each is a computation on all devices.
 """
 
 import functools
@@ -19,18 +19,18 @@ from transfusion_jax.training import mesh as mesh_lib
 
 
 def leads() -> bool:
-  """Whether this process writes what only one may write, and speaks for all."""
+  """True for the first process, which writes shared files and logs for all."""
   return jax.process_index() == 0
 
 
 def meet(name: str) -> None:
-  """Returns once every process is here, for example when `leads` has written a file."""
+  """Waits for all processes, for example until the first one has written a file."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def largest(value: int) -> jax.Array | int:
-  """The largest of what the processes say; only reading it waits for the others."""
+  """Largest value of all processes; only reading the result waits for the others."""
   if jax.process_count() == 1:
     return value
   line = mesh_lib.line()
@@ -43,7 +43,7 @@ def largest(value: int) -> jax.Array | int:
 
 
 def trouble(own: str) -> str:
-  """The trouble of this process, or that another one has some; empty if none has."""
+  """Error text of this process, or a note that another one has an error; else empty."""
   found = int(largest(int(bool(own))))
   return own or ('another process has trouble' if found else '')
 
@@ -54,7 +54,7 @@ def _largest():
 
 
 def together(state: dict[str, Any]) -> dict[str, Any]:
-  """What the processes know, as one: nested dicts, ready for JSON, of any lengths."""
+  """Merges the nested dicts (JSON values) of all processes."""
   if jax.process_count() == 1:
     return state
   text = np.frombuffer(json.dumps(state).encode(), np.uint8)
@@ -68,7 +68,7 @@ def together(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def merged(one: Any, other: Any) -> Any:
-  """Nested dicts as one; what both know, they know alike."""
+  """Merges two nested dicts, which must agree where both have a value."""
   if not isinstance(one, dict):
     assert one == other, (one, other)
     return one
@@ -77,9 +77,9 @@ def merged(one: Any, other: Any) -> Any:
 
 
 def own(tree: Any, mesh: Mesh) -> Any:
-  """Whole arrays for this process alone, from arrays that are divided over all.
+  """Gathers arrays that are divided over all processes into arrays of this one.
 
-  One process keeps them as they are: its arrays are its own.
+  A single process keeps its arrays unchanged.
   """
   if jax.process_count() == 1:
     return tree

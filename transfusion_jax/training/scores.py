@@ -1,4 +1,4 @@
-"""The score by which a checkpoint may stay: a metric of training or an evaluator's."""
+"""Score that decides if a checkpoint is kept: of training or of an evaluator."""
 
 import pathlib
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from transfusion_jax.training import metrics
 
 
 def of(
-  evaluation: pathlib.Path, logged: Mapping[str, Any], step: int, name: str
+  evaluation: pathlib.Path, logged: Mapping[str, Any], *, step: int, name: str
 ) -> float | None:
-  """The score of a step, the higher the better; None if nothing measured it.
+  """Score of a step, higher is better; None if it was not measured at this step.
 
   Args:
-    evaluation: `evaluation.jsonl`.
-    logged: the last record of `metrics.jsonl`.
-    step: that is about to be saved.
-    name: see `checkpoint.CheckpointConfig.score`; empty: None.
+    evaluation: path of `evaluation.jsonl`.
+    logged: last record of `metrics.jsonl`.
+    step: step that is about to be saved.
+    name: see `checkpoint.CheckpointConfig.score`; if empty, the score is None.
   """
   if not name:
     return None

@@ -1,9 +1,9 @@
-"""What was right of a checkpoint when it was saved, to be asked for when it is read.
+"""Seals of checkpoints: digests taken when saving and checked when reading.
 
-The arrays are sealed before they leave the devices: the type, shape and digest of each,
-whatever the mesh (`core/digest.py`). Storage libraries do not notice a changed bit; a
-digest does. The files are sealed once all are written: their sizes, and the contents of
-the small ones, which are checked before anything big is read.
+Arrays are sealed before they leave the devices, by type, shape and a digest that does
+not depend on the mesh (`core/digest.py`): storage libraries do not detect a changed
+bit. Files are sealed once all are written, by size and, if small, by content; they are
+checked before anything big is read.
 """
 
 import functools
@@ -25,15 +25,13 @@ _SMALL = 65_536  # bytes; larger files hold arrays, which have digests
 
 
 class Damaged(Exception):
-  """A checkpoint is not what was saved; the message says in what."""
+  """Error: a checkpoint differs from what was saved."""
 
 
 def arrays(tree: Any) -> dict[str, str]:
-  """`float32[4,8] 0123456789abcdef` of every array, by its path: `params/matrix`.
-
-  One after the other: many small programs that talk between the devices of a CPU, all
-  under way at once, can wait for each other for ever.
-  """
+  """Seal of every array, `float32[4,8] 0123456789abcdef`, by path, `params/matrix`."""
+  # One after the other: on CPU devices, many small programs with collectives that run
+  # at the same time can deadlock.
   kinds = signature(tree)
   return {
     path: f'{kinds[path]} {digest.text(jax.device_get(_digest(_mesh(leaf))(leaf)))}'
@@ -42,7 +40,7 @@ def arrays(tree: Any) -> dict[str, str]:
 
 
 def not_finite(tree: Any) -> list[str]:
-  """Paths of the arrays with an element that is infinite or NaN."""
+  """Paths of arrays that contain infinity or NaN."""
   floats = {
     path: leaf
     for path, leaf in _leaves(tree).items()
@@ -56,7 +54,7 @@ def not_finite(tree: Any) -> list[str]:
 
 
 def signature(tree: Any) -> dict[str, str]:
-  """`float32[4,8]` of every array, or shape of one, by its path."""
+  """Type and shape of every array (or `ShapeDtypeStruct`), `float32[4,8]`, by path."""
   return {
     path: f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
     for path, leaf in _leaves(tree).items()
@@ -64,7 +62,7 @@ def signature(tree: Any) -> dict[str, str]:
 
 
 def kinds(sealed: Mapping[str, str]) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shape and type of every array that was sealed, keys left out, by its path."""
+  """Shape and type of every sealed array except random keys, by path."""
   found = {}
   for path, kind in sealed.items():
     name, shape = kind.split()[0].removesuffix(']').split('[')
@@ -75,7 +73,7 @@ def kinds(sealed: Mapping[str, str]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def unlike(sealed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-  """What a seal of arrays lacks (`+`) and has in excess (`-`) of a `signature`."""
+  """Arrays of a `signature` that a seal lacks (`+`), and those it has besides (`-`)."""
   has = {path: kind.split()[0] for path, kind in sealed.items()}
   surplus = [f'- {path} {kind}' for path, kind in has.items() - wanted.items()]
   missing = [f'+ {path} {kind}' for path, kind in wanted.items() - has.items()]
@@ -83,7 +81,7 @@ def unlike(sealed: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
 
 
 def check_arrays(sealed: Mapping[str, str], tree: Any) -> None:
-  """Raises Damaged if arrays are not those that were sealed under the same paths."""
+  """Raises Damaged if arrays differ from those sealed under the same paths."""
   found = arrays(tree)
   wrong = [path for path, kind in found.items() if kind != sealed[path]]
   if wrong:
@@ -92,7 +90,7 @@ def check_arrays(sealed: Mapping[str, str], tree: Any) -> None:
 
 
 def write(directory: pathlib.Path) -> None:
-  """Seals all files of a folder that is complete."""
+  """Seals all files of a complete folder."""
   seal = directory / FILE
   fresh = seal.with_suffix('.tmp')
   fresh.write_text(json.dumps({'files': _files(directory)}))
@@ -102,8 +100,8 @@ def write(directory: pathlib.Path) -> None:
 def check(directory: pathlib.Path) -> None:
   """Raises Damaged if a file is missing, has another size, or is small and differs.
 
-  A folder without a seal was complete when the process that wrote it died: its arrays
-  are all that can be checked.
+  A folder without a seal is accepted: the process died between writing and sealing it,
+  and only its arrays can be checked.
   """
   try:
     found = _files(directory)
@@ -122,16 +120,16 @@ def check(directory: pathlib.Path) -> None:
 
 
 def text(value: Any) -> dict[str, str]:
-  """A JSON value with its SHA-256."""
+  """Seals a JSON value with its SHA-256."""
   line = json.dumps(value)
   return {'json': line, 'sha256': hashlib.sha256(line.encode()).hexdigest()}
 
 
 def read_progress(sealed: Mapping[str, str], step: int) -> dict[str, Any]:
-  """The progress of a step that `text` has sealed; its `step` is that of the folder.
+  """Progress of a step, sealed by `text`.
 
   Raises:
-    Damaged: it is another, or that of another step.
+    Damaged: it differs from what was saved, or belongs to another step.
   """
   line = sealed.get('json', '')
   if hashlib.sha256(str(line).encode()).hexdigest() != sealed.get('sha256'):
@@ -155,7 +153,7 @@ def _mesh(leaf: jax.Array) -> Mesh | None:
 
 @functools.cache
 def _digest(mesh: Mesh | None):
-  """One program for each shape and sharding, instead of a large one for a state."""
+  """Jitted digest: one small program per shape and sharding, no large one per state."""
   return jax.jit(digest.digest, out_shardings=_whole(mesh))
 
 
@@ -172,7 +170,7 @@ def _files(directory: pathlib.Path) -> dict[str, list[int | str]]:
   found = {}
   for path in sorted(directory.rglob('*')):
     special = not path.is_file() and not path.is_dir() and os.path.lexists(path)
-    if special:  # opening it may wait for ever
+    if special:  # opening it may block for ever
       raise Damaged(f'{path.relative_to(directory)} is neither a file nor a folder')
     if path.is_file() and path.name not in (FILE, f'{FILE[:-5]}.tmp'):
       size = path.stat().st_size

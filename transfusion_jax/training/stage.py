@@ -1,4 +1,4 @@
-"""One stage of a run, from its last checkpoint (or a fresh start) to its end."""
+"""Stage of a run: training from the last checkpoint, or from scratch, to the end."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,22 +22,22 @@ from transfusion_jax.training import step as step_lib
 from transfusion_jax.training import workdir as workdir_lib
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-  """What is trained, and how.
+  """Definition of one training stage.
 
   Attributes:
-    name: what the progress bar calls it.
-    config: how long, and how often what is done.
-    seed: of the state's key.
+    name: name for the progress bar and the log.
+    config: length of the stage, and intervals.
+    seed: seed of the state's key.
     abstract: shapes and shardings of the state.
-    init: makes the state from a key.
-    saved_first: whether a fresh state is saved before its first step, because `init`
-      may make another one next time.
-    step: the jitted step.
+    init: creates the state from a key.
+    saved_first: if True, a fresh state is saved before its first step, because `init`
+      may create another one after a restart.
+    step: jitted step.
     schedule: learning rate by step.
-    callback: what is done between steps.
-    feed: data from where a checkpoint left it, or from the beginning (None).
+    callback: callback between steps.
+    feed: creates the feed, from its state in a checkpoint or from the beginning (None).
   """
 
   name: str
@@ -54,7 +54,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a stage ended: its state, and the seconds by account, of all its parts."""
+  """Final state of a stage, and its seconds by account, over all restarts."""
 
   state: state_lib.TrainState
   seconds: dict[str, float]
@@ -71,11 +71,11 @@ def run(
   """Trains a stage, from its newest good checkpoint if there is one.
 
   Args:
-    stage: what is trained.
+    stage: stage to train.
     place: its work directory.
-    stop: asked after every step.
-    before: seconds that went before a fresh start, by account (`goodput`).
-    held: the lock of the work directory.
+    stop: stop request, checked before every step.
+    before: seconds by account (`goodput`) of earlier stages, for a fresh start.
+    held: lock of the work directory.
   """
   held.check()
   kept, metadata = stage.config.checkpoints, place.metadata()
@@ -100,7 +100,9 @@ def run(
       name=stage.name,
       log=lines,
       checkpoints=checkpoints,
-      score=lambda step: scores.of(place.evaluation, lines.last, step, kept.score),
+      score=lambda step: scores.of(
+        place.evaluation, lines.last, step=step, name=kept.score
+      ),
       restore=lambda: (held.check(), place.restore(metadata)),
       stop=stop,
       account=account,
@@ -121,7 +123,7 @@ def run(
 def _begin(
   stage: Stage, checkpoints: checkpoint.Checkpoints
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  """The state to begin with, and the progress behind it: empty at a fresh start."""
+  """Initial state, and the progress of its checkpoint: empty at a fresh start."""
   with command.user_errors():
     restored = checkpoints.restore(stage.abstract)
   if restored is None:
@@ -132,6 +134,6 @@ def _begin(
 
 
 def _lost(place: workdir_lib.Workdir, kept: float) -> float:
-  """Seconds of steps beyond the checkpoint, which a kill threw away."""
+  """Seconds of steps after the checkpoint, which were lost when the run was killed."""
   lines = metrics.read(place.metrics)
   return max(0.0, lines[-1]['seconds'] - kept) if lines else 0.0

@@ -1,4 +1,4 @@
-"""The state of a run, made sharded and never whole on one device."""
+"""Training state, created sharded: it never exists as a whole on one device."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,15 @@ from transfusion_jax.core import axes, tree
 
 @tree.struct
 class TrainState:
-  """All that a step changes, and all that a checkpoint must hold of the model.
+  """Values that a step changes and a checkpoint stores.
 
   Attributes:
-    step: steps taken.
+    step: number of steps taken.
     params: nested dict of parameters.
-    ema: exponential moving average of `params`; without one an empty dict, and the
-      memory of a copy is saved.
-    opt_state: of the optimizer.
-    key: the run's key; step `k` draws from `fold_in(key, k)`.
+    ema: exponential moving average of `params`; an empty dict if none is kept, which
+      saves the memory of a copy.
+    opt_state: state of the optimizer.
+    key: random key of the run; step `k` draws from `fold_in(key, k)`.
     norm: moving average of the gradient's norm; 0 before the first step.
   """
 
@@ -35,12 +35,12 @@ class TrainState:
 
   @property
   def averaged(self) -> Any:
-    """The parameters to sample with."""
+    """Parameters for sampling: the average, if there is one."""
     return self.ema or self.params
 
 
 def averaged_field(ema_decay: float) -> str:
-  """The field of a state that holds the parameters to sample with."""
+  """Name of the state's field with the parameters for sampling."""
   return 'ema' if ema_decay else 'params'
 
 
@@ -52,15 +52,15 @@ def initial(
   average: bool,
   given: Mapping[tuple[str, ...], Array] | None = None,
 ) -> TrainState:
-  """The state before the first step.
+  """State before the first step.
 
   Args:
-    init: makes parameters from a key.
-    tx: the optimizer.
-    key: of the run.
-    average: whether a moving average is kept.
-    given: parameters by path that take the place of those `init` makes; where sizes
-      differ, what both have of each axis.
+    init: creates parameters from a key.
+    tx: optimizer.
+    key: random key of the run.
+    average: if True, a moving average of the parameters is kept.
+    given: parameters by path that replace those of `init`; if shapes differ, the part
+      that both shapes have in common is replaced.
   """
   for_params, for_run = jax.random.split(key)
   made = tree.flatten(init(for_params))
@@ -78,6 +78,7 @@ def initial(
 
 
 def _laid_over(made: Array, given: Array) -> Array:
+  """Replaces the part of `made` that `given` covers."""
   if made.shape == given.shape:
     return given
   common = tuple(
@@ -89,13 +90,13 @@ def _laid_over(made: Array, given: Array) -> Array:
 def shardings(
   abstract: TrainState, names: Any, tx: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-  """Where every array of the state lives; moments are sharded like their parameters.
+  """Shardings of all arrays of the state; moments are sharded like their parameters.
 
   Args:
-    abstract: the state's shapes, from `jax.eval_shape` of `initial`.
+    abstract: shapes of the state, from `jax.eval_shape` of `initial`.
     names: axis names of every parameter.
-    tx: the optimizer.
-    mesh: the devices.
+    tx: optimizer.
+    mesh: mesh of the run.
   """
   params = axes.shardings(mesh, names, abstract.params)
   whole = axes.replicated(mesh)

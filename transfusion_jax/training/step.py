@@ -1,11 +1,11 @@
-"""The training step: a pure function (state, batch) -> (state, metrics).
+"""Training step: a pure function (state, batch) -> (state, metrics).
 
-Parameters of the model that are given and not trained are a third argument.
+Frozen parameters of the model, if any, are a third argument.
 
-The batch's denominators are counted first, so that the loss is a plain sum over rows
-and the gradient of a batch is the sum of the gradients of its micro-batches. Every row
-draws its noise from a key of its own: nothing depends on how rows are grouped or
-sharded.
+The denominators of the loss are counted over the whole batch first. The loss is then a
+plain sum over rows, and the gradient of a batch is the sum of those of its
+micro-batches. Every row draws its noise from its own key, so that the result does not
+depend on how rows are grouped or sharded.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from transfusion_jax.training import state as state_lib
 
 Metrics = dict[str, Array]
 Step = Callable[..., tuple[state_lib.TrainState, Metrics]]
-"""Of a state, a batch and, where a model has some, parameters that are not trained."""
+"""Function of a state, a batch and, optionally, frozen parameters."""
 
 
 def make_step(
@@ -37,13 +37,13 @@ def make_step(
   """Builds the step.
 
   Args:
-    bind: from parameters to the model, `module.Definition.bind`.
+    bind: returns the model for given parameters; see `module.Definition.bind`.
     objective: see `objectives.loss.Objective`.
-    tx: the optimizer.
-    microbatches: parts into which the rows of a batch are divided, one after the other.
-    ema_decay: of the parameters' moving average, with the usual warm-up
-      `min(decay, (1 + step) / (10 + step))`; a state without an average keeps none.
-    spike: see `guard.GuardConfig`; updates that are not sound are not made.
+    tx: optimizer.
+    microbatches: number of parts of a batch that are computed one after the other.
+    ema_decay: decay of the parameters' moving average, with the usual warm-up
+      `min(decay, (1 + step) / (10 + step))`; unused if the state has no average.
+    spike: see `guard.GuardConfig`; updates that are not sound are skipped.
   """
   gradients = _gradients(bind, objective, microbatches)
 
@@ -52,9 +52,12 @@ def make_step(
     with jax.numpy_dtype_promotion('standard'):  # optax mixes floats and counts
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = _average(state.ema, params, ema_decay, state.step)
+    ema = _average(state.ema, params, decay=ema_decay, step=state.step)
     norm = optax.tree.norm(grads)
-    sound = guard.sound(loss.total, norm, state.norm, state.step, spike=spike)
+    sound = guard.sound(
+      loss.total, norm, usual=state.norm, step=state.step, spike=spike
+    )
+    # A selection costs nothing beside the optimizer, and keeps the step one program.
     params, ema, opt_state = guard.chosen(
       sound, (params, ema, opt_state), (state.params, state.ema, state.opt_state)
     )
@@ -74,18 +77,20 @@ def make_step(
 
 
 def _gradients(bind, objective, microbatches: int):
-  """From a state, a batch and frozen parameters to gradients and the loss."""
+  """Builds the function from (state, batch, frozen) to gradients and the loss."""
 
   def gradients(state, batch, frozen):
     normalizers = objective.normalizers(batch, state.step)
     count = jax.tree.leaves(batch)[0].shape[0]
+    # Derived from the step: a resumed run draws the same noise as one never stopped.
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), count)
 
     def part_loss(params, rows, keys):
-      loss = objective(bind(params | frozen), rows, keys, normalizers)
+      loss = objective(bind(params | frozen), rows, keys, normalizers=normalizers)
       return loss.total, loss
 
     def part_of(rows, keys):
+      # In a scan over parts the compiler may lose track of how the rows are divided.
       rows, keys = jax.tree.map(sharding.rows, (rows, keys))
       return jax.grad(part_loss, has_aux=True)(state.params, rows, keys)
 
@@ -104,11 +109,12 @@ def _gradients(bind, objective, microbatches: int):
 
 
 def _divide(x: Array, parts: int) -> Array:
-  """Rows j, j + parts, ... as part j: every device keeps the rows that it has."""
+  """Splits rows so that part j has rows j, j + parts, ...: none changes its device."""
   return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
 
-def _average(ema, params, decay, step):
+def _average(ema, params, *, decay, step):
+  """Moving average of the parameters after a step."""
   if not ema:
     return ema
   taken = step.astype(jnp.float32)

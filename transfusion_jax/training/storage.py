@@ -1,4 +1,4 @@
-"""What is asked of storage before it is relied on, and how files and folders change."""
+"""Storage: checks before writing, and safe changes of files and folders."""
 
 import contextlib
 import os
@@ -7,9 +7,9 @@ import shutil
 
 
 def trouble(directory: pathlib.Path, needed: int) -> str:
-  """Why so many bytes cannot be written below a folder; empty if they can.
+  """Reason why `needed` bytes cannot be written below a folder; empty if they can.
 
-  The folder is made if it is not there.
+  The folder is created if absent.
   """
   probe = directory / '.probe'
   try:
@@ -25,7 +25,7 @@ def trouble(directory: pathlib.Path, needed: int) -> str:
 
 
 def numbers(directory: pathlib.Path) -> list[int]:
-  """Folders that have a number for a name, ascending; none where it cannot be said."""
+  """Names of entries that are numbers, ascending; none if the folder is unreadable."""
   try:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
   except OSError:
@@ -33,7 +33,7 @@ def numbers(directory: pathlib.Path) -> list[int]:
 
 
 def append(path: pathlib.Path, data: bytes) -> None:
-  """Adds to the end of a file, on disk when this returns; all of it, or OSError."""
+  """Appends data to a file, durably: on return all of it is on disk, else OSError."""
   path.parent.mkdir(parents=True, exist_ok=True)
   size = path.stat().st_size if path.exists() else 0
   try:
@@ -48,7 +48,7 @@ def append(path: pathlib.Path, data: bytes) -> None:
 
 
 def set_aside(folder: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
-  """Renames a folder, to a name with a number behind it if that is taken.
+  """Renames a folder; if the name is taken, a number is added to it.
 
   Returns:
     The new name.

@@ -1,7 +1,7 @@
-"""Curves, images and texts for TensorBoard: event files, written without TensorFlow.
+"""TensorBoard event files with curves, images and texts, without TensorFlow.
 
-A file is open only while it is written to. The library's own writer leaves that to a
-thread, which a full disk ends, and whoever writes after that waits for it for ever.
+A file is open only during a write. The library's own writer uses a thread, which a full
+disk ends; later writes would then wait for it for ever.
 """
 
 import os
@@ -21,22 +21,22 @@ from transfusion_jax.training import storage
 
 
 class Board:
-  """Numbers by step in a folder, which begins with the first of them."""
+  """Writer of event files in a folder, which is created by the first write."""
 
   def __init__(self, folder: pathlib.Path, *, step: int | None):
-    """Args: folder; step: the last that is to be seen of an earlier part, or None."""
+    """Args: folder; step: last step to show of an earlier part of the run, or None."""
     host = f'{socket.gethostname()}.{os.getpid()}'
     self._path = folder / f'events.out.tfevents.{time.time_ns()}.{host}'
     self._first = [_event(file_version='brain.Event:2')]
-    if step is not None:  # later steps are to be forgotten
+    if step is not None:  # TensorBoard drops later steps of earlier files
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._first.append(_event(step=step + 1, session_log=start))
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
-    """What of the values is a number; on disk when this returns.
+    """Writes the values that are numbers; they are on disk when this returns.
 
     Raises:
-      OSError: storage fails; none of them is there then.
+      OSError: storage fails; nothing is written.
     """
     events = [
       _event(step=step, summary=summary.scalar(name, value))
@@ -51,15 +51,15 @@ class Board:
     images: Mapping[str, UInt8[np.ndarray, 'h w 3']],
     texts: Mapping[str, str],
   ) -> None:
-    """Images and texts, under their names; on disk when this returns.
+    """Writes images and texts by name; they are on disk when this returns.
 
     Args:
-      step: that they belong to.
-      images: RGB.
-      texts: in Markdown, of which TensorBoard takes no HTML.
+      step: step that they belong to.
+      images: RGB images by name.
+      texts: Markdown by name; TensorBoard does not render HTML in it.
 
     Raises:
-      OSError: storage fails; none of them is there then.
+      OSError: storage fails; nothing is written.
     """
     shown = [
       summary.image(tag, each, dataformats='HWC') for tag, each in images.items()
@@ -77,7 +77,7 @@ def _event(**what: Any) -> event_pb2.Event:
 
 
 def _record(event: event_pb2.Event) -> bytes:
-  """A TFRecord: length and data, each with its checksum."""
+  """TFRecord of an event: length and data, each with its checksum."""
   data = event.SerializeToString()
   length = struct.pack('<Q', len(data))
   return length + _checksum(length) + data + _checksum(data)

@@ -1,10 +1,10 @@
-"""Begins a run with what another one has learnt, as far as it fits.
+"""Warm start: initial parameters from another run, as far as they fit.
 
-Parameters are taken by their paths. What has another shape or is not there stays as it
-was made, but for a token table of another size: of that, the rows both have are taken,
-which suits vocabularies that have grown at their end. The optimizer begins anew. Every
-difference is told on a line of its own: `+` is made anew, `-` is left behind, `~` is
-taken in part.
+Parameters are matched by path. Those that are absent or have another shape keep their
+random initialisation, except a token table of another size: its common rows are taken,
+which suits vocabularies that were extended at the end. The optimizer starts from
+scratch. Every difference is logged on a line: `+` initialised, `-` not used, `~` used
+in part.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ Given = dict[Path, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig:
-  """Where parameters come from at a fresh start.
+  """Origin of the parameters at a fresh start.
 
   Attributes:
-    checkpoint: work directory of another run; empty: they are made.
-    step: of its checkpoint; -1: the newest.
-    parameters: `ema`, `params`, or `own`: averaged ones where it has them.
+    checkpoint: work directory of another run; empty: random initialisation.
+    step: step of its checkpoint; -1: the newest.
+    parameters: `ema`, `params`, or `own`: the average if the run has one.
   """
 
   checkpoint: str
@@ -41,15 +41,15 @@ class StartConfig:
       object.__setattr__(self, 'checkpoint', str(place))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-  """A step of another run, and what it holds.
+  """Parameters in a checkpoint of another run.
 
   Attributes:
-    directory: of its checkpoints.
-    step: which.
-    field: of its state.
-    arrays: shape and type of every array of that field.
+    directory: folder of its checkpoints.
+    step: number of the step.
+    field: field of the state.
+    arrays: shape and type of every array of that field, by path.
   """
 
   directory: pathlib.Path
@@ -59,10 +59,10 @@ class Source:
 
 
 def find(config: StartConfig) -> Source:
-  """The step that a run is to begin with; reads no array.
+  """Finds the checkpoint that a run starts with; reads no arrays.
 
   Raises:
-    ValueError: there is none, it does not keep such parameters, or the run is of
+    ValueError: there is none, it has no such parameters, or its work directory has
       another version.
   """
   place = workdir.Workdir(pathlib.Path(config.checkpoint))
@@ -80,21 +80,22 @@ def find(config: StartConfig) -> Source:
       f'in step {step}; there are {", ".join(sorted(fields))}'
     )
   arrays = {path[1:]: leaf for path, leaf in held.items() if path[0] == field}
-  return Source(directory, step, field, arrays)
+  return Source(directory=directory, step=step, field=field, arrays=arrays)
 
 
 def read(
   config: StartConfig, params: Mapping[str, Any], names: Mapping[str, Any]
 ) -> tuple[Given, Given]:
-  """Parameters of another run, as far as they fit: of the same shape, and of another.
+  """Reads the parameters of another run that fit.
 
   Args:
-    config: where they come from; with no checkpoint there are none.
-    params: shapes and shardings of the parameters that are wanted.
+    config: origin of the parameters; without a checkpoint nothing is read.
+    params: shapes and shardings of the wanted parameters.
     names: axis names of every parameter.
 
   Returns:
-    By path. The first lie where they are wanted, the others are whole everywhere.
+    Arrays by path: first those of the same shape, sharded as wanted, then those of
+    another shape, replicated on every device.
   """
   if not config.checkpoint:
     return {}, {}
@@ -122,7 +123,7 @@ def read(
 
 
 def _grown(made, there, names: tuple[str, ...]) -> int | None:
-  """The axis along which an array may differ; -1 if it is the same, None if no fit."""
+  """Axis along which the shapes differ; -1 if they are equal, None if unusable."""
   if made.dtype != there.dtype or len(made.shape) != len(there.shape):
     return None
   sizes = zip(made.shape, there.shape, strict=True)
@@ -137,7 +138,7 @@ def _grown(made, there, names: tuple[str, ...]) -> int | None:
 def _abstract(
   made: jax.ShapeDtypeStruct, there: jax.ShapeDtypeStruct
 ) -> jax.ShapeDtypeStruct:
-  """The array to be read: where ours is, or whole where another shape is divided."""
+  """Array to read: sharded like ours, or replicated if its shape differs."""
   sharding = made.sharding
   if made.shape != there.shape:
     sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())

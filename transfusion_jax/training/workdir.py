@@ -1,4 +1,4 @@
-"""The work directory of a run: what lies where, and whose it is."""
+"""Work directory of a run: names of its files, and checks that it belongs to a run."""
 
 import dataclasses
 import pathlib
@@ -9,25 +9,25 @@ from transfusion_jax.core import log, paths, sealed_json, tree
 from transfusion_jax.training import processes, storage
 
 SCHEMA = 2
-"""Version of work directories, in `config.json`; one more whenever a field of a config,
-a file in a work directory or a field in one of its files gets another name."""
+"""Version of work directories, in `config.json`; increased whenever a config field, a
+file in a work directory or a field in one of its files is renamed."""
 
 FREE = (
   *('train.', 'sampling.', 'evaluation.', 'mesh.'),
   *('data.threads', 'data.prefetch', 'data.broken'),
   *(f'autoencoder.run.data.{name}' for name in ('threads', 'prefetch', 'broken')),
 )
-"""What may differ when a run goes on; the rest decides what is learnt."""
+"""Prefixes of fields that may differ when a run is resumed; others affect learning."""
 
 FIXED = ('train.microbatches',)
 
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-  """Names of everything a run writes.
+  """Paths of all files and folders that a run writes.
 
   Attributes:
-    root: the folder given as `--workdir`.
+    root: folder given as `--workdir`.
   """
 
   root: pathlib.Path
@@ -38,17 +38,17 @@ class Workdir:
 
   @property
   def contents(self) -> pathlib.Path:
-    """What the names of files in the config stood for when the run was begun."""
+    """Fingerprints of the files named in the config, from the start of the run."""
     return self.root / 'contents.json'
 
   @property
   def lock(self) -> pathlib.Path:
-    """Who trains here; see `training/lock.py`."""
+    """Lock of the folder; see `training/lock.py`."""
     return self.root / 'lock'
 
   @property
   def saved(self) -> pathlib.Path:
-    """The newest step that was ever saved: without it, no step at all means a start."""
+    """Newest step ever saved: if it exists, missing checkpoints are an error."""
     return self.root / 'saved.json'
 
   @property
@@ -57,25 +57,25 @@ class Workdir:
 
   @property
   def evaluation(self) -> pathlib.Path:
-    """What evaluators have found, one line per step and evaluator."""
+    """Results of evaluators, one line per step and evaluator."""
     return self.root / 'evaluation.jsonl'
 
   def galleries(self, step: int, name: str) -> pathlib.Path:
-    """Pictures that an evaluator has shown."""
+    """Folder of the images of an evaluator at a step."""
     return self.root / 'evaluation' / str(step) / name
 
   def board(self, part: str) -> pathlib.Path:
-    """Event files for TensorBoard, of training or of evaluation."""
+    """Folder of TensorBoard event files, of training or of evaluation."""
     return self.root / 'tensorboard' / part
 
   @property
   def facts(self) -> pathlib.Path:
-    """Of a finished run: its command, its seconds, what it ran on."""
+    """Facts of a finished run: its command, its seconds, its devices."""
     return self.root / 'facts.json'
 
   @property
   def programs(self) -> pathlib.Path:
-    """Compiled programs, for the next start."""
+    """Folder of compiled programs for the next start."""
     return self.root / 'programs'
 
   @property
@@ -89,14 +89,14 @@ class Workdir:
 
   @property
   def latents(self) -> pathlib.Path:
-    """Of an autoencoder: mean and deviation of its latents, and its PSNR."""
+    """Statistics of an autoencoder: mean and deviation of its latents, its PSNR."""
     return self.root / 'latents.json'
 
   def read_config(self) -> dict[str, Any]:
     """Reads the config of the run, as plain values.
 
     Raises:
-      ValueError: it is damaged, or written by a release with another schema.
+      ValueError: the file is damaged, or has another schema version.
     """
     values = sealed_json.read(self.config)
     found = values.pop('version', 'none')
@@ -112,7 +112,7 @@ class Workdir:
     sealed_json.write(self.config, {'version': SCHEMA, **config})
 
   def check_version(self) -> None:
-    """Raises ValueError as `read_config`, where there is a config."""
+    """Raises ValueError if there is a config that `read_config` refuses."""
     if self.config.exists():
       self.read_config()
 
@@ -122,17 +122,17 @@ class Workdir:
     contents: dict[str, str],
     allowed: Sequence[str] = (),
   ) -> None:
-    """Checks that the folder is new, or this run's; writes nothing.
+    """Checks that the folder is new or belongs to this run; writes nothing.
 
     Args:
-      config: of the run.
-      contents: a fingerprint of what fields of the config name: a source, a tokenizer.
-      allowed: fields or sections that may differ from what the run was begun with.
+      config: config of the run.
+      contents: fingerprints of files by the fields of the config that name them.
+      allowed: fields or sections that may differ from the start of the run.
 
     Raises:
       ValueError: the folder belongs to a run with another config, with other data or of
-        another version, or to something else, or its files are damaged, or its
-        checkpoints have gone.
+        another version, or to something else; or its files are damaged; or its
+        checkpoints are missing.
     """
     if self.root.exists() and not self.root.is_dir():
       raise ValueError(
@@ -155,12 +155,12 @@ class Workdir:
     contents: dict[str, str],
     allowed: Sequence[str] = (),
   ) -> None:
-    """Makes the folder this run's, if `check` finds nothing.
+    """Checks the folder and writes the config of this run into it.
 
-    All processes of the run call this; one of them writes.
+    All processes of the run call this; the first one writes.
 
     Raises:
-      ValueError: as `check`.
+      ValueError: see `check`.
     """
     self.check(config, contents, allowed)
     for line in self._changes(config, contents):
@@ -173,15 +173,15 @@ class Workdir:
     self.check(config, contents, allowed)
 
   def note_saved(self, step: int) -> None:
-    """Notes that a step is on disk; see `saved`."""
+    """Records that a step is on disk; see `saved`."""
     sealed_json.write(self.saved, {'step': step})
 
   def metadata(self) -> dict[str, str]:
-    """The files that say what run this is, by name."""
+    """Texts of the files that identify the run, by name."""
     return {path.name: path.read_text() for path in (self.config, self.contents)}
 
   def restore(self, metadata: dict[str, str]) -> None:
-    """Puts `metadata` back where they are gone, as after the folder was deleted."""
+    """Restores missing files of `metadata`, as after the folder was deleted."""
     gone = [name for name in metadata if not (self.root / name).exists()]
     if not gone or not processes.leads():
       return
@@ -195,7 +195,7 @@ class Workdir:
       log.warning(f'{self.root} had lost {", ".join(gone)}, perhaps all; put back')
 
   def _changes(self, config: dict[str, Any], contents: dict[str, str]) -> list[str]:
-    """What differs from before, a line each; of a new folder, nothing."""
+    """Differences to the start of the run, one line each; none for a new folder."""
     if not self.config.exists():
       return []
     lines = tree.differences(self.read_config(), config)
@@ -209,7 +209,7 @@ class Workdir:
     return lines
 
   def _check_saved(self) -> None:
-    """Raises ValueError if steps were saved here and none is left, or can be seen."""
+    """Raises ValueError if steps were saved here and none can be found."""
     try:
       there = any(self.checkpoints.iterdir()) if self.checkpoints.exists() else False
     except OSError as error:  # NotADirectoryError is one
@@ -226,7 +226,7 @@ class Workdir:
       )
 
   def _refuse(self, lines: list[str], allowed: Sequence[str]) -> None:
-    """Raises ValueError if some of the changes may not be."""
+    """Raises ValueError if some of the changes are not allowed."""
     fixed = [line for line in lines if not _may_differ(line.split(': ')[0], allowed)]
     if fixed:
       more = f' (and {len(fixed) - 3} more)' if len(fixed) > 3 else ''
@@ -238,10 +238,10 @@ class Workdir:
 
 
 def at(path: str, flag: str = '--workdir') -> Workdir:
-  """The work directory that a flag or a field of a config names.
+  """Work directory given by a flag or a field of a config.
 
   Raises:
-    ValueError: it lies in a bucket, or no folder can be called so.
+    ValueError: the path is a URL or not a valid name of a folder.
   """
   return Workdir(paths.local(path, flag))
 
