@@ -38,7 +38,7 @@ def address():
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
-  program = f'from tests.browser import test_demo; test_demo.serve({port})'
+  program = f'from tests.web import test_browser; test_browser.serve({port})'
   server = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT)
   yield f'http://127.0.0.1:{port}/'
   server.terminate()
