@@ -88,7 +88,9 @@ def llama(run: config.TransfusionRun) -> build.Parts:
   steps = run.train.steps
   tx = optimizer.make(run.optimizer, blueprint.axes, steps)
   schedule = optimizer.schedule(run.optimizer, steps)
-  return build.Parts(blueprint, NextToken(), tx=tx, schedule=schedule, frozen=frozen)
+  return build.Parts(
+    blueprint=blueprint, objective=NextToken(), tx=tx, schedule=schedule, frozen=frozen
+  )
 
 
 def text_only(run: config.TransfusionRun) -> config.TransfusionRun:

@@ -18,8 +18,7 @@ from tests import test_evaluate
 from transfusion_jax.core import sealed_json
 from transfusion_jax.data import pipeline
 from transfusion_jax.evaluation import galleries, report
-from transfusion_jax.runs import config, evaluate, restore, stages
-from transfusion_jax.runs import report as report_lib
+from transfusion_jax.runs import config, evaluate, restore, run_report, stages
 from transfusion_jax.training import lock, mesh, metrics, seal, workdir
 
 DECIDES = (
@@ -165,7 +164,7 @@ def test_what_only_tells_of_a_run_is_left_out_with_a_warning(copy, name, monkeyp
   for data in (*damaged, good[: len(good) // 2], *WHOLE):
     path.write_bytes(data)
     told.clear()
-    page = report_lib.write(copy).read_text()
+    page = run_report.write(copy).read_text()
     assert '<html' in page
     log = name.endswith('.jsonl')
     cut_short = log and not data.endswith(b'\n')  # as by a kill

@@ -113,7 +113,9 @@ def stories(tmp_path_factory) -> pathlib.Path:
 
 
 def frozen(autoencoder, devices: int):
-  here = mesh.make(mesh.MeshConfig(-1, 1, 1, 1), jax.devices()[:devices])
+  here = mesh.make(
+    mesh.MeshConfig(data=-1, fsdp=1, sequence=1, tensor=1), jax.devices()[:devices]
+  )
   return here, restore.codec_from(pathlib.Path(autoencoder), here, deviation=1.0)
 
 

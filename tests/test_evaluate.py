@@ -18,8 +18,7 @@ from tests import tiny
 from tests.training import test_tensorboard
 from transfusion_jax.core import log, sealed_json
 from transfusion_jax.evaluation import evaluator, galleries, report
-from transfusion_jax.runs import build, config, evaluate, restore
-from transfusion_jax.runs import report as report_lib
+from transfusion_jax.runs import build, config, evaluate, restore, run_report
 from transfusion_jax.training import checkpoint, mesh, metrics, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -221,14 +220,14 @@ def test_an_evaluator_that_fails_is_told_and_the_others_go_on(tmp_path, prose, w
   assert 'error' not in second
   due = evaluate.due(run, place, ['prose', 'noise'], step=5, field='ema')
   assert due == ['prose']
-  report_lib.write(place)
+  run_report.write(place)
   text = (tmp_path / 'report.html').read_text()
   assert 'Evaluator prose failed at step 5: RuntimeError: too bad' in text
   assert 'Before it failed' in text
   assert 'a &lt;b&gt;fox&lt;/b&gt;' in text
   again = {'prose': Counting()}
   assert not evaluate.evaluate(run, place, tiny.writer(), again, step=5, field='ema')
-  report_lib.write(place)
+  run_report.write(place)
   assert 'failed' not in (tmp_path / 'report.html').read_text()
 
 
@@ -301,7 +300,7 @@ def test_a_damaged_gallery_does_not_lose_the_report(tmp_path, prose, warned, dam
   both = {'prose': Counting(), 'noise': Counting()}
   evaluate.evaluate(run, place, tiny.writer(), both, step=5, field='ema')
   DAMAGE[damage](place.galleries(5, 'prose'))
-  report_lib.write(place)
+  run_report.write(place)
   (line,) = warned
   assert str(place.galleries(5, 'prose')) in line
   text = (tmp_path / 'report.html').read_text()
@@ -320,7 +319,7 @@ def test_damaged_facts_do_not_lose_the_report(tmp_path, prose, warned, content):
   nested = workdir.Workdir(place.autoencoder)
   nested.root.mkdir()
   nested.latents.write_text('[1')
-  report_lib.write(place)
+  run_report.write(place)
   assert len(warned) == 2
   assert 'facts.json' in warned[0]
   assert 'latents.json' in warned[1]
@@ -330,11 +329,11 @@ def test_damaged_facts_do_not_lose_the_report(tmp_path, prose, warned, content):
 def test_a_run_without_numbers_has_a_report(tmp_path, prose):
   _, place = begun(tmp_path, prose)
   place.metrics.write_text('')
-  report_lib.write(place)
+  run_report.write(place)
   assert 'Nothing was logged.' in (tmp_path / 'report.html').read_text()
   nan = '{"step": 1, "loss": NaN}\n{"step": 2, "loss": Infinity}\n'
   place.metrics.write_text(nan)
-  report_lib.write(place)
+  run_report.write(place)
 
 
 def test_evaluators_try_their_data_before_a_run(tmp_path, prose):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import pkgutil
 import types
 import typing
 
@@ -13,9 +14,9 @@ from transfusion_jax.runs import (
   config,
   preflight,
   restore,
+  run_report,
   stages,
 )
-from transfusion_jax.runs import report as report_lib
 from transfusion_jax.training import mesh, warm_start, workdir
 
 OTHERS = {'none': {}, '1': {'version': 1}, '3': {'version': 3}}
@@ -33,7 +34,7 @@ WAYS = {
   'train, going on': lambda place: stages.claim(place, parsed()),
   'sample and demo': restore.run_in,
   'evaluate': restore.read_config,
-  'report': report_lib.gathered,
+  'report': run_report.gathered,
   'sweep': workdir.Workdir.check_version,
 }
 """From a mixed run."""
@@ -163,7 +164,7 @@ def test_tables_of_old_names_lead_to_what_is_there():
     assert any(path.endswith(f'.{new}') for path in known), new
     assert not any(path.endswith(f'.{old}') for path in known), old
   for old, new in renamed.MODULES.items():
-    assert importlib.util.find_spec(new), new
+    assert pkgutil.resolve_name(new), new
     assert not found_module(old), old
 
 

@@ -39,7 +39,7 @@ LAYERS = (
   'runs.build',
   'runs.restore',
   'runs.preflight  runs.input  runs.evaluate  runs.requests',
-  'runs.report',
+  'runs.run_report',
   'runs.stages',
   'runs.autoencoder',
   'runs.generative',
@@ -99,8 +99,6 @@ OTHER_WORDS = tuple(
   f'{PACKAGE}/{place}'
   for place in (
     *('data/', 'models/', 'diffusion/', 'objectives/', 'generation/', 'evaluation/'),
-    *('runs/', 'web/', 'train.py', 'sample.py', 'evaluate.py', 'report.py', 'demo.py'),
-    *('compile_check.py', 'encode_images.py', 'import_weights.py', '__init__.py'),
   )
 )
 """Places whose docstrings still begin with others; to become empty."""

@@ -120,7 +120,7 @@ def _too_large(topology: topologies.Topology, found: str, times: float) -> Value
 
 
 def _larger(topology: topologies.Topology, times: float = 1.0) -> str:
-  """Which topology to try; slices do not help, for parameters are in all of them."""
+  """Topology to try next; slices do not help, since each holds all parameters."""
   found = topologies.larger(topology, times)
   return f'try --topology={found.name}' if found else 'take a chip with more memory'
 
@@ -172,7 +172,7 @@ def _searched(run, topology, devices) -> list[dict[str, Any]]:
 
 
 def _holds_state(run, sizes: mesh_lib.MeshConfig, topology, devices) -> bool:
-  """Whether what is kept between steps fits, which takes no compilation to know."""
+  """True if the state that is kept between steps fits, known without a compilation."""
   placed = build.trainer(run, mesh_lib.make(sizes, devices)).abstract
   try:
     program.check_state(placed, topology.chip.hbm_bytes)

@@ -61,7 +61,9 @@ def main() -> None:
     run = _settings()
     source = run.data.sources[_SOURCE.value]
     records = corpus.open_records(source)
-    devices = mesh.make(mesh.MeshConfig(-1, 1, 1, 1), jax.local_devices())
+    devices = mesh.make(
+      mesh.MeshConfig(data=-1, fsdp=1, sequence=1, tensor=1), jax.local_devices()
+    )
     checkpoint = run.autoencoder.checkpoint
     directory = paths.local(checkpoint, 'autoencoder.checkpoint')
     frozen = restore.codec_from(directory, devices, deviation=1.0)

@@ -26,8 +26,7 @@ from ml_collections import ConfigDict, config_flags
 
 from transfusion_jax.core import command, log, tree
 from transfusion_jax.evaluation import evaluator
-from transfusion_jax.runs import build, config, evaluate, restore
-from transfusion_jax.runs import report as report_lib
+from transfusion_jax.runs import build, config, evaluate, restore, run_report
 from transfusion_jax.training import checkpoint_reader, mesh, workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory of a run.')
@@ -45,7 +44,7 @@ WAIT = 5.0
 """Seconds between two looks for new steps."""
 
 OPEN = ('evaluation.', 'sampling.', 'mesh.')
-"""What may be another than it was in training."""
+"""Settings that may differ from those of training."""
 
 
 def main() -> None:
@@ -75,7 +74,7 @@ def main() -> None:
       failed |= _evaluate(run, place, devices, some, step, field)
     else:
       log.info(f'step {step}: nothing to do; --again evaluates it again')
-  print(f'report: {report_lib.write(place)}')
+  print(f'report: {run_report.write(place)}')
   if failed:
     raise command.Exit(*evaluate.failure(failed))
 

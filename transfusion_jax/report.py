@@ -13,7 +13,7 @@ from absl import flags
 
 from transfusion_jax.core import command
 from transfusion_jax.evaluation import report
-from transfusion_jax.runs import report as report_lib
+from transfusion_jax.runs import run_report
 from transfusion_jax.training import workdir
 
 _WORKDIRS = flags.DEFINE_multi_string('workdir', [], 'Work directories of runs.')
@@ -27,7 +27,7 @@ def main() -> None:
       raise ValueError('expected --workdir=DIR, found none; name one run or several')
     output = command.output_file('output', _OUTPUT.value)
     places = [workdir.at(each) for each in _WORKDIRS.value]
-    runs = [report_lib.gathered(place) for place in places]
+    runs = [run_report.gathered(place) for place in places]
     report.write_page(output, told_apart(runs, _WORKDIRS.value))
   print(f'report: {output}')
 

@@ -171,7 +171,7 @@ def _orders() -> Iterator[tuple[str, pathlib.Path, requests_lib.Order]]:
 def _kept(
   pieces: list[requests.Piece], output: pathlib.Path
 ) -> Iterator[dict[str, str]]:
-  """What was made, as it stands in `samples.jsonl`; pictures are written."""
+  """Record of a sample in `samples.jsonl`; its images are written to files."""
   for piece in pieces:
     if piece.text is not None:
       yield {'text': piece.text}

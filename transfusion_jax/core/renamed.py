@@ -15,6 +15,7 @@ A key holds for every section that ends so (`data.old` for `autoencoder.run.data
 """
 
 _MOVED = {
+  'data.images.ImagesConfig': 'data.images.image_files.ImagesConfig',
   'config': 'runs.config',
   'build': 'runs.build',
   'evaluators': 'runs.evaluators',
@@ -60,7 +61,7 @@ _MOVED = {
   'models.perceptual': 'models.codecs.perceptual',
   'models.judged': 'models.codecs.autoencoder_training',
   'models.unet': 'models.adapters.unet',
-  'models.patches': 'models.adapters.adapter',
+  'models.patches': 'models.adapters',
   'models.stable_diffusion': 'models.published.stable_diffusion',
   'models.weight_names': 'models.published.weight_names',
   'models.pretrained': 'models.published.from_torch',
@@ -76,7 +77,10 @@ _MOVED = {
 MODULES: dict[str, str] = {
   f'transfusion_jax.{old}': f'transfusion_jax.{new}' for old, new in _MOVED.items()
 }
-"""Old module to new one, packages and all: `'package.a': 'package.b.a'`."""
+"""Old module, or name in one, to the new one: `'package.a': 'package.b.a'`.
+
+The first that fits is taken, so that names stand before their modules.
+"""
 
 _MISSING_KEY = re.compile(r'Key "(\w+)" does not exist|["\']*(\w+)["\']*(?:$| Did you)')
 _MISSING_IMPORT = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")

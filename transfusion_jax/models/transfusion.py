@@ -127,7 +127,7 @@ class Transfusion(module.Module):
   ) -> Float[Array, 'b t']:
     """Cross-entropy of each next token, without all of its logits in memory."""
     matrix = module.cast(self.head.matrix, hidden.dtype)
-    return cross_entropy.cross_entropy(hidden, matrix, targets, self.used)
+    return cross_entropy.cross_entropy(hidden, matrix, targets, used=self.used)
 
   def read(
     self,

@@ -9,7 +9,6 @@ from transfusion_jax.training import (
   mesh,
   preemption,
   processes,
-  stage,
   workdir,
 )
 
@@ -33,20 +32,17 @@ def train(
   """
   devices = mesh.make(run.mesh)
   trainer = build.trainer(run, devices)
-  outcome = stage.run(
-    stages.prepare(
-      'autoencoder',
-      run,
-      trainer,
-      lambda s: input_lib.pictures(run, devices, s),
-      loop.Callback(0, lambda _: None),
-    ),
-    place,
-    stop,
+  outcome = stages.train(
+    run,
+    trainer,
+    name='autoencoder',
+    feed=lambda state: input_lib.pictures(run, devices, state),
+    callback=loop.Callback(0, lambda _: None),
+    place=place,
+    stop=stop,
     before={},
     held=held,
   )
-  stages.leave_if_stopped(stop)
   params = processes.own(outcome.state.averaged, devices)
   step = int(outcome.state.step)
   if processes.leads() and not _measured(place, step):
@@ -57,7 +53,7 @@ def train(
 
 
 def _measured(place: workdir.Workdir, step: int) -> bool:
-  """Whether the latents of a step were measured; a longer run has others."""
+  """True if the latents of this step were measured; a longer run has others."""
   return place.latents.exists() and sealed_json.read(place.latents).get('step') == step
 
 

@@ -27,9 +27,9 @@ from transfusion_jax.training import checkpoint_reader, optimizer, step
 from transfusion_jax.training import state as state_lib
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-  """What a run needs before it has numbers; nothing here has touched a device.
+  """Model, objective and optimizer of a run, not yet on any device.
 
   Attributes:
     blueprint: of the model.
@@ -46,7 +46,7 @@ class Parts:
   frozen: module.Blueprint
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainer:
   """Parts on a mesh.
 
@@ -83,7 +83,9 @@ def parts(run: config.Run) -> Parts:
   blueprint, frozen = module.divide(whole, autoencoder_training.FROZEN)
   tx = optimizer.make(run.optimizer, blueprint.axes, run.train.steps)
   schedule = optimizer.schedule(run.optimizer, run.train.steps)
-  return Parts(blueprint, objective, tx, schedule, frozen)
+  return Parts(
+    blueprint=blueprint, objective=objective, tx=tx, schedule=schedule, frozen=frozen
+  )
 
 
 def autoencoder_blueprint(run: config.AutoencoderRun) -> module.Blueprint:
@@ -197,12 +199,12 @@ def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
     compiler_options=compiler.training(mesh.devices.flat[0].platform),
   )
   return Trainer(
-    made,
-    mesh,
-    checkpoint_reader.abstract(abstract, shardings),
-    first,
-    jitted,
-    tuple(
+    parts=made,
+    mesh=mesh,
+    abstract=checkpoint_reader.abstract(abstract, shardings),
+    init=first,
+    step=jitted,
+    frozen=tuple(
       checkpoint_reader.abstract(each.shapes, where)
       for each, where in zip(more, given, strict=True)
     ),
@@ -210,7 +212,7 @@ def trainer_of(made: Parts, run: config.Run, mesh: Mesh) -> Trainer:
 
 
 def trains_autoencoder(run: config.TransfusionRun) -> bool:
-  """Whether a run begins with its autoencoder: it needs one, and has none."""
+  """True if a run trains its autoencoder first: it needs one, and has none."""
   return run.data.image_slots > 0 and not run.autoencoder.checkpoint
 
 

@@ -68,7 +68,7 @@ class AutoencoderRun:
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderStage:
-  """Where the frozen autoencoder comes from.
+  """Origin of the frozen autoencoder.
 
   Attributes:
     checkpoint: work directory of a trained autoencoder; empty trains one first, in the
@@ -109,7 +109,7 @@ Evaluator = (
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """What is measured of a model.
+  """Evaluators of a model, and when they are at work.
 
   Attributes:
     every: steps between evaluations during training; 0: only at its end, -1: never.
@@ -230,7 +230,7 @@ def from_dict(values: dict[str, Any]) -> Run:
 
 
 def page(values: dict[str, Any]) -> ml_collections.ConfigDict:
-  """What `to_dict` gives as a config file would give it."""
+  """ConfigDict of the values that `to_dict` returns."""
   return ml_collections.ConfigDict(_tupled(values))
 
 

@@ -41,7 +41,7 @@ def due(
 
 
 def settings(run: config.TransfusionRun, name: str) -> dict[str, Any]:
-  """What the scores of an evaluator depend on, apart from the model."""
+  """Settings that the scores of an evaluator depend on, apart from the model."""
   section = run.evaluation.evaluators[name]
   return {
     'evaluator': config.to_dict(section),
@@ -162,5 +162,5 @@ def shown_as(name: str, field: restore.Field, own: restore.Field) -> str:
 
 
 def _finite(value: float) -> float | None:
-  """As JSON can hold it."""
+  """The value, or None if it is NaN or infinite, which JSON cannot hold."""
   return value if math.isfinite(value) else None

@@ -11,10 +11,9 @@ from jax.sharding import Mesh
 
 import transfusion_jax
 from transfusion_jax.core import command, log, sealed_json, tree
-from transfusion_jax.runs import autoencoder, build, config, restore, stages
+from transfusion_jax.runs import autoencoder, build, config, restore, run_report, stages
 from transfusion_jax.runs import evaluate as evaluate_lib
 from transfusion_jax.runs import input as input_lib
-from transfusion_jax.runs import report as report_lib
 from transfusion_jax.training import (
   goodput,
   lock,
@@ -22,7 +21,6 @@ from transfusion_jax.training import (
   mesh,
   preemption,
   processes,
-  stage,
   workdir,
 )
 from transfusion_jax.training import state as state_lib
@@ -66,20 +64,17 @@ def train(
   callback = loop.Callback(
     max(run.evaluation.every, 0), _evaluation(run, place, devices, frozen, stop)
   )
-  outcome = stage.run(
-    stages.prepare(
-      'transfusion',
-      run,
-      trainer,
-      lambda s: input_lib.documents(run, devices, frozen, s),
-      callback,
-    ),
-    place,
-    stop,
+  outcome = stages.train(
+    run,
+    trainer,
+    name='transfusion',
+    feed=lambda state: input_lib.documents(run, devices, frozen, state),
+    callback=callback,
+    place=place,
+    stop=stop,
     before={'before': max(before, time.monotonic() - started)},
     held=held,
   )
-  stages.leave_if_stopped(stop)
   if not run.evaluation.in_training:
     log.info(f'done: {place.root}')
     return
@@ -97,10 +92,10 @@ def _report(
   command_line: str,
 ) -> None:
   facts = facts | {'time': goodput.shares(seconds)}
-  whole = sum(seconds.values()) + report_lib.seconds_at(place, run.train.steps)
+  whole = sum(seconds.values()) + run_report.seconds_at(place, run.train.steps)
   kept = {'command': command_line, 'seconds': whole, 'facts': facts}
   sealed_json.write(place.facts, kept)
-  print(f'report: {report_lib.write(place)}')
+  print(f'report: {run_report.write(place)}')
 
 
 def _evaluation(

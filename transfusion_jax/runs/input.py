@@ -114,12 +114,12 @@ def check_latents(run: config.Run) -> None:
 
 
 def identity(frozen: codec.Codec) -> str:
-  """What tells an autoencoder from others: a digest of its parameters."""
+  """Identity of an autoencoder: a digest of its parameters."""
   return digest.text(jax.jit(digest.digest)(frozen.model))
 
 
 def image_shape(run: config.TransfusionRun) -> tuple[int, int, int]:
-  """Of a picture as it comes from the data: pixels, or moments of its latents."""
+  """Shape of an image from the data: pixels, or moments of its latents."""
   if not run.data.moments:
     return pipeline.pixels(run.data)
   h, w, channels = build.latents(run)

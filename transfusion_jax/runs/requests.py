@@ -59,12 +59,12 @@ PICTURES = (0, 1000)
 _RANGES = {'count': COUNTS, 'pictures': PICTURES, 'seed': command.SEEDS}
 
 CHARACTERS = 1_000_000
-"""Of the longest text; no context holds so many, and reading them takes long."""
+"""Characters of the longest text; no context holds so many tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a model can take.
+  """Limits of the requests to a model.
 
   Attributes:
     size: height and width of its pictures, which others are fitted to; 0 where it was
@@ -83,7 +83,7 @@ class Limits:
 
   @property
   def draws(self) -> bool:
-    """Whether there are images; else text is all that there is."""
+    """True if the model draws images; otherwise it writes text alone."""
     return self.patches > 0
 
   def tasks(
@@ -130,7 +130,7 @@ class Limits:
 
 
 def limits(run: config.TransfusionRun) -> Limits:
-  """What the model of a run can take."""
+  """Limits of the model of a run."""
   pictures = run.data.image_slots > 0
   return Limits(
     size=pipeline.pixels(run.data)[:2] if pictures else (0, 0),
@@ -304,7 +304,7 @@ def _check_part(part: Any) -> None:
 
 
 def _text_alone(order: Order, pictures: int) -> Order:
-  """What is asked of a model without pictures: a prompt is how a document begins."""
+  """Request to a model without images: a prompt is how a document begins."""
   if 'prompt' in order and 'image' not in order:
     order = {**order, 'document': [order['prompt']]}
     del order['prompt']

@@ -16,7 +16,7 @@ from transfusion_jax.training import checkpoint_reader, workdir
 from transfusion_jax.training import state as state_lib
 
 Field = Literal['ema', 'params']
-"""Which parameters: their moving average, or as they were at the step."""
+"""Kind of parameters: their moving average, or those of the step."""
 
 
 def run_in(place: workdir.Workdir) -> config.TransfusionRun:

@@ -1,12 +1,14 @@
-"""Stages of a run in their work directories: checked, claimed, prepared."""
+"""Stages of a run in their work directories: checked, claimed, trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from transfusion_jax.core import command
 from transfusion_jax.data import inspection, pipeline
 from transfusion_jax.runs import build, config
 from transfusion_jax.training import (
   checkpoint_reader,
+  lock,
   loop,
   mesh,
   preemption,
@@ -15,6 +17,7 @@ from transfusion_jax.training import (
   warm_start,
   workdir,
 )
+from transfusion_jax.training import feed as feed_lib
 
 
 def check(place: workdir.Workdir, run: config.Run, allowed: Sequence[str] = ()) -> None:
@@ -61,17 +64,33 @@ def _check_autoencoder(place: workdir.Workdir, nested: workdir.Workdir) -> None:
     )
 
 
-def prepare(
-  name: str, run: config.Run, trainer: build.Trainer, feed, callback: loop.Callback
-) -> stage.Stage:
-  """A stage that `training.stage.run` takes, with its frozen parameters placed.
+def train(
+  run: config.Run,
+  trainer: build.Trainer,
+  *,
+  name: str,
+  feed: Callable[[dict[str, Any] | None], feed_lib.Feed],
+  callback: loop.Callback,
+  place: workdir.Workdir,
+  stop: preemption.Stop,
+  before: dict[str, float],
+  held: lock.Lock,
+) -> stage.Outcome:
+  """Trains one stage of a run to its last step.
 
   Args:
-    name: of the stage, in logs.
     run: what is trained.
     trainer: of the run, on its mesh.
-    feed: makes the data from its state.
-    callback: what comes between two steps.
+    name: of the stage, in logs.
+    feed: the data, from its state.
+    callback: called between steps.
+    place: its work directory.
+    stop: asked after every step.
+    before: seconds that were spent before, by account.
+    held: the lock of the work directory.
+
+  Raises:
+    command.Exit: the run was asked to stop, and did.
   """
   frozen = build.placed_frozen(run, trainer)
 
@@ -80,7 +99,7 @@ def prepare(
     given = warm_start.read(run.start, trainer.abstract.params, names)
     return trainer.init(key, *given)
 
-  return stage.Stage(
+  prepared = stage.Stage(
     name=name,
     config=run.train,
     seed=run.seed,
@@ -92,6 +111,9 @@ def prepare(
     callback=callback,
     feed=feed,
   )
+  outcome = stage.run(prepared, place, stop, before=before, held=held)
+  leave_if_stopped(stop)
+  return outcome
 
 
 def leave_if_stopped(stop: preemption.Stop) -> None:

@@ -36,7 +36,7 @@ class Backend:
   def make(
     self, order: requests_lib.Order, sampling: denoise.ImageSampling, temperature: float
   ) -> list[list[requests.Piece]]:
-    """What the order asks for, one list of pieces per `count`.
+    """Performs a request; one list of pieces per `count`.
 
     Args:
       order: what is asked for; names of files are whole paths.
@@ -61,7 +61,7 @@ class Backend:
     return [pieces for _, pieces in done]
 
   def _within(self, work: Callable[[], _Value]) -> _Value:
-    """What work gives; command.Exit if it takes too long, or what was before it.
+    """Result of the work; command.Exit if it, or the work before it, takes too long.
 
     Work on a device cannot be stopped: it goes on until it is done, and the next order
     waits for it.

@@ -1,4 +1,4 @@
-"""What stands before the page: who may ask, for what, and with how much in hand.
+"""Gate before the page: hosts, routes and sizes of the requests that it lets through.
 
 Gradio serves more than a page needs (files, a proxy, links, statistics), and reads
 files by names that browsers send. Nothing reaches it here but the routes that its page
@@ -37,7 +37,7 @@ They go after a day, or with the page; those that broke off, as `uploads.sweep` 
 """
 
 CHARACTERS = 10_000
-"""Of any text in a body."""
+"""Characters of the longest text in a body."""
 
 _READS = re.compile(
   r'/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?'
@@ -112,7 +112,7 @@ class Gate:
       self._room.leave(taken)
 
   async def _admitted(self, scope: Message, receive: Receive) -> Receive:
-    """What the page reads the body of a request from; Refused if it may not pass."""
+    """Admits a request: the source of its body; Refused if it may not pass."""
     headers = _Headers(scope['headers'])
     self._check_host(headers)
     path, method = scope['path'], scope['method']
@@ -180,7 +180,7 @@ class _Headers:
     self._pairs = [(name.lower(), value) for name, value in pairs]
 
   def one(self, name: str) -> str:
-    """Its value, empty if there is none; Refused if there are several."""
+    """Value of a header, empty if absent; Refused if there are several."""
     found = [value for key, value in self._pairs if key == name.encode()]
     if len(found) > 1:
       raise Refused(400, f'expected one header {name}, found several; send one')
@@ -195,7 +195,7 @@ class _Headers:
 
 
 def _is_address(host: str) -> bool:
-  """Whether a host is an address in numbers, with a port or without."""
+  """True if a host is a numeric address, with a port or without."""
   named = re.fullmatch(r'(?:\[([0-9a-f:.]+)\]|([0-9.]+))(?::[0-9]+)?', host)
   try:
     return bool(named and ipaddress.ip_address(named[1] or named[2]))

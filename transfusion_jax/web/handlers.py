@@ -1,4 +1,4 @@
-"""What the buttons of the page do: fields become orders, what is made becomes a result.
+"""Handlers of the page's buttons: from fields to requests, from pieces to results.
 
 Nothing here knows of Gradio, which shows it (`transfusion_jax/web/page.py`).
 """
@@ -32,12 +32,12 @@ GUIDANCE, TEMPERATURES = (1.0, 10.0), (0.0, 2.0)
 """Least and most that a field takes, whatever a browser says."""
 
 CHARACTERS = 10_000
-"""Of a text."""
+"""Characters of the longest text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Handlers:
-  """What the buttons do with the values of the fields.
+  """Handlers of the buttons, called with the values of the fields.
 
   All raise `command.Exit` for what the user can mend. `drawing` is the seed, the
   solver, the number of steps and the scale of guidance.
@@ -71,7 +71,7 @@ class Handlers:
   def edit(
     self, picture: str | None, instruction: Any, *drawing: Any
   ) -> list[requests.Picture]:
-    """What a picture file becomes by an instruction."""
+    """Edits an image file by an instruction."""
     with command.user_errors():
       order = {'image': _given(picture)}
       order['instruction'] = _text('instruction', instruction)
@@ -136,7 +136,7 @@ class Handlers:
     return self.make(order, sampling, temperature)
 
   def _sampling(self, solver=None, steps=None, guidance=None) -> denoise.ImageSampling:
-    """How pictures are drawn; text is written without a word about that."""
+    """Sampling of images; the run's own where the fields say nothing."""
     if (solver, steps, guidance) == (None, None, None):
       return self.sampling
     kinds = get_args(solvers.Kind)
@@ -151,7 +151,7 @@ class Handlers:
 
 
 def painted_over(layers: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-  """Where any of the layers [h, w, 4] is not transparent; bool [h, w].
+  """Mask of the pixels where a layer [h, w, 4] is not transparent; bool [h, w].
 
   Raises:
     command.Exit: nowhere, or a layer has another size.

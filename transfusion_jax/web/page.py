@@ -131,7 +131,7 @@ def serve(
 
 
 def hosts(host: str, port: int, names: Sequence[str] = ()) -> set[str]:
-  """What a browser may call the page's host, in every way to write it.
+  """Names by which a browser may call the page's host, in every spelling.
 
   Args:
     host: address that it is served at.
@@ -292,7 +292,7 @@ def _button(found, name: str, handler, inputs: list[Any], output) -> None:
 
 
 def _told(found, act, *values: Any) -> Any:
-  """What an act gives; its ValueError as a line on the page."""
+  """Result of an action; its ValueError becomes a line on the page."""
   try:
     return act(*values)
   except ValueError as error:

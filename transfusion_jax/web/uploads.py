@@ -20,10 +20,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 MOST_BYTES = 32 * 2**20
-"""Of a file."""
+"""Bytes of the largest file."""
 
 MOST_PIXELS = 2**25
-"""Of an image that is painted on."""
+"""Pixels of the largest image that is painted on."""
 
 ABANDONED = 300.0
 """Seconds for which an upload that broke off is kept, many times what a body may take.
@@ -124,7 +124,7 @@ class Room:
     self._kept = self._arriving = self._arrived = 0
 
   async def take(self, size: int) -> bool:
-    """Whether there is room for an upload, which is then taken until `leave`."""
+    """True if there is room for an upload; it is reserved until `leave`."""
     async with self._looking:
       if time.monotonic() - self._looked >= FRESH:
         await self._look()

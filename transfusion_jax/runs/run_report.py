@@ -8,8 +8,7 @@ from typing import Any
 from transfusion_jax.core import command, log, sealed_json
 from transfusion_jax.data import pipeline
 from transfusion_jax.data.emoji import glyphs as emoji_glyphs
-from transfusion_jax.evaluation import curves, evaluator, galleries
-from transfusion_jax.evaluation import report as report_lib
+from transfusion_jax.evaluation import curves, evaluator, galleries, report
 from transfusion_jax.evaluation.emoji import scenes, tasks
 from transfusion_jax.runs import config, restore
 from transfusion_jax.runs import evaluate as evaluate_lib
@@ -17,7 +16,7 @@ from transfusion_jax.training import metrics, workdir
 
 
 def seconds_at(place: workdir.Workdir, step: int) -> float:
-  """What the evaluations of a step have taken."""
+  """Seconds that the evaluations of a step have taken."""
   taken = {
     record['name']: record['seconds']
     for record in metrics.read(place.evaluation)
@@ -28,10 +27,10 @@ def seconds_at(place: workdir.Workdir, step: int) -> float:
 
 def write(place: workdir.Workdir) -> pathlib.Path:
   """Writes `report.json` and `report.html` from what the work directory keeps."""
-  return report_lib.write(place.root, gathered(place))
+  return report.write(place.root, gathered(place))
 
 
-def gathered(place: workdir.Workdir) -> report_lib.Run:
+def gathered(place: workdir.Workdir) -> report.Run:
   """All that a report says of a run, from what its work directory keeps.
 
   What is damaged of it is left out, and named.
@@ -43,7 +42,7 @@ def gathered(place: workdir.Workdir) -> report_lib.Run:
   name = place.root.resolve().name
   if isinstance(run, config.AutoencoderRun):
     logged = {'autoencoder': curves.thinned(metrics.records(place.metrics))}
-    return report_lib.Run(name, '', {}, logged, (), (), {}, '')
+    return report.Run(name, '', {}, logged, (), (), {}, '')
   nested = workdir.Workdir(restore.autoencoder_of(run, place))
   trouble: list[str] = []
   kept = _sound(lambda: sealed_json.read(place.facts), place.facts, trouble)
@@ -54,7 +53,7 @@ def gathered(place: workdir.Workdir) -> report_lib.Run:
   if scores:
     scores[-1][1].update({name: value for name, value in about.items() if value})
   logged = {'transfusion': place.metrics, 'autoencoder': nested.metrics}
-  return report_lib.Run(
+  return report.Run(
     name=name,
     command=kept.get('command', ''),
     facts=kept.get('facts', {}),
@@ -74,7 +73,7 @@ def _scores(
   place: workdir.Workdir,
   records: Iterable[Mapping[str, Any]],
   trouble: list[str],
-) -> tuple[list[tuple[int, dict[str, float | None]]], dict[str, report_lib.Gallery]]:
+) -> tuple[list[tuple[int, dict[str, float | None]]], dict[str, report.Gallery]]:
   """Scores by step, and each evaluator's newest galleries; what is missing is added."""
   by_step: dict[int, dict[str, float | None]] = {}
   newest: dict[str, Mapping[str, Any]] = {}
@@ -98,7 +97,7 @@ def _scores(
 def _sound(
   read: Callable[[], dict[str, Any]], path: pathlib.Path | None, trouble: list[str]
 ) -> dict[str, Any]:
-  """What is read, or nothing where there is no such file or it is damaged."""
+  """Contents of a file, or nothing if it is missing or damaged."""
   if path is not None and not path.exists():
     return {}
   try:
@@ -113,8 +112,8 @@ _GOALS = {'scenes': scenes.GOALS, 'scene_tasks': tasks.GOALS}
 """By kind of evaluator."""
 
 
-def _goals(records: Iterable[Mapping[str, Any]]) -> tuple[report_lib.Goal, ...]:
-  """What is asked of scenes, and of the run where they were evaluated."""
+def _goals(records: Iterable[Mapping[str, Any]]) -> tuple[report.Goal, ...]:
+  """Goals of the scenes, and of the run if they were evaluated."""
   kinds = {record['name']: record['config']['evaluator']['kind'] for record in records}
   goals = [
     dataclasses.replace(goal, name=f'{name}/{goal.name}')
