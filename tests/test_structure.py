@@ -95,14 +95,6 @@ FIRST_WORDS = frozenset(
 )
 """Words that no docstring begins with."""
 
-OTHER_WORDS = tuple(
-  f'{PACKAGE}/{place}'
-  for place in (
-    *('data/', 'models/', 'diffusion/', 'objectives/', 'generation/', 'evaluation/'),
-  )
-)
-"""Places whose docstrings still begin with others; to become empty."""
-
 LEFT = {
   'at random': r'by lot\b',
   'callback': r'interludes?',
@@ -316,8 +308,6 @@ def docstrings(source: str) -> Iterator[tuple[int, str]]:
 
 def first_words(path: str, source: str) -> list[str]:
   """Docstrings that begin neither with a noun nor with a verb."""
-  if path.startswith(OTHER_WORDS):
-    return []
   return [
     f'{path}:{line}: begins with {text.split()[0]!r}; name the thing or the action'
     for line, text in docstrings(source)

@@ -47,7 +47,7 @@ class CaptionedPictures:
     return self._collection.captioned(index)
 
   def sound(self, numbers: Sequence[int]) -> Iterator[tuple[int, documents.Captioned]]:
-    """Those that have picture and caption, each with its number.
+    """Numbers of records that have an image and a caption.
 
     In place of one that lacks either or is broken comes another, drawn at random, as
     long as there are any.

@@ -105,12 +105,12 @@ class SourceConfig:
 
   @property
   def scenes(self) -> bool:
-    """Whether these are emoji scenes, drawn or stored."""
+    """True if these are emoji scenes, drawn or stored."""
     return self.kind in ('emoji_scenes', 'stored_emoji_scenes')
 
   @property
   def schedule(self) -> mixture.Schedule:
-    """Its share of the mixture."""
+    """Share of the mixture."""
     return mixture.Schedule(self.weights, self.since)
 
 
@@ -127,13 +127,13 @@ class Collection(Protocol):
     """The first picture of one, and all that is said of it; a ValueError names it."""
 
   def name(self, index: int) -> str:
-    """Where one of them stands, for people."""
+    """Name of one document, for messages."""
 
   def fingerprint(self) -> str:
-    """What it holds, in short, to notice when it has changed."""
+    """Fingerprint of the contents, to notice when they have changed."""
 
   def summary(self) -> source.Summary | None:
-    """What it holds, for people; None where the config says all there is to say."""
+    """Summary of the contents for users; None if the config says it all."""
 
   def check(self) -> None:
     """Raises ValueError if it cannot be what was meant."""
@@ -149,7 +149,7 @@ class Scenes:
 
   @property
   def tasks(self) -> bool:
-    """Whether these are tasks, and not the scenes themselves."""
+    """True if these are tasks, and not the scenes themselves."""
     return isinstance(self._scenes, emoji_tasks.Questions | emoji_tasks.Edits)
 
   def __len__(self) -> int:
@@ -167,7 +167,7 @@ class Scenes:
     return f'scene {index}'
 
   def fingerprint(self) -> str:
-    """How many there are: what is in them stands in the config."""
+    """Number of scenes or tasks, whose contents are in the config."""
     return f'{len(self)} scenes'
 
   def summary(self) -> None:

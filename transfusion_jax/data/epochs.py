@@ -51,7 +51,7 @@ class Endless:
     return len(self._collection)
 
   def made(self, index: int, make: Callable[[documents.Document], T]) -> T:
-    """What is made of one of them; a ValueError names it."""
+    """Makes a document of one of them; a ValueError names it."""
     with documents.named(lambda: self._collection.name(int(self._order[index]))):
       return make(self[index])
 

@@ -21,7 +21,7 @@ Record = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class FormConfig:
-  """How the records of a source become documents.
+  """Form in which the records of a source become documents.
 
   Attributes:
     kind: of document.
@@ -231,17 +231,17 @@ def picture_bytes(value: Any, fields: Sequence[str]) -> bytes:
 
 
 def given(value: Any) -> bool:
-  """Whether a field holds anything."""
+  """True if a field has a value that is not empty."""
   return value is not None and not (isinstance(value, str | bytes) and not value)
 
 
 def listed(value: Any) -> list[Any]:
-  """What a field holds, as a list."""
+  """Value of a field, as a list."""
   return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _is_moments(value: Any) -> bool:
-  """Whether a value may be moments of latents, [y, x, 2 c]."""
+  """True if a value can be moments of latents, [y, x, 2 c]."""
   array = isinstance(value, np.ndarray)
   return array and value.dtype == np.float16 and value.ndim == 3 and value.size > 0
 

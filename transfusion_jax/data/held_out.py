@@ -23,7 +23,7 @@ def opened(
   scenes: emoji_scenes.EmojiScenesConfig,
   pictures: image_files.ImagesConfig,
 ) -> corpus.Collection:
-  """What there is to measure on.
+  """Held-out documents to measure on.
 
   Of a source of which training leaves some out it is that; of scenes it is the test
   split; any other source is taken to be made for measuring, and is read whole.
@@ -113,7 +113,7 @@ class HeldOut:
     yield from self._sound(self._count, named=NAMED)
 
   def _sound(self, count: int, named: int) -> Iterator[documents.Document]:
-    """Those of the first that are sound, some others named in the log."""
+    """Numbers of the first documents that are sound; some others are logged."""
     self.left_out = 0
     for index in range(count):
       try:

@@ -1,4 +1,4 @@
-"""What a user can mend in the data of a run, found before anything is made of it."""
+"""Checks of the data of a run, made before anything is trained."""
 
 import functools
 from collections.abc import Callable

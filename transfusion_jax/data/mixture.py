@@ -1,4 +1,4 @@
-"""Which source the next document comes from: exact shares, from a few integers.
+"""Mixture of sources: exact shares, resumed from a few integers.
 
 Every shard of the data mixes for itself. The next document comes from the source that
 is furthest behind its share, measured in what the documents so far have filled: with
@@ -44,11 +44,12 @@ PASSES = 20
 
 
 said: set[str] = set()
-"""What the log of this process has said of documents, on any shard and in any stage."""
+"""Messages about documents that this process has logged, on any shard and in any stage.
+"""
 
 
 class Ticket(NamedTuple):
-  """Where something comes from, to make it again: part of a document of a source."""
+  """Origin of a sequence, to make it again: part of a document of a source."""
 
   source: str
   index: int
@@ -173,8 +174,8 @@ class Mixture:
     return parts[part] if part < len(parts) else None
 
   def get_state(self) -> dict[str, Any]:
-    """Where it stands, for JSON: of each source the next document, positions filled
-    since the weights changed, and the pass with its broken documents.
+    """State, for JSON: for each source the next document, the positions filled since
+    the weights changed, and the pass with its broken documents.
     """
     counts = {name: dict(count) for name, count in self._counts.items()}
     return {'phase': self._phase, 'weights': self._weights(), 'sources': counts}

@@ -8,7 +8,7 @@ from transfusion_jax.core import paths
 from transfusion_jax.data import regular_files
 
 MOST_BYTES = 2**30
-"""Of a file that is read whole."""
+"""Largest number of bytes of a file that is read whole."""
 
 
 def read(name: str | os.PathLike[str], what: str) -> bytes:

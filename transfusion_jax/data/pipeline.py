@@ -35,7 +35,7 @@ RANGES = {
   'threads': (0, 1024),
   'prefetch': (0, 1024),
 }
-"""What numbers of a config may be; beyond the highest, memory or threads run out."""
+"""Ranges of numbers in a config; beyond the highest, memory or threads run out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def collections(config: DataConfig, split: str) -> dict[str, corpus.Collection]:
 
 
 def contents(config: DataConfig) -> dict[str, str]:
-  """What the names in the config stand for, in short: `{field: fingerprint}`.
+  """Fingerprints of the files that the config names: `{field: fingerprint}`.
 
   Stored with a run, it shows where a file has changed that keeps its name.
   """
@@ -213,7 +213,7 @@ def pictures(
 
 
 def shares(state: dict[str, Any]) -> dict[str, float]:
-  """What every source has given of all positions since the weights last changed.
+  """Share of each source in all positions since the weights last changed.
 
   Args:
     state: of an iterator, with the shards of one process or of all.

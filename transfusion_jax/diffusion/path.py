@@ -47,7 +47,7 @@ class Noised:
 
 @dataclasses.dataclass(frozen=True)
 class PathConfig:
-  """Which path, and how many steps divide it.
+  """Choice of the path, and the number of steps that divide it.
 
   Attributes:
     kind: `cosine`, the only path so far.
@@ -99,7 +99,7 @@ class Path:
     source: Target,
     target: Target,
   ) -> Float[Array, '*b h w c']:
-    """What a prediction of `source` says about `target` at x_t = `x`, by eqs. (1), (5).
+    """Converts a prediction of `source` to one of `target` at x_t = `x`, eqs. (1), (5).
 
     At t = 0 the noise cannot be told from the data; callers do not ask.
     """

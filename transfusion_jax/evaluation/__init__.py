@@ -1,1 +1,1 @@
-"""What a trained model is worth: exact scores, likelihoods, distances."""
+"""Evaluation of a trained model: exact scores, likelihoods, distances."""

@@ -27,7 +27,7 @@ WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 @dataclasses.dataclass(frozen=True)
 class CaptionsConfig:
-  """Which pictures.
+  """Settings of the captions evaluator.
 
   Attributes:
     kind: tells this evaluator from the others.
@@ -141,7 +141,7 @@ Tokenize = Callable[[dict[int, list[str]]], dict[int, list[str]]]
 
 
 def _tokenizer() -> tuple[Tokenize, str]:
-  """What makes words, and what is put behind the names of scores."""
+  """Chooses the tokenizer of the measures, and the ending of the names of scores."""
   if shutil.which('java'):
     return _penn_treebank, ''
   log.once(

@@ -19,7 +19,7 @@ from transfusion_jax.evaluation import extras
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-  """Which CLIP.
+  """Choice of the CLIP model.
 
   Attributes:
     model: its name in open_clip; those of OpenAI end in '-quickgelu'.

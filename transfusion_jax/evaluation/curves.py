@@ -20,14 +20,14 @@ WHOLE = 2048
 """Lines that are kept as they are, and groups of longer runs at most."""
 
 NAMES = re.compile(r'(loss|psnr)')
-"""How the names of curves begin."""
+"""Prefixes of the names of curves."""
 
 _FIELDS = ('count', 'sum', 'steps', 'low', 'low_step', 'high', 'high_step')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-  """What was logged under one name; steps ascend.
+  """Curve of the values logged under one name; steps ascend.
 
   Attributes:
     steps: of the values.

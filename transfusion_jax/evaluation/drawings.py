@@ -32,7 +32,7 @@ from transfusion_jax.generation.samplers import denoise
 
 @dataclasses.dataclass(frozen=True)
 class DrawingsConfig:
-  """What is drawn, and what it is compared with.
+  """Settings of the drawings, and of the images that they are compared with.
 
   Attributes:
     kind: tells this evaluator from the others.

@@ -1,4 +1,4 @@
-"""What an evaluator is: from a model to named numbers and pictures.
+"""Protocol of an evaluator: from a model to named numbers and images.
 
 An evaluator is made of a frozen config, checks its files and settings when it is made,
 tries its data when it is asked to (`check`), and works when it is called. Names are
@@ -47,7 +47,7 @@ class Evaluator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What one evaluator has found.
+  """Result of one evaluator.
 
   Attributes:
     name: of the evaluator.
@@ -67,7 +67,7 @@ class Outcome:
 def run(
   evaluators: Mapping[str, Evaluator], writer: writer_lib.Writer
 ) -> Iterator[Outcome]:
-  """What evaluators find of a model, each as soon as it is through.
+  """Runs evaluators on a model; yields the result of each as soon as it is through.
 
   Whatever one of them raises is part of its outcome, and the next one's turn comes.
   """
@@ -117,10 +117,10 @@ def demand(
 
 
 def has_text(document: documents.Document) -> bool:
-  """Whether a document holds text that is learnt."""
+  """True if a document holds text that is learnt."""
   return any(isinstance(each, documents.Text) and each.learn for each in document)
 
 
 def has_images(document: documents.Document) -> bool:
-  """Whether a document holds an image that is learnt."""
+  """True if a document holds an image that is learnt."""
   return any(isinstance(each, documents.Image) and each.learn for each in document)

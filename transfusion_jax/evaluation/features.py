@@ -22,7 +22,7 @@ from transfusion_jax.models.published import efficientnet
 
 @dataclasses.dataclass(frozen=True)
 class FeaturesConfig:
-  """Which network looks at the pictures.
+  """Choice of the network that computes features of images.
 
   Attributes:
     kind: 'efficientnet_lite0', 1,280 features, comes with a package; 'inception' is

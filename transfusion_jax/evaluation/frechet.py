@@ -1,4 +1,4 @@
-"""How far two sets of pictures are apart, from their features alone.
+"""Distances between two sets of images, from their features alone.
 
 The Fréchet distance (Heusel et al., 2017) takes each set for a Gaussian and is
 
@@ -20,7 +20,7 @@ from transfusion_jax.core import log
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Gaussian:
-  """What the Fréchet distance knows of a set.
+  """Statistics of a set for the Fréchet distance.
 
   Attributes:
     mean: of every feature.

@@ -38,7 +38,7 @@ GAP = 2
 
 @dataclasses.dataclass(frozen=True)
 class GenevalConfig:
-  """Which prompts, and where their pictures go.
+  """Settings of GenEval: its prompts, and the folder of their images.
 
   Attributes:
     kind: tells this evaluator from the others.
@@ -113,7 +113,7 @@ class Geneval:
   def __call__(
     self, writer: writer_lib.Writer
   ) -> Iterator[tuple[str, float | report.Gallery]]:
-    """How many pictures there are now, and how many of them are new."""
+    """Draws missing images; yields how many there are, and how many are new."""
     config = self._config
     folder = self._directory / self._name(writer)
     places = {k: folder / f'{k:05d}' for k in range(len(self._prompts))}
@@ -192,7 +192,7 @@ def _parse(line: bytes, place: str) -> Prompt:
 
 
 def _counted(asked: Any) -> bool:
-  """Whether an object of the scene has its class and its number."""
+  """True if an object of the scene has its class and its number."""
   return (
     isinstance(asked, Mapping)
     and isinstance(asked.get('class'), str)

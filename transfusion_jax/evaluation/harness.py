@@ -20,7 +20,7 @@ from transfusion_jax.generation import writer as writer_lib
 
 @dataclasses.dataclass(frozen=True)
 class HarnessConfig:
-  """Which tasks.
+  """Choice of lm-eval's tasks.
 
   Attributes:
     kind: tells this evaluator from the others.
@@ -88,7 +88,9 @@ class Harness:
 
 
 def _open(config: HarnessConfig) -> Any:
-  """What knows the tasks; they have been loaded once, so that their data is there."""
+  """Task manager of lm-eval, whose tasks have been loaded once, so that their data is
+  there.
+  """
   import lm_eval.tasks
 
   folder = None

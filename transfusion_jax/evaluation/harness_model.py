@@ -135,7 +135,7 @@ class WriterModel(model.LM):
 
 
 def _settings(asked: dict[str, Any]) -> tuple[logits.TextSampling, tuple[str, ...]]:
-  """What a task wants of a text; without `do_sample` it is the likeliest one."""
+  """Text sampling that a task asks for; greedy without `do_sample`."""
   until = asked.get('until') or ()
   stop = (until,) if isinstance(until, str) else tuple(until)
   sampled = asked.get('do_sample', False)

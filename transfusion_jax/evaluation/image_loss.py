@@ -80,7 +80,7 @@ class HeldoutImageLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-  """What rows hold.
+  """Contents of the rows.
 
   Attributes:
     rows: that go through the model at a time.
@@ -172,7 +172,7 @@ class HeldoutImageLoss:
     """Nothing is left to try: the documents were read when they were chosen."""
 
   def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
-    """As `ImageLoss`."""
+    """See `ImageLoss`."""
     yield from _measured(writer, self._documents, self._seed, self._shape)
 
 

@@ -63,11 +63,11 @@ class OwnDocuments:
 
   @property
   def moments(self) -> bool:
-    """Whether documents hold moments of latents in place of pixels."""
+    """True if documents hold moments of latents in place of pixels."""
     return self._data.moments
 
   def fits(self, document: documents.Document) -> bool:
-    """Whether a document can be read whole by the model."""
+    """True if the model can read a document whole."""
     try:
       whole = self._plan.document(document)
     except ValueError:  # words that the tokenizer does not know
@@ -168,7 +168,7 @@ def joined_text(document: documents.Document) -> str:
 def to_draw(
   document: documents.Document,
 ) -> tuple[documents.Document, documents.Image] | None:
-  """What stands before the first image behind a text, and that image.
+  """Segments before the first image behind a text, and that image.
 
   A text and an image alone can stand in either order.
   """
@@ -178,7 +178,7 @@ def to_draw(
 def to_say(
   document: documents.Document,
 ) -> tuple[documents.Document, documents.Text] | None:
-  """What stands before the first text behind an image, and that text."""
+  """Segments before the first text behind an image, and that text."""
   return _behind(document, documents.Text, documents.Image)
 
 

@@ -1,4 +1,5 @@
-"""How well a model knows a text: nats per token, and per byte, which compares models.
+"""Perplexity: nats per token, and per byte, which compares models with other
+tokenizers.
 
 Every document begins with BOS. One that is longer than a row goes through the model in
 windows as in training (`layout.cut`): each token is predicted exactly once, the first
@@ -131,12 +132,12 @@ class HeldoutPerplexity:
     """Nothing is left to try: the documents were read when they were chosen."""
 
   def __call__(self, writer: writer_lib.Writer) -> Iterator[tuple[str, float]]:
-    """As `Perplexity`."""
+    """See `Perplexity`."""
     yield from _measured(writer, self._documents, self._rows)
 
 
 def _readable(plan: layout.Layout, document: documents.Document) -> bool:
-  """Whether the tokenizer knows the words of a document."""
+  """True if the tokenizer knows the words of a document."""
   try:
     return bool(plan.document(document).weight[:-2].any())
   except ValueError:

@@ -1,4 +1,4 @@
-"""What a finished autoencoder's latents and pictures are like."""
+"""Latent statistics and reconstructions of a finished autoencoder."""
 
 from collections.abc import Iterable
 

@@ -31,7 +31,7 @@ STEPS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-  """What a score means, and what is asked of it.
+  """Meaning of a score, and the goal for it.
 
   Attributes:
     name: of the score in `report.json`.
@@ -120,7 +120,7 @@ class Run:
 
   @property
   def verdicts(self) -> dict[str, str]:
-    """What became of every goal."""
+    """Outcome of every goal."""
     last = self.last
     return {goal.name: goal.verdict(last[goal.name]) for goal in self.goals}
 
@@ -266,7 +266,7 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
 
 
 def _shape(picture: UInt8[np.ndarray, 'h w 3']) -> str:
-  """How much room a picture takes: a row of its own, two places, or one."""
+  """Size of an image's place: a row of its own, two places, or one."""
   sides = picture.shape[1] / picture.shape[0]
   return 'strip' if sides > 4 else 'pair' if sides > 1.6 else ''
 

@@ -28,12 +28,12 @@ ROUNDING = 1 / 12
 """Mean square of what rounding to whole pixel values leaves: the floor of an error."""
 
 Asked = tuple[documents.Document, documents.Image | documents.Text]
-"""What is given, and what the data has behind it."""
+"""Example: what is given, and the part of the data behind it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplesConfig:
-  """How many examples; fewer are taken where fewer are held out.
+  """Numbers of examples; fewer are taken where fewer are held out.
 
   Attributes:
     kind: tells this evaluator from the others.
@@ -192,7 +192,7 @@ class Samples:
     return tuple(decoded[:-1]), decoded[-1]
 
   def _in_rows(self, make: Callable[[slice], list[Any]], count: int) -> list[Any]:
-    """What `make` makes of so many examples, some at a time."""
+    """Results of `make` for so many examples, called on some at a time."""
     starts = range(0, count, self._rows)
     return [each for start in starts for each in make(slice(start, start + self._rows))]
 

@@ -107,7 +107,7 @@ class Engine:
     *,
     stages: int,
   ) -> UInt8[np.ndarray, 'b stages h w 3']:
-    """What `write` expects the next picture to be along its denoising.
+    """Expected clean image at stages of the denoising of the next image.
 
     Args:
       requests: documents that end in BOI.
@@ -133,7 +133,7 @@ class Engine:
     prompts: Sequence[layout.Sequence],
     continuations: Sequence[str | Sequence[int]],
   ) -> list[requests_lib.Score]:
-    """How likely each continuation is behind its prompt.
+    """Log-likelihood of each continuation after its prompt.
 
     Args:
       prompts: beginnings of documents, pictures and all.
@@ -291,7 +291,7 @@ class Engine:
     return denoise.Anchor(latents, jnp.asarray(known))
 
   def _pieces(self, rows: mixed.Rows) -> list[list[requests_lib.Piece]]:
-    """What was written, in order."""
+    """Pieces that were written, in order."""
     tokens, before, drawn = map(np.asarray, (rows.tokens, rows.before, rows.drawn))
     pictures = rows.latents
     if drawn.any():

@@ -11,7 +11,7 @@ from transfusion_jax.core import tree
 
 @dataclasses.dataclass(frozen=True)
 class TextSampling:
-  """How text is written.
+  """Settings for sampling text.
 
   Attributes:
     temperature: divides the logits; 0 takes the likeliest token.

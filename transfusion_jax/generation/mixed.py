@@ -33,7 +33,7 @@ TPU or a CPU is limited by arithmetic and no more by reading the weights."""
 
 @tree.struct
 class Rows:
-  """What has been written.
+  """Documents written so far, and the state of their rows.
 
   Attributes:
     session: what has been read, prompts and all.
@@ -56,7 +56,7 @@ class Rows:
 
 @tree.struct
 class SamplingParams:
-  """What is asked for.
+  """Parameters of all requests.
 
   Attributes:
     text_keys: one key per row, for its tokens.
@@ -151,7 +151,7 @@ def trajectory(
   stages: int,
   plan: SamplingPlan,
 ) -> Float[Array, 'b s h w c']:
-  """What `write` expects pictures to be along their denoising (`denoise.trajectory`).
+  """Expected images at stages of their denoising (`denoise.trajectory`).
 
   Args:
     model: the model.

@@ -1,4 +1,4 @@
-"""What is compiled: reading, scoring and writing, pictures to latents and back."""
+"""Compiled programs: reading, scoring and writing, images to latents and back."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from transfusion_jax.generation import session as session_lib
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-  """What is compiled, once for every mesh."""
+  """Compiled programs, made once for every mesh."""
 
   read: Callable
   score: Callable

@@ -1,4 +1,4 @@
-"""What is asked of a model, and what it gives: documents to be continued."""
+"""Requests to a model, and its replies: documents to be continued."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """How likely a continuation is.
+  """Log-likelihood of a continuation.
 
   Attributes:
     nats: its negative log-probability.
@@ -85,7 +85,7 @@ class Given:
 def sampling_params(
   requests: Sequence[Request], limits: np.ndarray, allowed: Bool[Array, ' v']
 ) -> mixed.SamplingParams:
-  """What the sampler is told of all requests; `limits` are those of their tokens."""
+  """Sampling parameters of all requests; `limits` are those of their tokens."""
   texts = [request.text for request in requests]
   keys = jnp.stack([request.key for request in requests])
   text_keys, image_keys = (

@@ -17,7 +17,7 @@ from transfusion_jax.ops import span as span_lib
 
 @tree.struct
 class Session:
-  """What was read.
+  """Rows that were read.
 
   Attributes:
     cache: keys and values, by layer.

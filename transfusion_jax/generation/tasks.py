@@ -50,7 +50,7 @@ class Task:
 
 
 def prompt(task: Task, made: layout.Layout) -> layout.Sequence:
-  """What the model reads.
+  """Document that the model reads.
 
   Raises:
     ValueError: the tokenizer does not know a word.

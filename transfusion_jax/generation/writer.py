@@ -51,7 +51,7 @@ class Writer(engine.Engine):
     *,
     stages: int,
   ) -> UInt8[np.ndarray, 'b stages h w 3']:
-    """What `draw` expects each picture to be along its denoising, clean.
+    """Expected clean images at stages of their denoising.
 
     Args:
       prompts: as in `draw`.
@@ -71,7 +71,7 @@ class Writer(engine.Engine):
     text: logits_lib.TextSampling = logits_lib.GREEDY,
     keys: Keys | None = None,
   ) -> list[str]:
-    """What the model says of each picture; the likeliest words unless asked else."""
+    """Captions of images; the likeliest words unless asked otherwise."""
     prompts = [self.layout.caption_prompt(picture) for picture in pictures]
     return self.complete(prompts, keys, text, limit=limit)
 
@@ -125,7 +125,7 @@ class Writer(engine.Engine):
     keys: Keys,
     sampling: denoise.ImageSampling,
   ) -> UInt8[np.ndarray, 'b h w 3']:
-    """What each picture becomes by an instruction."""
+    """Edits of images by instructions."""
     prompts = [
       self.layout.edit_prompt(picture, words)
       for picture, words in zip(pictures, instructions, strict=True)

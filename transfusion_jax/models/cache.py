@@ -18,7 +18,9 @@ class LayerCache:
 
 
 Cache = tuple[LayerCache, ...]
-"""Of all layers. Each has arrays of its own, which a loop can write to in place."""
+"""Caches of all layers, each with arrays of its own, which a loop can write to in
+place.
+"""
 
 
 def empty(

@@ -250,7 +250,7 @@ class Transformer(module.Module):
     return [module.layer(self.blocks, k) for k in range(self.config.depth)]
 
   def _prepared(self, position, span, keys: int):
-    """What all layers share: rotations, and the spans as attention wants them."""
+    """Inputs shared by all layers: rotations, and the spans as attention wants them."""
     config = self.config
     rotation = rope.rotation(position, head_dim=config.head_dim, base=config.rope_base)
     return rotation, context.prepare(span, keys, backend=config.attention)

@@ -21,7 +21,7 @@ from transfusion_jax.ops import span as span_lib
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-  """Which image adapter; the section of that name holds its sizes."""
+  """Choice of the image adapter; the section of that name holds its sizes."""
 
   kind: Literal['linear', 'unet']
   linear: linear_lib.LinearConfig
@@ -45,7 +45,7 @@ class TransfusionConfig:
 
 @tree.struct
 class Prediction:
-  """What the model says.
+  """Outputs of the model.
 
   Attributes:
     hidden: normalised hidden states, which `logits` and `nats` read.
@@ -117,7 +117,7 @@ class Transfusion(module.Module):
     return layers.look_up(self.embedding, tokens, self.config.transformer.dtype)
 
   def logits(self, hidden: Float[Array, 'b t e']) -> Float[Array, 'b t v']:
-    """Of each next token, all at once: for a few positions."""
+    """Logits of each next token, all at once: for a few positions."""
     logits = self.head(hidden).astype(jnp.float32)
     unused = jnp.arange(self.table) >= self.used
     return jnp.where(unused[None, None], -1e9, logits)
@@ -223,7 +223,7 @@ def pick(
 
 
 def _positions(slot: Int[Array, 'b t'], count: int) -> Int[Array, 'b {count}']:
-  """Where each patch stands in its row, or -1."""
+  """Place of each patch in its row, or -1."""
   b, t = slot.shape
   empty = jnp.full((b, count), -1, slot.dtype)
   index = jnp.where(slot >= 0, slot, count)

@@ -31,7 +31,7 @@ from transfusion_jax.objectives import adversarial, loss
 
 @dataclasses.dataclass(frozen=True)
 class AutoencodingConfig:
-  """What the autoencoder minimises.
+  """Settings of the autoencoder's loss.
 
   Attributes:
     kl_weight: of the mean KL divergence of a latent element; 1e-6 in the paper.
@@ -103,7 +103,9 @@ class Autoencoding:
     return total, {'loss_l1': l1, 'loss_lpips': lpips}
 
   def _opposed(self, model, x, y, features) -> tuple[dict[str, Array], Array]:
-    """What the discriminator says, and the balanced weight of its realism."""
+    """Losses of the discriminator and the generator, and the generator's balanced
+    weight.
+    """
     realism = functools.partial(adversarial.realism, model.discriminator)
     balance = adversarial.balance(
       lambda y: self._likeness(model, x, y)[0],

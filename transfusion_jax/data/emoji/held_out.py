@@ -1,4 +1,4 @@
-"""What emoji scenes hold out: pairs of objects, and objects on a colour."""
+"""Combinations held out of emoji scenes: pairs of objects, objects on a colour."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ _STREAM = 3  # of random numbers; 0, 1 and 2 are the scenes of the splits
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """What the scenes of a split are built around, as indices of glyphs and colours.
+  """Combinations that the scenes of a split contain, as indices of glyphs and colours.
 
   Attributes:
     pairs: pairs of different objects, in no order.
@@ -32,7 +32,7 @@ class Pool:
     return table | table.T
 
   def holds(self, things: Collection[tuple[int, int]]) -> bool:
-    """Whether different objects, on their colours, may stand in one of its pictures."""
+    """True if different objects, on their colours, may stand in one of its images."""
     objects = sorted({thing for thing, _ in things})
     pairs = itertools.combinations(objects, 2)
     return all(color in self.ordinary[thing] for thing, color in things) and all(
@@ -42,7 +42,7 @@ class Pool:
 
 @functools.lru_cache(maxsize=8)
 def choose(*, seed: int, glyphs: int, colors: int, share: float, heldout: bool) -> Pool:
-  """What is held out, or what is not; at random, fixed by the seed.
+  """Draws the combinations that are held out, or the others, fixed by the seed.
 
   Objects are held out with equally many colours, up to one, so that every two objects
   have colours in common.

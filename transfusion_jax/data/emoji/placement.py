@@ -1,4 +1,4 @@
-"""Where the objects of an emoji scene stand.
+"""Placement of the objects of an emoji scene.
 
 'grid' puts every sprite in the middle of its cell: one object in the middle of the
 picture, two on the middle line, several in the quarters. 'free' puts them anywhere
@@ -45,7 +45,7 @@ def join(
   side: int,
   placement: str,
 ) -> Corner | None:
-  """Where one more sprite can stand among several; None where no room was found."""
+  """Finds a place for one more sprite among several; None if there is no room."""
   if placement == 'free':
     corners = [
       (_within(rng, side - size), _within(rng, side - size)) for _ in range(20)

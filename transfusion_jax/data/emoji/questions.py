@@ -36,7 +36,7 @@ _WHOLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """What is asked about one picture.
+  """Question about one image.
 
   `name` is the object that the question names; None where it is about the background or
   the whole picture. `relation` is where the object that is asked for lies, as seen from
@@ -137,7 +137,7 @@ def answer(question: Question, picture: rendering.Picture) -> str:
 
 
 def read(text: str, names: tuple[str, ...]) -> Question | None:
-  """What is asked, where objects are called `names`; None if it is no such question."""
+  """Parses a question in which objects are called `names`; None if it is none."""
   text = ' '.join(text.lower().split())
   return _questions(names).get(text)
 

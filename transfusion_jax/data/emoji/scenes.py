@@ -23,7 +23,7 @@ SPLITS = ('train', 'test', 'heldout')
 
 @dataclasses.dataclass(frozen=True)
 class EmojiScenesConfig:
-  """Which scenes there are, and how often.
+  """Distribution of the scenes: kinds, sizes, shares.
 
   The weights of the kinds need not sum to 1. The mini-set is 16 glyphs, 6 colors, 32
   pixels, sprites (16,), placement 'grid'.

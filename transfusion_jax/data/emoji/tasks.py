@@ -1,4 +1,4 @@
-"""What is done with emoji scenes besides captioning them: questions and edits.
+"""Tasks on emoji scenes besides captioning: questions and edits.
 
 Task `index` of a split is a function of (seed, split, index) only, and is about the
 last picture of the scene with this index. What is held out of training is in no result
@@ -191,7 +191,7 @@ def make(
   split: str,
   scenes: emoji_scenes.Source,
 ) -> emoji_scenes.Source | Questions | Edits:
-  """What documents of a form are made of: the scenes, or tasks about them.
+  """Items that documents of a form are made of: the scenes, or tasks on them.
 
   Args:
     form: one of FORMS.

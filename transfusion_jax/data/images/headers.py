@@ -1,4 +1,4 @@
-"""What a picture file says of itself, read before a decoder is given anything.
+"""Headers of image files, read before a decoder is given anything.
 
 Pictures of the web are untrusted: a few bytes may claim a picture that fills the
 memory, and texts, profiles and thumbnails inside them are what decoders stumble over
@@ -19,7 +19,7 @@ ENDINGS = (
   *('.jfif', '.jpe', '.apng', '.avif', '.heic', '.heif'),
   *('.ppm', '.pgm', '.pbm', '.pnm'),
 )
-"""Of the names of picture files; what is in them, their first bytes say."""
+"""Endings of the names of image files; the kind is decided by their first bytes."""
 
 PNG_KEPT = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
 JPEG_DROPPED = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # APPn but JFIF and Adobe; comments
@@ -33,8 +33,10 @@ JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 JPEG_NEXT = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')  # inside a scan: what ends it
 MOST_SCANS = 32
-"""Of a JPEG. Encoders make about ten; each costs a walk through the whole picture, and
-needs so few bytes that a file of a megabyte could keep a decoder busy for an hour."""
+"""Largest number of scans of a JPEG. Encoders make about ten; each costs a walk through
+the whole image, and needs so few bytes that a file of a megabyte could keep a decoder
+busy for an hour.
+"""
 
 
 PNM_SPACE = rb'(?:\s|#[^\r\n]*[\r\n])+'
@@ -225,7 +227,7 @@ def _avif(data: bytes) -> PictureFile:
 
 
 def _heic(data: bytes) -> PictureFile:
-  """Its decoder turns pictures itself."""
+  """Header of a HEIC file; its decoder applies the orientation itself."""
   found = iso_media.parse(data)
   size = (found.width, found.height)
   size = size[::-1] if found.orientation >= 5 else size

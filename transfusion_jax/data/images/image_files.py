@@ -20,7 +20,7 @@ LONGEST = 65_535
 be longer than decoders count on: they ask for all the memory there is."""
 
 MOST_BYTES = 200_000_000
-"""Of a picture file that is named by a person or a request."""
+"""Largest number of bytes of an image file named by a user or a request."""
 
 URL = re.compile(r'(?:^|/)((?:https?|ftp|s3|gs|hf|data):/?\S*)', re.IGNORECASE)
 """Also behind a folder that it was joined to."""
@@ -40,7 +40,7 @@ UPRIGHT = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-"""What undoes an orientation of EXIF."""
+"""Transposition that undoes each EXIF orientation."""
 
 MIDDLE = (0.5, 0.5)
 
@@ -53,7 +53,7 @@ GAP = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class ImagesConfig:
-  """How pictures become arrays of one size.
+  """Conversion of images to arrays of one size.
 
   Attributes:
     height: of every array.
@@ -208,7 +208,7 @@ def _fit(
 
 
 def _as_told(picture: Image.Image, file: headers.PictureFile) -> bool:
-  """Whether a decoder found the size of the header; that of HEIC cuts edges off."""
+  """True if a decoder found the size of the header; that of HEIC cuts edges off."""
   width, height = picture.size
   if file.kind == headers.HEIC:
     return 0 < width <= file.width and 0 < height <= file.height

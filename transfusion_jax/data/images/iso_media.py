@@ -40,14 +40,14 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class _Item:
-  """What the file says of a stream: its kind and where its bytes are."""
+  """Stream of a file: its kind and the place of its bytes."""
 
   kind: bytes
   data: bytes
 
 
 def brands(data: bytes) -> tuple[bytes, ...]:
-  """What a file says that it is; empty: no such container."""
+  """Brands that a file declares; empty if it is no such container."""
   if data[4:8] != b'ftyp' or len(data) < 12:
     return ()
   end = min(int.from_bytes(data[:4]), len(data))
@@ -55,12 +55,12 @@ def brands(data: bytes) -> tuple[bytes, ...]:
 
 
 def is_avif(data: bytes) -> bool:
-  """Whether a file says that it is AVIF."""
+  """True if a file declares that it is AVIF."""
   return any(brand in AVIF_BRANDS for brand in brands(data))
 
 
 def is_heic(data: bytes) -> bool:
-  """Whether a file says that it is HEIC, and not AVIF."""
+  """True if a file declares that it is HEIC, and not AVIF."""
   return not is_avif(data) and any(brand in HEIC_BRANDS for brand in brands(data))
 
 

@@ -24,7 +24,9 @@ SINGLE = (
 """Fields of one whole number."""
 
 LISTS = (BITS, STRIPS, TILES, EXTRA, FORMAT, 279, 325, 320, 530)
-"""Of several: with bytes of strips and tiles, the palette, the subsampling."""
+"""Tags with several values: with bytes of strips and tiles, the palette, the
+subsampling.
+"""
 
 OTHERS = (347, 529, 532)
 """Tables of JPEG, coefficients and reference of YCbCr."""
@@ -35,7 +37,7 @@ COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-  """What stands in the first directory.
+  """Contents of the first directory.
 
   Attributes:
     width: as stored.

@@ -1,4 +1,4 @@
-"""What stands beside stored latents: whose they are, and of which pictures.
+"""Manifest beside stored latents: their autoencoder and their source.
 
 `encode_images` writes a source again with moments of latents in place of pictures, and
 `encoded.json` in the same folder. With it a run finds out whether the latents are those
@@ -20,7 +20,7 @@ MANIFEST = 'encoded.json'
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What `encoded.json` says.
+  """Contents of `encoded.json`.
 
   Attributes:
     autoencoder: digest of its parameters.
@@ -200,7 +200,7 @@ def _read(folder: str) -> Manifest | None:
 
 
 def _manifest(values: dict[str, Any]) -> Manifest:
-  """What a file says, its types checked; ValueError if they are others."""
+  """Manifest in a file; ValueError if a field has another type."""
   types = {field.name: field.type for field in dataclasses.fields(Manifest)}
   if values.keys() != types.keys():
     raise ValueError(f'expected {sorted(types)}, found {sorted(values)}')

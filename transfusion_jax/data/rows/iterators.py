@@ -11,7 +11,7 @@ from transfusion_jax.data.rows import packing
 
 
 class Drawn(Iterator[np.ndarray]):
-  """What a mixture draws, one after another; the state is as that of `Packer`."""
+  """Iterator over the draws of a mixture; its state is like that of `Packer`."""
 
   def __init__(self, source: mixture.Mixture, *, each: int):
     """Args: source: without end; each: rows that it gives to every batch."""

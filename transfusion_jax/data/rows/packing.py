@@ -41,7 +41,7 @@ class Rows:
 
 @runtime_checkable
 class Source(Protocol):
-  """What is packed: `mixture.Mixture`, say."""
+  """Protocol of the items that are packed, such as `mixture.Mixture`."""
 
   def draw(self, step: int) -> list[tuple[Sequence[Any], layout.Sequence]]:
     """The next ones for a step, each with what makes it again; none at the end."""
@@ -93,7 +93,7 @@ class Packer(Iterator[list[layout.Sequence]]):
     return row
 
   def get_state(self) -> dict[str, Any]:
-    """Where it stands."""
+    """State of the packer."""
     return {
       'row': self._row,
       'source': self._source.get_state(),

@@ -15,7 +15,7 @@ from transfusion_jax.data.rows import packing
 
 @runtime_checkable
 class Rowmaker(Protocol):
-  """What makes one row after another: `packing.Packer`, say."""
+  """Protocol of a maker of rows, such as `packing.Packer`."""
 
   def __next__(self) -> Any: ...
 
@@ -63,7 +63,7 @@ class Shards(Iterator[packing.Batch]):
     return self._stack([made[row] for row in self._wanted])
 
   def get_state(self) -> dict[str, Any]:
-    """Where the shards stand that are made here."""
+    """State of the shards that are made here."""
     return {
       'shards': {str(shard): maker.get_state() for shard, maker in self._shards.items()}
     }

@@ -137,13 +137,13 @@ class Writer(contextlib.AbstractContextManager):
 
 
 def shard_path(prefix: str, shard: int, shards: int) -> str:
-  """What one file of a set is called."""
+  """Name of one file of a set."""
   assert 0 <= shard < shards, f'shard {shard} of {shards}'
   return f'{prefix}-{shard:05d}-of-{shards:05d}{SUFFIX}'
 
 
 def written(prefix: str, shard: int, shards: int) -> bool:
-  """Whether one file of a set is there, and so is whole."""
+  """True if one file of a set is there, and so is whole."""
   return files.exists(shard_path(prefix, shard, shards))
 
 
@@ -156,7 +156,7 @@ def sweep(prefix: str, shard: int, shards: int) -> None:
 
 
 def _unfinished(path: str) -> str:
-  """How the path of a file begins that is being written.
+  """Path, without its ending, of a file that is being written.
 
   Beside the file: only then can it be renamed into its place.
   """
@@ -214,7 +214,7 @@ def _checked(value: Any) -> Any:
 
 
 def _extension(value: Any) -> msgpack.ExtType:
-  """What msgpack has no type for."""
+  """Encodes types that msgpack does not have."""
   if type(value) is np.ndarray and value.dtype.kind in KINDS:
     parts = [value.dtype.str, list(value.shape), value.tobytes()]
     return msgpack.ExtType(ARRAY, msgpack.packb(parts))

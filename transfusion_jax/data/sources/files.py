@@ -32,7 +32,7 @@ PAUSES = (0.5, 2.0, 8.0)
 """Seconds before a read that failed is tried again."""
 
 MOST_BYTES = 2**30
-"""Of a file that is read whole: a picture, a text."""
+"""Largest number of bytes of a file that is read whole: an image, a text."""
 
 RUNS = 'of a run (folders)'
 
@@ -67,7 +67,7 @@ class Files:
 
   @property
   def local(self) -> bool:
-    """Whether they lie on this machine."""
+    """True if the files are on this machine."""
     return _is_local(self._system)
 
   def path(self, number: int) -> str:
@@ -287,7 +287,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def exists(path: str) -> bool:
-  """Whether there is a file at a path."""
+  """True if there is a file at a path."""
   system, inner = _system(path)
   return system.isfile(inner)
 

@@ -21,7 +21,7 @@ TEXT = 'text'
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-  """What is said of pictures.
+  """Captions and other fields of images.
 
   Attributes:
     fields: of every picture that is named, by its name below the root.
@@ -51,7 +51,7 @@ def read(found: files.Files, pictures: Set[str]) -> Metadata:
 def _one(
   found: files.Files, number: int, pictures: Set[str]
 ) -> tuple[dict[str, source.Record], list[str]]:
-  """What one file says, and warnings."""
+  """Fields in one file, and warnings."""
   path, name = found.path(number), found.names[number]
   fields: dict[str, source.Record] = {}
   strangers, nameless, again, known = [], 0, 0, set()

@@ -118,7 +118,7 @@ def _lines_or_list(
 def lines(
   stream: io.IOBase,
 ) -> tuple[Int64[np.ndarray, ' bounds'], Int64[np.ndarray, ' kept']]:
-  """Where every line begins (and the last one ends); those not of white space alone."""
+  """Offsets of the lines that are not blank (and the end of the last one)."""
   bounds, filled = [np.zeros(1, np.int64)], [np.zeros(0, bool)]
   size, begun = 0, False  # bytes so far; whether the last line holds anything
   while block := stream.read(BLOCK):

@@ -1,4 +1,4 @@
-"""What files there are at a place, whoever keeps them; `files` says what a place is."""
+"""Lists the files at a place, on whatever storage; `files` opens places."""
 
 import collections
 import errno
@@ -12,8 +12,9 @@ PATTERN = '*?['
 NO_ENDING = 'without an ending'
 
 ODD = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
-"""What is wrong with a file or its name, and will be tomorrow. Every process finds it
-alike, where a disk or a network fails one of them."""
+"""Error in a file or its name that will not go away. Every process finds it alike,
+where a disk or a network fails one of them.
+"""
 
 
 def look(
@@ -80,7 +81,7 @@ def _walk(
 
 
 def _of_run(names: Set[str]) -> bool:
-  """Whether these are the names in a work directory of ours."""
+  """True if these are the names in a work directory of ours."""
   return 'config.json' in names and bool(names & {'contents.json', 'checkpoints'})
 
 
@@ -112,28 +113,28 @@ def _without_runs(
 
 
 def inside(path: str, folder: str) -> bool:
-  """Whether a path begins like one that is below a folder."""
+  """True if a path begins like one that is below a folder."""
   return path.startswith(folder.rstrip('/') + '/') and path != folder
 
 
 def really_inside(path: str, *folders: str) -> bool:
-  """Whether a path on this machine leads into one of the folders, links followed."""
+  """True if a path on this machine leads into one of the folders, links followed."""
   real = os.path.realpath(path)
   return any(inside(real, os.path.realpath(folder)) for folder in folders)
 
 
 def ends(name: str, suffixes: Sequence[str]) -> bool:
-  """Whether a name ends in one of the suffixes; `/name.x` is a whole name."""
+  """True if a name ends in one of the suffixes; `/name.x` is a whole name."""
   return f'/{name.lower()}'.endswith(tuple(suffixes))
 
 
 def ending(name: str) -> str:
-  """What a file is counted as."""
+  """Kind under which a file is counted."""
   return posixpath.splitext(name)[1].lower() or NO_ENDING
 
 
 def hidden(name: str) -> bool:
-  """Whether a file, or a folder that it is in, is hidden."""
+  """True if a file, or a folder that it is in, is hidden."""
   return any(part.startswith('.') for part in name.split('/'))
 
 

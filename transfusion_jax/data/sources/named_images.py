@@ -1,4 +1,4 @@
-"""What stands for an image in a record: its bytes, the name of its file, base64.
+"""References to an image in a record: its bytes, the name of its file, base64.
 
 Base64 may be bare or a `data:` URL, as APIs and Parquet without bytes have it.
 """
@@ -73,7 +73,7 @@ def _one(beside: files.Files, number: int, value: str) -> bytes:
 
 
 def _is_base64(value: str) -> bool:
-  """Whether text begins like base64 of a kind of image, rather than like a name."""
+  """True if text begins like base64 of a kind of image, rather than like a name."""
   if len(value) < SHORTEST:
     return False
   head = _decoded(value[:SHORTEST])

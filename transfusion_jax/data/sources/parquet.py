@@ -188,7 +188,7 @@ def plain(value: Any) -> Any:
 
 
 def _columns(opened: Any) -> dict[str, str]:
-  """What every stored column is called in a file, by its dotted path in a record.
+  """Name of every stored column in a file, by its dotted path in a record.
 
   Parquet has columns for what is innermost alone, and names of its own for lists:
   'said.list.element.text' is the field `said.text` of a record. Both are in one order.

@@ -1,4 +1,4 @@
-"""What every corpus looks like from here: records by number.
+"""Protocol of a corpus: records by number.
 
 A record is a flat dict of plain values: str, int, float, bool, bytes for encoded files,
 uint8 arrays for decoded pictures, lists of such. What is nested in the corpus is named
@@ -19,7 +19,7 @@ LONGEST_REASON = 300
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What a source holds, as far as is known without reading all of it.
+  """Contents of a source, as far as they are known without reading all of it.
 
   Attributes:
     records: all of them.
@@ -72,13 +72,13 @@ class Source(Protocol):
     """
 
   def name(self, index: int) -> str:
-    """Where the record stands, for people."""
+    """Name of the record, for messages."""
 
   def fingerprint(self) -> str:
     """Hex digits that change if the corpus does, found without reading all of it."""
 
   def summary(self) -> Summary:
-    """What it holds, for people to compare with what they meant."""
+    """Summary of the contents, for users to compare with what they meant."""
 
 
 def _counted(count: int, what: str) -> str:
@@ -93,7 +93,7 @@ def digest(content: Any) -> str:
 
 
 def locate(index: int, ends: Sequence[int]) -> tuple[int, int]:
-  """Which of several parts holds a record, and its number therein.
+  """Part that holds a record, and the number of the record in it.
 
   Args:
     index: of the record.
@@ -117,7 +117,7 @@ def named(of: Source, index: int) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-  """What an exception says, fit for a log."""
+  """Message of an exception, fit for a log."""
   return ' '.join(str(error).split())[:LONGEST_REASON] or type(error).__name__
 
 

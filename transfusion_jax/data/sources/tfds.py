@@ -149,7 +149,7 @@ def undecoded(feature: tfds.features.FeatureConnector) -> Any:
 
 
 def plain(feature: tfds.features.FeatureConnector, value: Any, depth: int = 0) -> Any:
-  """What TFDS gives for a feature, as plain values, still nested.
+  """Value of a TFDS feature as plain values, still nested.
 
   Args:
     feature: that the value is of.

@@ -14,7 +14,7 @@ from transfusion_jax.data.sources import files, folder, json_lines, listing, sou
 MEMBER = re.compile(r'(?P<key>(?:.*/)?[^./][^./]*)\.(?P<field>[^/]+)')
 TEXTS = ('txt', 'text', 'caption')
 BITS = {'image': 1, 'text': 2, 'json': 4, 'cls': 0}
-"""What a summary notes of the kinds of fields; others are not read as anything."""
+"""Kinds of fields that a summary names; others are not read as anything."""
 
 BLOCK = 512
 
@@ -172,7 +172,7 @@ class WebDataset:
 
 
 def _kind(field: str) -> str:
-  """What a field is taken for: an image, text, or its ending."""
+  """Kind of a field: an image, text, or its ending."""
   ending = field.rpartition('.')[2]
   if f'.{ending}' in folder.PICTURES:
     return 'image'

@@ -1,4 +1,4 @@
-"""Which tokenizer a run takes."""
+"""Choice of the tokenizer of a run."""
 
 import dataclasses
 from typing import Literal

@@ -17,13 +17,13 @@ LENGTH = 32
 """Repetitions in a text that is tried: 2^32 trials are too many, 32^4 are not."""
 
 ALWAYS = ('a', 'A', '1', ' ', '.', '\n', 'é', '漢', 'a ')
-"""What is repeated for any pattern."""
+"""Texts that are repeated to try any pattern."""
 
 MOST = 48
 """Things of a pattern's own that are repeated."""
 
 PARTS = ('normalizer', 'pre_tokenizer', 'decoder', 'post_processor')
-"""Where patterns stand in the file."""
+"""Parts of the file that hold patterns."""
 
 
 def check(stored: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def check_ours(error: BaseException) -> None:
 
 
 def told(error: BaseException) -> str:
-  """What an error of the library says, on one line and not at any length."""
+  """Message of an error of the library, on one line and of bounded length."""
   text = ' '.join(str(error).split())
   if isinstance(error, TypeError | LookupError | AttributeError) or not text:
     text = f'{type(error).__name__} {text}'.strip()

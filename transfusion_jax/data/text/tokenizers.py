@@ -39,7 +39,7 @@ class Special:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-  """What the layout, the model and the samplers know of a tokenizer."""
+  """Interface of a tokenizer for the layout, the model and the samplers."""
 
   special: Special
   base_size: int  # ids below it stand for text

@@ -202,7 +202,7 @@ def _settle(picture, region, drawing, corner, step) -> tuple[int, int, float]:
 
 
 def _fits(config, picture, bare, found: Found) -> bool:
-  """Whether a glyph is close enough, in all its quarters."""
+  """True if a glyph is close enough, in all its quarters."""
   character = emoji_glyphs.named((found.name,))[0].character
   drawing = _drawing(character, found.size, found.color)
   off = np.abs(_cut(picture, found.x, found.y, found.size) - drawing).mean(-1)

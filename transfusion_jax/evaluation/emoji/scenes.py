@@ -60,13 +60,13 @@ GOALS = (
   report.Goal('binding', 'two objects, each on its own colour', None, None),
   report.Goal('caption_relation', 'caption: relation right', None, None),
 )
-"""What a model of the demonstration reaches."""
+"""Scores that a model of the demonstration reaches."""
 
 RUN_GOALS = (
   report.Goal('autoencoder_psnr', 'autoencoder PSNR on test pictures, dB', 28.0, None),
   report.Goal('wall_seconds', 'the whole command, seconds', None, 1200.0),
 )
-"""What is asked of the demonstration apart from that."""
+"""Goals of the whole demonstration."""
 
 
 class Scenes:
@@ -141,7 +141,7 @@ class Scenes:
 
   @property
   def _kinds(self) -> list[str]:
-    """Of the pictures that are asked for."""
+    """Kinds of scenes that are asked for."""
     kinds = ('single', 'pair', 'count', 'binding')
     return [kind for kind in kinds if getattr(self._data, kind)]
 

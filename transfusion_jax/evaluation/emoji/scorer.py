@@ -33,7 +33,7 @@ Found = glyph_search.Found
 
 @dataclasses.dataclass(frozen=True)
 class Detected:
-  """What a picture shows: colours of its grounds (None: none of them), and its objects.
+  """Contents of an image: colours of its grounds (None: none of them), and its objects.
 
   `grounds` is the background, or the left and right (upper and lower) tile.
   """
@@ -45,7 +45,7 @@ class Detected:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """What is right in a picture; None where its scene does not ask for it.
+  """Correctness of an image; None for what its scene does not ask for.
 
   Attributes:
     objects: exactly the objects of the scene are there, each as often as it should.
@@ -63,7 +63,7 @@ class Score:
 
   @property
   def whole(self) -> bool:
-    """Whether all that is asked for is right."""
+    """True if all that is asked for is right."""
     parts = (self.objects, self.background, self.relation, self.binding)
     return all(part for part in parts if part is not None)
 
@@ -73,7 +73,7 @@ def detect(
   pixels: Num[np.ndarray, 'h w 3'],
   tiles: str | None,
 ) -> Detected:
-  """What a picture of these scenes shows.
+  """Reads the contents of an image of these scenes.
 
   Args:
     config: which glyphs, sizes, places and colours there can be.
@@ -112,7 +112,7 @@ def read(
   wanted: emoji_rendering.Picture,
   pixels: Num[np.ndarray, 'h w 3'],
 ) -> Detected:
-  """What `pixels` show if they have a background, or tiles, as the picture wanted."""
+  """Reads `pixels` that have a background, or tiles, like the image wanted."""
   ways = 'xy' if wanted.kind == 'binding' else (None,)
   readings = [detect(config, pixels, tiles) for tiles in ways]
   return min(readings, key=lambda reading: reading.residual)
@@ -123,7 +123,7 @@ def score(
   scene: emoji_scenes.Scene | emoji_rendering.Picture,
   pixels: Num[np.ndarray, 'h w 3'],
 ) -> Score:
-  """What is right in `pixels`, which should show a scene or a picture of a story."""
+  """Scores `pixels`, which should show a scene or an image of a story."""
   wanted = scene.picture if isinstance(scene, emoji_scenes.Scene) else scene
   return judge(config, wanted, read(config, wanted, pixels))
 
@@ -133,7 +133,7 @@ def judge(
   wanted: emoji_rendering.Picture,
   detected: Detected,
 ) -> Score:
-  """What is right in a picture that has been read as the one that is wanted."""
+  """Scores an image that has been read against the one that is wanted."""
   tiled = wanted.kind == 'binding'
   names = collections.Counter(thing.name for thing in wanted.objects)
   found = collections.Counter(thing.name for thing in detected.objects)
@@ -187,7 +187,7 @@ def caption_correct(
   scene: emoji_scenes.Scene | emoji_rendering.Picture,
   text: str,
 ) -> bool:
-  """Whether a caption names exactly the objects, how many, and the colour of each.
+  """True if a caption names exactly the objects, how many, and the colour of each.
 
   The order of the objects is free, and the relation is not looked at: see
   `caption_relation_correct`.
@@ -208,7 +208,7 @@ def caption_relation_correct(
   scene: emoji_scenes.Scene | emoji_rendering.Picture,
   text: str,
 ) -> bool | None:
-  """Whether a caption says truly where two objects lie, seen from either of them.
+  """True if a caption says truly where two objects lie, seen from either of them.
 
   None if the scene has no relation, or the caption does not name both objects.
   """
@@ -229,7 +229,7 @@ def _read(config, text: str) -> emoji_captions.Meaning | None:
 
 
 def _relation(config, wanted, objects: tuple[Found, ...]) -> bool | None:
-  """Whether two objects, both found, lie as they should."""
+  """True if two objects, both found, lie as they should."""
   if wanted.relation is None:
     return None
   first, second = (

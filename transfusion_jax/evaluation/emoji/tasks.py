@@ -143,7 +143,7 @@ class SceneTasks:
     return list(writer.edit(pictures, texts, keys, self._sampling))
 
   def _in_rows(self, asked: Sequence, make: Callable) -> list:
-    """What `make` makes of some at a time."""
+    """Results of `make`, called on some items at a time."""
     rows, made = self._rows, []
     keys = jax.random.split(jax.random.key(self._config.seed), max(len(asked), 1))
     for start in range(0, len(asked), rows):
@@ -180,7 +180,7 @@ def edits(
 
 
 def correct(asked: emoji_questions.Asked, said: str) -> bool:
-  """Whether this is the answer, capitals and spaces aside."""
+  """True if this is the answer, capitals and spaces aside."""
   return said.lower().split() == asked.answers[0].split()
 
 
@@ -189,7 +189,8 @@ def kept(
   edited: emoji_edits.Edited,
   found: scorer.Detected,
 ) -> bool:
-  """Whether what was not to change is as before: things in their places, the ground.
+  """True if all that was not to change is as before: objects in their places, the
+  ground.
 
   Of several of a kind any may go or come, as long as the others stay.
   """
@@ -211,7 +212,7 @@ def kept(
 
 
 def _same(data, old, thing) -> bool:
-  """Whether a thing stands where another of its name stood."""
+  """True if an object stands where another of its name stood."""
   off = max(
     abs(getattr(old, axis) + old.size / 2 - getattr(thing, axis) - thing.size / 2)
     for axis in 'xy'

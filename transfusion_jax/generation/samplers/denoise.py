@@ -23,7 +23,7 @@ from transfusion_jax.models import transfusion
 
 @dataclasses.dataclass(frozen=True)
 class ImageSampling:
-  """How pictures are sampled.
+  """Settings for sampling images.
 
   Attributes:
     solver: `ddpm`, the paper's, or another of `solvers`.
@@ -65,18 +65,18 @@ class ImageSampling:
 
   @property
   def guided(self) -> bool:
-    """Whether there is any guidance."""
+    """True if there is any guidance."""
     return self.guidance != 1 and self.guidance_from > self.guidance_to
 
   @property
   def always(self) -> bool:
-    """Whether there is guidance at all levels."""
+    """True if there is guidance at all levels."""
     return self.guided and (self.guidance_from, self.guidance_to) == (1.0, 0.0)
 
 
 @tree.struct
 class Anchor:
-  """What is given of a picture.
+  """Given image, or part of one, that a drawing keeps to.
 
   Attributes:
     latents: of the whole picture.
@@ -138,7 +138,7 @@ def trajectory(
   drawing: Drawing,
   stages: int,
 ) -> Float[Array, 'b s h w c']:
-  """What `draw` expects a picture to be, clean, along its denoising.
+  """Expected clean image at stages of its denoising.
 
   All solvers end with what they have predicted last.
 

@@ -34,7 +34,7 @@ from transfusion_jax.models import layers, module
 from transfusion_jax.models.adapters import adapter
 
 CHANNELS = 3
-"""Of a picture: red, green, blue."""
+"""Channels of an image: red, green, blue."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +218,7 @@ class Decoder(module.Module):
     return self.pictures(self.features(z))
 
   def features(self, z: Float[Array, 'b h w c']) -> Float[Array, 'b y x f']:
-    """What the last layer draws from."""
+    """Features that the last layer maps to pixels."""
     y = self.entry(z if self.latent is None else self.latent(z))
     y = y if self.middle is None else self.middle(y)
     for i, level in enumerate(self.levels):
@@ -241,7 +241,7 @@ class Decoder(module.Module):
 
 
 class Enlarge(module.Module):
-  """To twice the height and width: pixels repeated, then a convolution."""
+  """Doubles height and width: pixels repeated, then a convolution."""
 
   def __init__(self, rngs: module.Rngs, width: int):
     self.conv = layers.Conv(rngs, width, width, size=3)
@@ -251,7 +251,7 @@ class Enlarge(module.Module):
 
 
 class Windows(module.Module):
-  """To half the height and width: one matrix for every 2 x 2 window."""
+  """Halves height and width: one matrix for every 2 x 2 window."""
 
   def __init__(self, rngs: module.Rngs, inputs: int, outputs: int):
     self.conv = layers.Conv(rngs, 4 * inputs, outputs, size=1)
@@ -261,7 +261,7 @@ class Windows(module.Module):
 
 
 class Pixels(module.Module):
-  """To twice the height and width: one matrix from a pixel to its 2 x 2 window."""
+  """Doubles height and width: one matrix from a pixel to its 2 x 2 window."""
 
   def __init__(self, rngs: module.Rngs, inputs: int, outputs: int):
     self.conv = layers.Conv(rngs, inputs, 4 * outputs, size=1)

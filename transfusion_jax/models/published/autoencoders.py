@@ -123,7 +123,7 @@ def _candidates(folder: pathlib.Path) -> list[list[pathlib.Path]]:
 
 
 def _described(weights: pathlib.Path) -> dict[str, Any]:
-  """What the `config.json` beside the weights says."""
+  """Contents of the `config.json` beside the weights."""
   file = weights.parent / SIZES
   if not file.is_file():
     raise ValueError(

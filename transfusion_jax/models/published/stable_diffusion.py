@@ -29,7 +29,7 @@ DEFAULTS = {
   'use_quant_conv': True,
   'use_post_quant_conv': True,
 }
-"""What a field that the file leaves out means."""
+"""Defaults of fields that the file leaves out."""
 
 FIXED = {
   '_class_name': 'AutoencoderKL',
@@ -38,7 +38,7 @@ FIXED = {
   'out_channels': 3,
   'mid_block_add_attention': True,
 }
-"""What ours has no choice of; a field that is left out has this value."""
+"""Fields that have no choice here; a field that is left out has this value."""
 
 RULES = (
   (r'^encoder\.posterior\b', 'quant_conv'),
@@ -116,7 +116,7 @@ def config(values: Mapping[str, Any]) -> kl.AutoencoderConfig:
 def scale(
   values: Mapping[str, Any],
 ) -> tuple[Float[np.ndarray, ' c'], Float[np.ndarray, ' c']]:
-  """What the latents are shifted and divided by, from a `config.json`.
+  """Shift and divisor of the latents, from a `config.json`.
 
   Diffusers takes `(z - shift_factor) * scaling_factor`, or, where mean and deviation of
   every channel are given, `(z - mean) * scaling_factor / deviation`.
@@ -195,7 +195,7 @@ def _is_count(value: Any, most: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-  """Whether a value is a number that float32 can hold."""
+  """True if a value is a number that float32 can hold."""
   return type(value) in (int, float) and abs(value) < 1e30
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 PREFIXES = ('first_stage_model.', 'vae.', '')
-"""What stands before the names of an autoencoder in a file of several models."""
+"""Prefixes of an autoencoder's names in a file of several models."""
 
 OURS = re.compile(r'(encoder|decoder|quant_conv|post_quant_conv)\.')
-"""How names of an autoencoder begin."""
+"""Prefixes of the names of an autoencoder."""
 
 ORIGINAL = (
   (r'^encoder\.down\.(\d+)\.block\.', r'encoder.down_blocks.\1.resnets.'),
@@ -82,7 +82,7 @@ def renewed(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
 
 
 def sizes(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
-  """What a `config.json` would say of the layout, from the shapes of the tensors.
+  """Layout that a `config.json` would give, from the shapes of the tensors.
 
   Args:
     tensors: under the names of `renewed`.
