@@ -260,6 +260,17 @@ def flags_without_range(path: str, source: str) -> list[str]:
   return found
 
 
+def methods_by_made_names(path: str, source: str) -> list[str]:
+  """Methods looked up by a name that is put together; a literal table says which."""
+  return [
+    f'{path}:{node.lineno}: {ast.unparse(node)}; write a table'
+    for node in ast.walk(ast.parse(source))
+    if isinstance(node, ast.Call)
+    and ast.unparse(node.func) == 'getattr'
+    and isinstance(node.args[1], ast.JoinedStr)
+  ]
+
+
 def package_file(path: str, source: str) -> list[str]:
   """An `__init__.py` holds a docstring; at the top, the version too."""
   body = ast.parse(source).body
@@ -364,6 +375,12 @@ def test_numbers_of_flags_have_a_range():
       for path, source in files.items()
       for line in flags_without_range(path, source)
     ]
+  )
+
+
+def test_methods_are_not_looked_up_by_made_names():
+  _none(
+    [line for path, text in READ.items() for line in methods_by_made_names(path, text)]
   )
 
 
@@ -544,6 +561,11 @@ def test_unread_fields_can_fail():
 )
 def test_flags_without_range_can_fail(source, complaints):
   assert len(flags_without_range('a.py', source)) == complaints
+
+
+def test_methods_by_made_names_can_fail():
+  assert methods_by_made_names('a.py', "getattr(self, f'_{kind}')()")
+  assert not methods_by_made_names('a.py', 'getattr(self, name)')
 
 
 def test_package_file_can_fail():

@@ -81,7 +81,15 @@ class Form:
       pictures: their size in a document; None: moments of latents are stored instead.
     """
     self._config, self._pictures = config, pictures
-    self._make = getattr(self, f'_{config.kind}')
+    kinds = {
+      'captioned': self._captioned,
+      'text': self._text,
+      'picture': self._picture,
+      'interleaved': self._interleaved,
+      'edit': self._edit,
+      'question': self._question,
+    }
+    self._make = kinds[config.kind]
 
   @property
   def fields(self) -> tuple[str, ...]:

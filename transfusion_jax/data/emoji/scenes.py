@@ -173,6 +173,13 @@ class EmojiScenes:
     )
     weights = np.array([getattr(config, kind) for kind in KINDS], np.float64)
     self._edges = np.cumsum(weights / weights.sum())
+    self._meanings = {
+      'single': self._single,
+      'count': self._count,
+      'pair': self._pair,
+      'binding': self._binding,
+      'story': self._story,
+    }
 
   def __len__(self) -> int:
     return 2**31 - 1  # the most that Grain can shuffle
@@ -187,7 +194,7 @@ class EmojiScenes:
     dropped = bool(drop_at < config.caption_drop)
     places = {}  # of a story: what stays in place keeps its place
     pictures = []
-    for meaning in getattr(self, f'_{kind}')(rng):
+    for meaning in self._meanings[kind](rng):
       arrangement = meaning.names, meaning.relation
       if arrangement not in places:
         places[arrangement] = self._place(rng, meaning)

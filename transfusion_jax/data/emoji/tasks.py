@@ -72,6 +72,14 @@ class Edits:
       share=config.heldout,
       heldout=False,
     )
+    self._edits = {
+      'ground': self._ground,
+      'replace': self._replace,
+      'swap': self._swap,
+      'add': self._add,
+      'remove': self._remove,
+      'count': self._count,
+    }
 
   def __len__(self) -> int:
     return len(self._scenes)
@@ -97,7 +105,7 @@ class Edits:
     possible = [kind for kind in _POSSIBLE[before.kind] if kind in kinds]
     for kind in rng.permutation(possible) if possible else ():
       for _ in range(_TRIES):
-        edit = getattr(self, f'_{kind}')(rng, before)
+        edit = self._edits[kind](rng, before)
         if edit is None:
           break
         places = self._places(rng, before, edit)
