@@ -33,7 +33,7 @@ def test_a_deleted_work_directory_is_told_and_training_goes_on(folder):
 def test_a_signal_while_it_evaluates_does_not_wait_for_the_scores(folder):
   trial = small_run.Trial(folder / 'asked')
   rng = random.Random(0)
-  met, _ = survival.stop_once(trial, rng, 'evaluation', signal.SIGTERM)
+  met, _ = survival.stop_once(trial, rng, 'evaluation', number=signal.SIGTERM)
   assert met == 'evaluation'
   assert trial.saved()[-1] == small_run.EVALUATED
   assert 'stopped and saved' in trial.said().splitlines()[-1]
