@@ -3,8 +3,7 @@
 import numpy as np
 
 from configs import emoji_autoencoder
-from tests import torch_files
-from tests.models.codecs import test_perceptual
+from tests.support import lpips_files, torch_files
 from transfusion_jax.models.codecs import perceptual
 from transfusion_jax.runs import (
   autoencoder,
@@ -24,9 +23,9 @@ from transfusion_jax.training import (
 
 
 def test_judges_train_it_and_stay_behind(tmp_path, monkeypatch):
-  monkeypatch.setattr(perceptual, 'WIDTHS', test_perceptual.WIDTHS)
+  monkeypatch.setattr(perceptual, 'WIDTHS', lpips_files.WIDTHS)
   file = tmp_path / 'lpips.pth'
-  torch_files.write(file, test_perceptual.theirs(test_perceptual.built()[1]))
+  torch_files.write(file, lpips_files.theirs(lpips_files.built()[1]))
   page = emoji_autoencoder.get_config('perceptual')
   page.data.rows = 8
   page.model.update(channels=8, multipliers=(1,), groups=4)

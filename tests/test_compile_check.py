@@ -2,18 +2,18 @@
 
 import importlib.util
 import json
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.support import commands
+
 TINY = [
   '--config=configs/transfusion_160m.py',
   '--config.model.transformer.depth=2',
   '--config.model.vocabulary=1024',
 ]
+
+pytestmark = pytest.mark.compiler
 
 SMALL = [
   *TINY,
@@ -32,13 +32,9 @@ needs_libtpu = pytest.mark.skipif(
 
 
 def check(environment, *arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'transfusion_jax.compile_check', *arguments],
-    cwd=ROOT,
-    env=environment(PYTHONPATH=str(ROOT)),
-    capture_output=True,
-    text=True,
-    check=False,
+  variables = environment(optimized=True)
+  return commands.run(
+    'transfusion_jax.compile_check', *arguments, environment=variables
   )
 
 
@@ -50,7 +46,6 @@ def refused(done, *words):
     assert word in last
 
 
-@pytest.mark.slow
 def test_a_topology_that_does_not_exist(environment):
   done = check(environment, *TINY, '--topology=v5p:8x8x7')
   refused(done, 'found v5p:8x8x7; the nearest is v5p:8x8x8')
@@ -58,7 +53,6 @@ def test_a_topology_that_does_not_exist(environment):
   refused(done, '--json=nowhere/found.json, found no such folder')
 
 
-@pytest.mark.slow
 @needs_libtpu
 def test_a_run_that_cannot_fit_and_rows_that_do_not_divide(environment, tmp_path):
   large = '--config=configs/transfusion_7b.py'
@@ -72,7 +66,6 @@ def test_a_run_that_cannot_fit_and_rows_that_do_not_divide(environment, tmp_path
   refused(done, 'rows that divide by 16', 'found 8')
 
 
-@pytest.mark.slow
 @needs_libtpu
 def test_a_small_pod(environment, tmp_path):
   file = tmp_path / 'found.json'
@@ -91,7 +84,6 @@ def test_a_small_pod(environment, tmp_path):
   assert f'{found["devices"]} devices' in done.stdout
 
 
-@pytest.mark.slow
 @needs_libtpu
 def test_a_search_ranks_what_fits(environment, tmp_path):
   file = tmp_path / 'found.json'
@@ -107,7 +99,6 @@ def test_a_search_ranks_what_fits(environment, tmp_path):
     assert f'remat {found["remat"]}: {1e3 * found["step_seconds"]:.0f} ms' in line
 
 
-@pytest.mark.slow
 @needs_libtpu
 def test_a_search_that_finds_nothing_says_what_to_try(environment):
   large = ['--config=configs/transfusion_7b.py', '--topology=v5e:2x2', '--search']

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import test_evaluate
+from tests.support import saved_run
 from transfusion_jax.core import sealed_json
 from transfusion_jax.data import pipeline
 from transfusion_jax.evaluation import galleries, report
@@ -55,10 +55,10 @@ def prose(tmp_path_factory) -> pathlib.Path:
 def whole(tmp_path_factory, prose) -> workdir.Workdir:
   """A finished run with every small file that a run can have."""
   made = workdir.Workdir(tmp_path_factory.mktemp('runs') / 'whole')
-  run = config.parse(test_evaluate.page(prose))
-  test_evaluate.save(run, made, test_evaluate.STEPS)
+  run = config.parse(saved_run.page(prose))
+  saved_run.save(run, made, saved_run.STEPS)
   nested = workdir.Workdir(made.autoencoder)
-  test_evaluate.save(run.autoencoder.run, nested, (3,))
+  saved_run.save(run.autoencoder.run, nested, (3,))
   channels = run.autoencoder.run.model.latent_channels
   measured = {'shift': [0.5] * channels, 'scale': [1.5] * channels, 'psnr': 20.0}
   sealed_json.write(nested.latents, measured)

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.core import command
 from transfusion_jax.data.images import image_files
 from transfusion_jax.generation import requests

@@ -8,68 +8,23 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base, emoji_scenes
-from tests import tiny
-from tests.training import test_tensorboard
+from configs import base
+from tests.support import event_files, saved_run, tiny
 from transfusion_jax.core import log, sealed_json
 from transfusion_jax.evaluation import evaluator, galleries, report
 from transfusion_jax.runs import build, config, evaluate, restore, run_report
-from transfusion_jax.training import checkpoint, mesh, metrics, workdir
+from transfusion_jax.training import mesh, metrics, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS = (5, 7)
 MESHES = {
   'one': None,
   'divided rows': mesh.MeshConfig(data=2, fsdp=4, sequence=1, tensor=1),
   'divided heads': mesh.MeshConfig(data=1, fsdp=2, sequence=2, tensor=2),
 }
-
-
-def filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-  """Numbers for an array of a state, where it belongs."""
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    return jax.device_put(jax.random.key(0), leaf.sharding)
-  numbers = 0.2 * np.random.default_rng(leaf.size).normal(size=leaf.shape)
-  return jax.device_put(numbers.astype(leaf.dtype), leaf.sharding)
-
-
-def save(run: config.Run, place: workdir.Workdir, steps: tuple[int, ...]) -> None:
-  """A run as it looks after training, but for its numbers, saved by eight devices."""
-  place.root.mkdir(parents=True, exist_ok=True)
-  place.write_config(config.to_dict(run))
-  abstract = build.trainer(run, mesh.make(run.mesh)).abstract
-  state = jax.tree.map(filled, abstract)
-  with checkpoint.Checkpoints(
-    place.checkpoints, dataclasses.replace(checkpoint.ONE, newest=9)
-  ) as kept:
-    for step in steps:
-      kept.save(dataclasses.replace(state, step=jnp.int32(step)), {})
-
-
-def page(prose: pathlib.Path, **changes):
-  """A small run with an evaluator of each kind."""
-  made = emoji_scenes.get_config()
-  made.update(changes)
-  made.model.transformer.update(depth=1, width=16, heads=2, kv_heads=2, head_dim=8)
-  made.model.transformer.update(mlp=24, unroll=1)
-  made.autoencoder.run.model.update(channels=8, multipliers=(1,), patch=8)
-  made.autoencoder.run.model.update(decoder_blocks=1)
-  made.train.steps = STEPS[-1]
-  made.sampling.steps = 2
-  made.evaluation.rows = 4
-  base.evaluate(
-    made,
-    prose=base.evaluator(
-      'perplexity', base.source('json_lines', str(prose), form='text')
-    ),
-    noise=base.evaluator('image_loss', base.source('emoji_scenes'), documents=6),
-  )
-  return made
 
 
 @pytest.fixture(scope='module')
@@ -83,10 +38,10 @@ def prose(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope='module')
 def place(tmp_path_factory, prose) -> workdir.Workdir:
   made = workdir.Workdir(tmp_path_factory.mktemp('runs') / 'mixed')
-  run = config.parse(page(prose))
-  save(run, made, STEPS)
+  run = config.parse(saved_run.page(prose))
+  saved_run.save(run, made, saved_run.STEPS)
   nested = workdir.Workdir(made.autoencoder)
-  save(run.autoencoder.run, nested, (3,))
+  saved_run.save(run.autoencoder.run, nested, (3,))
   channels = run.autoencoder.run.model.latent_channels
   ones = {'shift': [0.0] * channels, 'scale': [1.0] * channels, 'psnr': 20.0}
   sealed_json.write(nested.latents, ones)
@@ -131,7 +86,7 @@ def test_what_eight_devices_saved_is_drawn_alike_by_all(place):
 
 def test_another_step_and_other_parameters_are_read(place):
   read = functools.partial(
-    restore.writer, restore.run_in(place), place, mesh.single(), step=STEPS[0]
+    restore.writer, restore.run_in(place), place, mesh.single(), step=saved_run.STEPS[0]
   )
   assert read(field='params').model.table == read(field='ema').model.table
   with pytest.raises(ValueError, match='one of the steps 5, 7.*found step 6'):
@@ -156,7 +111,7 @@ class Counting:
 
 
 def test_results_are_kept_and_not_found_twice(tmp_path, prose):
-  run, place = config.parse(page(prose)), workdir.Workdir(tmp_path)
+  run, place = config.parse(saved_run.page(prose)), workdir.Workdir(tmp_path)
   counting, due = Counting(), functools.partial(evaluate.due, place=place, step=5)
   assert due(run, names=['prose'], field='ema') == ['prose']
   one = {'prose': counting}
@@ -170,7 +125,7 @@ def test_results_are_kept_and_not_found_twice(tmp_path, prose):
   (record,) = metrics.read(place.evaluation)
   assert record['values'] == {'calls': 1.0, 'nothing': None}
   (file,) = place.board('evaluation').iterdir()
-  assert test_tensorboard.scalars(file)[0] == ('prose/calls', 5, 1.0)
+  assert event_files.scalars(file)[0] == ('prose/calls', 5, 1.0)
   shown = galleries.load(place.galleries(5, 'prose'))['shown']
   assert (shown.title, shown.note) == ('Shown', 'A note.')
   assert (shown.tiles[0].text, shown.tiles[0].good) == ('a fox', False)
@@ -203,7 +158,7 @@ def warned(monkeypatch) -> list[str]:
 
 
 def begun(folder: pathlib.Path, prose: pathlib.Path):
-  run, place = config.parse(page(prose)), workdir.Workdir(folder)
+  run, place = config.parse(saved_run.page(prose)), workdir.Workdir(folder)
   place.write_config(config.to_dict(run))
   return run, place
 
@@ -271,7 +226,7 @@ def test_images_and_texts_are_shown_by_tensorboard(tmp_path, prose, warned):
   (file,) = place.board('evaluation').iterdir()
   values = {
     value.tag: value
-    for event in test_tensorboard.events(file)
+    for event in event_files.events(file)
     for value in event.summary.value
   }
   shown = values['prose/shown/01'].image
@@ -352,7 +307,7 @@ def test_evaluators_try_their_data_before_a_run(tmp_path, prose):
     'drawings': base.source('folder', str(pictures)),
   }
   for kind, source in bad.items():
-    made = page(prose)
+    made = saved_run.page(prose)
     counts = {'prompts': 2, 'pictures': 2} if kind == 'drawings' else {}
     base.evaluate(made, some=base.evaluator(kind, source, **counts))
     run = config.parse(made)
@@ -404,15 +359,15 @@ for line in sys.stdin.read().splitlines():
 
 
 def test_what_a_user_can_mend_is_one_line(place, prose, tmp_path, environment):
-  made = page(prose)
+  made = saved_run.page(prose)
   made.data.image_slots = 0
   made.optimizer.ema_decay = 0.0
   text = workdir.Workdir(tmp_path / 'text')
-  save(config.parse(made), text, (7,))
+  saved_run.save(config.parse(made), text, (7,))
   (tmp_path / 'empty').mkdir()
   old = workdir.Workdir(tmp_path / 'old')
   old.root.mkdir()
-  sealed_json.write(old.config, config.to_dict(config.parse(page(prose))))
+  sealed_json.write(old.config, config.to_dict(config.parse(saved_run.page(prose))))
   names = {'mixed': place.root, 'text': text.root, 'empty': tmp_path / 'empty'}
   names['old'] = old.root
   lines = [' '.join(flags).format(**names) for flags, _ in CASES.values()]
@@ -472,7 +427,7 @@ def test_the_command_watches_a_run_to_its_end_and_reports(place, tmp_path, envir
     '--config.evaluation.evaluators.prose.documents=2',
   )
   records = [r for r in metrics.read(place.evaluation) if r['name'] == 'prose']
-  assert [record['step'] for record in records] == list(STEPS)
+  assert [record['step'] for record in records] == list(saved_run.STEPS)
   assert {record['values']['documents'] for record in records} == {2}
   written = json.loads((place.root / 'report.json').read_text())
   assert written['prose/documents'] == 2

@@ -38,7 +38,7 @@ def test_it_learns_to_draw_and_to_caption(tmp_path, environment):
   done = subprocess.run(
     [*program, '--config=configs/emoji_scenes.py', *changes],
     cwd=ROOT,
-    env=environment(),
+    env=environment(optimized=True),
     capture_output=True,
     text=True,
     timeout=1800,

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import small_run, survival
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> pathlib.Path:

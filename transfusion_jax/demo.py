@@ -29,7 +29,11 @@ _ALLOW_HOST = flags.DEFINE_list(
 )
 _STEP = flags.DEFINE_string('step', 'latest', 'Number of a checkpoint, or latest.')
 _TIME_LIMIT = command.define_number(
-  'time_limit', 600, 'Seconds for a request, and as many to wait for it.', 1, 10**6
+  'time_limit',
+  600,
+  'Seconds for a request, and as many to wait for it.',
+  low=1,
+  high=10**6,
 )
 
 

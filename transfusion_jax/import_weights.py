@@ -34,10 +34,14 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config of the run that is to use it.', lock_config=True
 )
 _SCALING = command.define_number(
-  'scaling_factor', None, 'In place of a config.json beside the weights.', 1e-6, 1e6
+  'scaling_factor',
+  None,
+  'In place of a config.json beside the weights.',
+  low=1e-6,
+  high=1e6,
 )
 _SHIFT = command.define_number(
-  'shift_factor', None, 'With --scaling_factor; 0 if not given.', -1e6, 1e6
+  'shift_factor', None, 'With --scaling_factor; 0 if not given.', low=-1e6, high=1e6
 )
 
 

@@ -43,7 +43,9 @@ _IMAGE = flags.DEFINE_string('image', None, 'Describe or change the picture in a
 _QUESTION = flags.DEFINE_string('question', None, 'Answer this about the picture.')
 _INSTRUCTION = flags.DEFINE_string('instruction', None, 'Change the picture like this.')
 _MASK = flags.DEFINE_string('mask', None, 'Draw the picture anew where this is white.')
-_STRENGTH = command.define_number('strength', None, 'Vary it, above 0 up to 1.', 0, 1)
+_STRENGTH = command.define_number(
+  'strength', None, 'Vary it, above 0 up to 1.', low=0, high=1
+)
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for what is made.')
 _STEP = flags.DEFINE_string('step', 'latest', 'Number of a checkpoint, or latest.')
 _COUNT = flags.DEFINE_integer(
@@ -57,11 +59,15 @@ _SOLVER = flags.DEFINE_enum(
   'solver', None, ['ddpm', 'ddim', 'dpm2m', 'euler', 'heun'], 'How steps are taken.'
 )
 _STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps.', 1, 2**20)
-_GUIDANCE = command.define_number('guidance', None, 'Scale; 1 is none.', 0, 1000)
-_TEMPERATURE = command.define_number('temperature', None, '0 is greedy.', 0, 1000)
+_GUIDANCE = command.define_number(
+  'guidance', None, 'Scale; 1 is none.', low=0, high=1000
+)
+_TEMPERATURE = command.define_number(
+  'temperature', None, '0 is greedy.', low=0, high=1000
+)
 _TOP_K = flags.DEFINE_integer('top_k', 0, 'Of text; 0 is all.', 0, 2**30)
-_TOP_P = command.define_number('top_p', 1.0, 'Of text; 1 is all.', 0, 1)
-_MIN_P = command.define_number('min_p', 0.0, 'Of text; 0 is all.', 0, 1)
+_TOP_P = command.define_number('top_p', 1.0, 'Of text; 1 is all.', low=0, high=1)
+_MIN_P = command.define_number('min_p', 0.0, 'Of text; 0 is all.', low=0, high=1)
 _LIMIT = flags.DEFINE_integer('limit', 2**20, 'Most tokens of a text.', 0, 2**30)
 _STOP = flags.DEFINE_list('stop', [], 'Strings before which text ends.')
 _PICTURES = flags.DEFINE_integer(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.compiling import flops
 from transfusion_jax.ops import attention, context, span
 

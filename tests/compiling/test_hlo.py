@@ -148,6 +148,7 @@ def test_what_takes_time_of_its_own(call, expected):
   assert module.computations['m'].instructions[0].works is expected
 
 
+@pytest.mark.usefixtures('optimized')
 def test_text_of_the_real_compiler():
   def loop(x):
     return jax.lax.scan(lambda c, _: (jnp.sin(c) * 2.0, None), x, length=5)[0]

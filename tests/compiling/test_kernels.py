@@ -15,7 +15,7 @@ from benchmarks import as_compiled
 from transfusion_jax.compiling import environment
 from transfusion_jax.ops import attention, context, rope, span
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.compiler, pytest.mark.usefixtures('optimized')]
 
 CASES = {
   # dtype, heads, key heads, head dim, queries, keys

@@ -17,7 +17,7 @@ from transfusion_jax.core import command, renamed
 renamed.FIELDS['data.old'] = 'data.new'
 renamed.MODULES['transfusion_jax.gone'] = 'transfusion_jax.core'
 config_flags.DEFINE_config_file('config', None, lock_config=True)
-SCALE = command.define_number('scale', 1.0, 'A number.', 0.0, 10.0)
+SCALE = command.define_number('scale', 1.0, 'A number.', low=0.0, high=10.0)
 OUTPUT = flags.DEFINE_string('output', None, 'A file.')
 def main():
   with command.user_errors():

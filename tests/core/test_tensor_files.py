@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from tests import torch_files
+from tests.support import torch_files
 from transfusion_jax.core import tensor_files
 
 ARRAYS = {

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests import torch_files
+from tests.support import torch_files
 from transfusion_jax.core import torch_file
 
 ARRAYS = {

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import mixture, pipeline
 from transfusion_jax.data.emoji import scenes as emoji_scenes
 from transfusion_jax.data.images import image_files

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import captioned
 from transfusion_jax.data.emoji import scenes as emoji_scenes
 from transfusion_jax.data.images import image_files

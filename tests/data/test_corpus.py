@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import corpus, documents, epochs, inspection, pipeline
 from transfusion_jax.data.images import image_files
 from transfusion_jax.data.rows import packing

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import documents, forms
 from transfusion_jax.data.images import image_files
 

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.core import log
 from transfusion_jax.data import corpus, documents, epochs, inspection, pipeline
 from transfusion_jax.data.images import image_files

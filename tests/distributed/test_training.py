@@ -6,7 +6,6 @@ takes longer than the few steps do.
 """
 
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -59,16 +58,9 @@ def command(workdir: pathlib.Path, **changes) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def variables(tmp_path_factory) -> dict[str, str]:
-  """Environment of all runs, which compile as little as they can."""
-  flags = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-  return {
-    **os.environ,
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': flags,
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
+def variables(environment) -> dict[str, str]:
+  """Environment of all runs; the launcher says how many devices a process has."""
+  return environment(XLA_FLAGS='')
 
 
 def run(arguments: list[str], variables: dict[str, str]) -> None:

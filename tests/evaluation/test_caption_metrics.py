@@ -7,8 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import tiny
-from tests.evaluation import captions_of_pictures
+from tests.support import captions_of_images, tiny
 from transfusion_jax.evaluation import caption_metrics, extras, report
 
 SAID = ('a dog runs on the grass', 'two red cars', 'the cat sleeps')
@@ -72,18 +71,18 @@ def made(folder, **changes):
   return caption_metrics.Captions(
     caption_metrics.CaptionsConfig(
       kind='captions',
-      source=tiny.source('json_lines', captions_of_pictures.write(folder, 20)),
+      source=tiny.source('json_lines', captions_of_images.write(folder, 20)),
       **config,
     ),
-    scenes=captions_of_pictures.SCENES,
-    pictures=captions_of_pictures.SIZE,
+    scenes=captions_of_images.SCENES,
+    pictures=captions_of_images.SIZE,
     rows=8,
   )
 
 
 def test_a_model_that_knows_the_captions(tmp_path, words):
   del words
-  found = dict(made(tmp_path)(captions_of_pictures.parrot()))
+  found = dict(made(tmp_path)(captions_of_images.parrot()))
   gallery = found.pop('captions')
   assert isinstance(gallery, report.Gallery)
   assert [tile.good for tile in gallery.tiles] == [True, True]

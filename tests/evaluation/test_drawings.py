@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests import tiny
-from tests.evaluation import captions_of_pictures
+from tests.support import captions_of_images, tiny
 from transfusion_jax.evaluation import clip_score, drawings, features, frechet, report
 
 
@@ -27,7 +26,7 @@ def red(texts, pictures):
 @pytest.fixture
 def source(tmp_path, monkeypatch):
   monkeypatch.setattr(features, 'make', lambda config: Pixels())
-  return tiny.source('json_lines', captions_of_pictures.write(tmp_path, 40))
+  return tiny.source('json_lines', captions_of_images.write(tmp_path, 40))
 
 
 def made(source, **changes):
@@ -45,15 +44,15 @@ def made(source, **changes):
   )
   return drawings.Drawings(
     dataclasses.replace(config, **changes),
-    scenes=captions_of_pictures.SCENES,
-    pictures=captions_of_pictures.SIZE,
-    sampling=captions_of_pictures.SAMPLING,
+    scenes=captions_of_images.SCENES,
+    pictures=captions_of_images.SIZE,
+    sampling=captions_of_images.SAMPLING,
     rows=16,
   )
 
 
 def test_who_draws_the_very_pictures_is_at_no_distance(source):
-  parrot = captions_of_pictures.parrot()
+  parrot = captions_of_images.parrot()
   found = dict(made(source)(parrot))
   assert abs(found['frechet_pixels']) < 1e-9
   assert found['kernel_pixels'] < found['kernel_pixels_deviation']
@@ -65,7 +64,7 @@ def test_who_draws_the_very_pictures_is_at_no_distance(source):
 def test_both_captions_of_a_picture_are_drawn_by_lot(source):
   lengths = []
   for seed in (0, 0, 1):
-    parrot = captions_of_pictures.parrot()
+    parrot = captions_of_images.parrot()
     dict(made(source, seed=seed)(parrot))
     lengths.append([len(asked.split()) for asked in parrot.asked])
   assert set(lengths[0]) == {2, 3}
@@ -100,7 +99,7 @@ def test_distances_are_those_of_the_features(source):
 def test_every_drawing_is_rated_with_its_prompt(source, monkeypatch):
   monkeypatch.setattr(clip_score, 'ClipScore', lambda config: red)
   clip = clip_score.ClipConfig('ViT-B-32', 'weights.pt')
-  found = dict(made(source, clip=clip)(captions_of_pictures.parrot()))
+  found = dict(made(source, clip=clip)(captions_of_images.parrot()))
   wanted = np.mean([tiny.picture(number)[..., 0].mean() for number in range(40)])
   np.testing.assert_allclose(found['clip_score'], wanted)
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import tiny
-from tests.evaluation import captions_of_pictures
+from tests.support import captions_of_images, tiny
 from transfusion_jax.evaluation import geneval
 
 PROMPTS = [
@@ -52,7 +51,7 @@ def made(prompts, rows=4, **changes) -> geneval.Geneval:
     seed=0,
   )
   config = dataclasses.replace(config, **changes)
-  return geneval.Geneval(config, sampling=captions_of_pictures.SAMPLING, rows=rows)
+  return geneval.Geneval(config, sampling=captions_of_images.SAMPLING, rows=rows)
 
 
 def folder_of(prompts) -> pathlib.Path:
@@ -73,7 +72,7 @@ def as_the_scorer_reads(folder) -> list[tuple[dict, list[str]]]:
 
 
 def test_folders_are_those_that_the_scorer_reads(prompts):
-  found = dict(made(prompts)(captions_of_pictures.parrot()))
+  found = dict(made(prompts)(captions_of_images.parrot()))
   assert (found['pictures'], found['drawn']) == (6, 6)
   folder = folder_of(prompts)
   assert as_the_scorer_reads(folder) == [
@@ -99,7 +98,7 @@ def test_a_grid_holds_all_pictures():
 
 
 def test_what_is_finished_is_kept(prompts):
-  writer = captions_of_pictures.parrot()
+  writer = captions_of_images.parrot()
   evaluate = made(prompts)
   dict(evaluate(writer))
   folder = folder_of(prompts)
@@ -116,7 +115,7 @@ def test_what_is_finished_is_kept(prompts):
 
 
 def test_another_model_or_seed_has_a_folder_of_its_own(prompts):
-  writer = captions_of_pictures.parrot()
+  writer = captions_of_images.parrot()
   other = dataclasses.replace(writer, model=tiny.model(qk_norm=False))
   for model, seed in ((writer, 0), (writer, 1), (other, 0), (writer, 0)):
     dict(made(prompts, seed=seed)(model))
@@ -127,7 +126,7 @@ def test_pictures_do_not_depend_on_which_are_drawn_together(prompts):
   keys = made(prompts)._keys([0, 1, 2])
   assert len({key.tobytes() for key in _data(keys)}) == 6
   np.testing.assert_array_equal(_data(made(prompts)._keys([2])), _data(keys[4:]))
-  writer = captions_of_pictures.parrot()
+  writer = captions_of_images.parrot()
   dict(made(prompts, rows=1)(writer))
   assert writer.asked == ['a b', 'a b', 'c d', 'c d', 'e f', 'e f']
 

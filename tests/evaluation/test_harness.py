@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.evaluation import extras, harness
 
 CHOICE = """

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data.emoji import scenes as emoji_scenes
 from transfusion_jax.data.images import image_files
 from transfusion_jax.evaluation import image_loss

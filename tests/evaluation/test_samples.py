@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import documents, pipeline
 from transfusion_jax.evaluation import evaluator, image_loss, perplexity, samples
 from transfusion_jax.runs import build, config

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 
 PROMPTS, STEPS = ('a b', 'c'), 5
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.models import module, transformer
 from transfusion_jax.ops import span as span_lib
 

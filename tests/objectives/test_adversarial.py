@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.models import module
 from transfusion_jax.models.codecs import autoencoder_training, discriminator
 from transfusion_jax.objectives import adversarial

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.objectives import language
 
 

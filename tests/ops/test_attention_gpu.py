@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.ops import test_attention_backends as backends
+from tests.support import attention_cases
 from transfusion_jax.core import log
 from transfusion_jax.ops import attention, span
 
@@ -81,11 +81,11 @@ def through_gpu(q, k, v, spans):
 
 @pytest.mark.parametrize('name', CASES)
 def test_the_library_gets_the_right_arrays(library, name):
-  backends.check(through_gpu, name)
+  attention_cases.check(through_gpu, name)
 
 
 def test_spans_stay_spans_for_the_library(library):
-  _, spans, _ = backends.random_case('bfloat16-64')
+  _, spans, _ = attention_cases.random_case('bfloat16-64')
   assert attention.prepare(spans, 256, backend='gpu') is spans
 
 
@@ -107,7 +107,7 @@ def test_without_it_xla_does_the_work_and_says_so_once(
   elif capability:
     monkeypatch.setitem(sys.modules, 'tokamax', None)
     pretend_gpu(monkeypatch, capability)
-  (q, k, v, _), spans, _ = backends.random_case(case)
+  (q, k, v, _), spans, _ = attention_cases.random_case(case)
   q, k, v, spans = jax.tree.map(lambda x: x[:2], (q, k, v, spans))
   prepared = attention.prepare(spans, k.shape[2], backend='gpu')
   for each in (spans, prepared):

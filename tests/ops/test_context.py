@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from tests.ops import test_attention_backends as layouts
+from tests.support import attention_cases
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.ops import (
   attention,
@@ -29,8 +29,8 @@ ROWS, LENGTH, HEADS, KEY_HEADS, HEAD_DIM = 4, 96, 4, 2, 8
 def random_case(length=LENGTH):
   """Rows of packed documents with images, of anything, of padding, of one image."""
   rng = np.random.default_rng(0)
-  made = [layouts.packed(rng, length, length) for _ in range(ROWS)]
-  made[1] = layouts.scattered(rng, length, length)
+  made = [attention_cases.packed(rng, length, length) for _ in range(ROWS)]
+  made[1] = attention_cases.scattered(rng, length, length)
   made[2] = (np.zeros(length, int), np.full(length, length))
   start, end = (jnp.asarray(x, jnp.int32) for x in np.array(made).transpose(1, 0, 2))
   keys = jax.random.split(jax.random.key(0), 4)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.ops import span
 
 

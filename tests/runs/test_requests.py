@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.core import command
 from transfusion_jax.data.images import image_files
 from transfusion_jax.runs import requests

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from benchmarks import survival
-from tests.training import test_checkpoint as saved
+from tests.support import checkpoints
 from transfusion_jax.core import tree
 from transfusion_jax.training import checkpoint, checkpoint_reader, seal, state
 
@@ -23,11 +23,11 @@ FILES = ('seal.json', 'state/manifest.ocdbt', 'state/_METADATA', 'progress/_META
 def three(tmp_path_factory) -> pathlib.Path:
   """Three sealed steps."""
   directory = tmp_path_factory.mktemp('run') / 'checkpoints'
-  now, _ = saved.begin()
-  with checkpoint.Checkpoints(directory, saved.keep(3)) as kept:
+  now, _ = checkpoints.begin()
+  with checkpoint.Checkpoints(directory, checkpoints.keep(3)) as kept:
     for _ in range(3):
-      kept.save(now, saved.PROGRESS)
-      now = saved.ADVANCE(now)
+      kept.save(now, checkpoints.PROGRESS)
+      now = checkpoints.ADVANCE(now)
   return directory
 
 
@@ -37,8 +37,8 @@ def copy(three, tmp_path) -> pathlib.Path:
 
 
 def restored(directory: pathlib.Path) -> checkpoint_reader.Restored | None:
-  with checkpoint.Checkpoints(directory, saved.keep(3)) as kept:
-    return kept.restore(saved.places((1, 4, 2, 1)))
+  with checkpoint.Checkpoints(directory, checkpoints.keep(3)) as kept:
+    return kept.restore(checkpoints.places((1, 4, 2, 1)))
 
 
 def largest(folder: pathlib.Path) -> pathlib.Path:
@@ -73,7 +73,7 @@ def test_a_folder_that_holds_another_step_is_damaged(copy, name):
   shutil.copytree(copy / name, copy / '3')
   with pytest.raises(ValueError, match=f'the folder 3 holds step {name}'):
     checkpoint_reader.arrays(copy, 3)
-  wanted = {'params': saved.places((1, 4, 2, 1)).params}
+  wanted = {'params': checkpoints.places((1, 4, 2, 1)).params}
   with pytest.raises(ValueError, match=f'the folder 3 holds step {name}'):
     checkpoint_reader.read(copy, wanted, 3)
   assert int(restored(copy).state.step) == 2
@@ -100,7 +100,7 @@ def test_a_step_that_was_rotated_away_is_not_called_damaged(copy, monkeypatch):
     return loaded(reader, step, wanted)
 
   monkeypatch.setattr(checkpoint_reader, 'loaded', rotated)
-  wanted = {'params': saved.places((1, 4, 2, 1)).params}
+  wanted = {'params': checkpoints.places((1, 4, 2, 1)).params}
   checkpoint_reader.read(copy, wanted)
   assert gone == [3]
   gone.clear()
@@ -109,10 +109,10 @@ def test_a_step_that_was_rotated_away_is_not_called_damaged(copy, monkeypatch):
 
 
 def test_another_model_is_found_before_anything_is_written(copy):
-  checkpoint_reader.check_state(copy, saved.places((1, 4, 2, 1)))
+  checkpoint_reader.check_state(copy, checkpoints.places((1, 4, 2, 1)))
   cut(copy / '3' / 'seal.json')
-  checkpoint_reader.check_state(copy, saved.places((1, 4, 2, 1)))
-  found = saved.places((1, 4, 2, 1))
+  checkpoint_reader.check_state(copy, checkpoints.places((1, 4, 2, 1)))
+  found = checkpoints.places((1, 4, 2, 1))
   fields = {each.name: getattr(found, each.name) for each in dataclasses.fields(found)}
   shape = jax.ShapeDtypeStruct((64, 33), 'float32')
   fields['params'] = {**found.params, 'matrix': shape}
@@ -126,7 +126,7 @@ def test_the_step_before_is_gone_on_from(copy, caplog, name):
   DAMAGES[name](copy / '3')
   found = restored(copy)
   assert int(found.state.step) == 2
-  assert found.progress == saved.PROGRESS
+  assert found.progress == checkpoints.PROGRESS
   assert not (copy / '3').exists()
   assert (copy.parent / 'damaged' / '3').exists()
 
@@ -140,7 +140,7 @@ def test_bits_that_are_flipped_anywhere_are_found_or_make_no_difference(copy):
     survival.flip(path, rng)
     found = restored(copy)
     if int(found.state.step) == 3:
-      assert (seal.arrays(found.state), found.progress) == (good, saved.PROGRESS)
+      assert (seal.arrays(found.state), found.progress) == (good, checkpoints.PROGRESS)
     else:
       detected += 1
       (copy.parent / 'damaged' / '3').rename(copy / '3')
@@ -168,7 +168,7 @@ def test_nothing_is_moved_where_no_step_is_good(copy):
 
 def test_a_step_that_is_read_for_sampling_must_be_good(copy):
   survival.flip(largest(copy / '3'), random.Random(0))
-  wanted = {'params': saved.places((1, 4, 2, 1)).params}
+  wanted = {'params': checkpoints.places((1, 4, 2, 1)).params}
   with pytest.raises(ValueError, match='found it damaged.*name another --step'):
     checkpoint_reader.read(copy, wanted)
   assert checkpoint_reader.read(copy, wanted, 2).state.params is not None
@@ -180,10 +180,10 @@ def test_a_step_whose_writer_died_before_the_seal_is_checked_by_its_arrays(copy)
 
 
 def test_another_model_is_not_damage(copy):
-  other = saved.places((1, 4, 2, 1))
+  other = checkpoints.places((1, 4, 2, 1))
   params = {**other.params, 'new': other.params['bias']}
-  wanted = saved.tree.likeness(
-    saved.state.TrainState,
+  wanted = tree.likeness(
+    state.TrainState,
     step=other.step,
     params=params,
     ema=other.ema,
@@ -193,7 +193,7 @@ def test_another_model_is_not_damage(copy):
   )
   with (
     pytest.raises(ValueError, match=r'missing \+: \+ params/new float32\[32\]'),
-    checkpoint.Checkpoints(copy, saved.keep(3)) as kept,
+    checkpoint.Checkpoints(copy, checkpoints.keep(3)) as kept,
   ):
     kept.restore(wanted)
   assert (copy / '3').exists()
@@ -201,32 +201,32 @@ def test_another_model_is_not_damage(copy):
 
 def test_saves_that_fail_are_told_and_training_goes_on(tmp_path, caplog):
   directory = tmp_path / 'run' / 'checkpoints'
-  now, wanted = saved.begin()
-  with checkpoint.Checkpoints(directory, saved.keep(3)) as kept:
-    kept.save(now, saved.PROGRESS)
+  now, wanted = checkpoints.begin()
+  with checkpoint.Checkpoints(directory, checkpoints.keep(3)) as kept:
+    kept.save(now, checkpoints.PROGRESS)
     kept.wait()
     shutil.move(tmp_path / 'run', tmp_path / 'elsewhere')
     (tmp_path / 'run').write_text('in the way')
-    now = saved.ADVANCE(now)
-    kept.save(now, saved.PROGRESS)
+    now = checkpoints.ADVANCE(now)
+    kept.save(now, checkpoints.PROGRESS)
     assert 'exists' in kept.trouble or 'directory' in kept.trouble
     (tmp_path / 'run').unlink()
-    now = saved.ADVANCE(now)
-    kept.save(now, saved.PROGRESS)
+    now = checkpoints.ADVANCE(now)
+    kept.save(now, checkpoints.PROGRESS)
     kept.wait()
     assert not kept.trouble
     assert int(kept.restore(wanted).state.step) == 3
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
-  now, _ = saved.begin()
+  now, _ = checkpoints.begin()
   full = shutil.disk_usage(tmp_path)._replace(free=1000)
-  with checkpoint.Checkpoints(tmp_path / 'checkpoints', saved.keep(3)) as kept:
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints', checkpoints.keep(3)) as kept:
     with monkeypatch.context() as patch:
       patch.setattr(shutil, 'disk_usage', lambda _: full)
-      kept.save(now, saved.PROGRESS)
+      kept.save(now, checkpoints.PROGRESS)
     assert 'MiB are needed, 0.0 MiB are free' in kept.trouble
-    kept.save(now, saved.PROGRESS)
+    kept.save(now, checkpoints.PROGRESS)
     kept.wait()
     assert kept.steps() == [1]
 
@@ -243,8 +243,8 @@ class Slow:
 
 
 def test_slow_storage_holds_up_nothing_but_the_next_save(tmp_path, monkeypatch):
-  now, _ = saved.begin()
-  with checkpoint.Checkpoints(tmp_path / 'checkpoints', saved.keep(3)) as kept:
+  now, _ = checkpoints.begin()
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints', checkpoints.keep(3)) as kept:
     begun, real = [], kept._checkpointer.save_checkpointables_async
 
     def save(*arguments, **options):
@@ -256,34 +256,34 @@ def test_slow_storage_holds_up_nothing_but_the_next_save(tmp_path, monkeypatch):
     monkeypatch.setattr(
       orbax, 'is_saving_in_progress', lambda: not begun[-1].written.is_set()
     )
-    kept.save(now, saved.PROGRESS)
+    kept.save(now, checkpoints.PROGRESS)
     kept.poll()
     assert not (tmp_path / 'checkpoints/1' / seal.FILE).exists()
     begun[0].written.set()
     kept.poll()
     assert (tmp_path / 'checkpoints/1' / seal.FILE).exists()
-    now = saved.ADVANCE(now)
-    kept.save(now, saved.PROGRESS)
+    now = checkpoints.ADVANCE(now)
+    kept.save(now, checkpoints.PROGRESS)
     assert not (tmp_path / 'checkpoints/2' / seal.FILE).exists()
     threading.Timer(0.1, begun[1].written.set).start()
-    kept.save(saved.ADVANCE(now), saved.PROGRESS)
+    kept.save(checkpoints.ADVANCE(now), checkpoints.PROGRESS)
     assert (tmp_path / 'checkpoints/2' / seal.FILE).exists()
     begun[2].written.set()
 
 
 def test_what_stays(tmp_path):
   config = checkpoint.CheckpointConfig(1, newest=1, multiples=4, best=1, score='x')
-  now, _ = saved.begin()
+  now, _ = checkpoints.begin()
   scores = {1: 0.3, 2: 0.9, 3: None, 4: 0.1, 5: 0.5, 6: 0.2}
   with checkpoint.Checkpoints(tmp_path / 'checkpoints', config) as kept:
     for step in scores:
-      kept.save(now, saved.PROGRESS, scores[step])
-      now = saved.ADVANCE(now)
+      kept.save(now, checkpoints.PROGRESS, scores[step])
+      now = checkpoints.ADVANCE(now)
     assert kept.steps() == [2, 4, 6]
 
 
 def test_the_seal_does_not_depend_on_the_mesh():
-  now, _ = saved.begin()
-  whole = jax.tree.map(lambda leaf: leaf.sharding, saved.places((1, 4, 2, 1)))
+  now, _ = checkpoints.begin()
+  whole = jax.tree.map(lambda leaf: leaf.sharding, checkpoints.places((1, 4, 2, 1)))
   assert seal.arrays(now) == seal.arrays(jax.device_put(now, whole))
   json.dumps(seal.arrays(now))

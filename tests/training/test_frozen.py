@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.models import batch as batch_lib
 from transfusion_jax.models import module

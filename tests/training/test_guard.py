@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import tiny
-from tests.training import test_step
+from tests.support import tiny, tiny_step
 from transfusion_jax.core import command
 from transfusion_jax.training import guard
 
@@ -20,7 +19,7 @@ BAD = {'skipped': 1.0, 'loss': NAN, 'loss_image_3': NAN, 'grad_norm': NAN}
 
 @pytest.fixture(scope='module')
 def steps():
-  return jax.jit(test_step.make(ema_decay=0.5)), jax.jit(test_step.make(spike=3.0))
+  return jax.jit(tiny_step.make(ema_decay=0.5)), jax.jit(tiny_step.make(spike=3.0))
 
 
 def kept(state):
@@ -31,7 +30,7 @@ def kept(state):
 def test_a_broken_batch_changes_nothing_but_the_count(steps, value):
   step, _ = steps
   batch = tiny.mixed_batch()
-  before, _ = step(test_step.initial(test_step.SGD), batch)
+  before, _ = step(tiny_step.initial(tiny_step.SGD), batch)
   broken = dataclasses.replace(batch, images=batch.images.at[0].set(value))
   after, metrics = step(before, broken)
   assert int(after.step) == int(before.step) + 1
@@ -47,7 +46,7 @@ def test_a_broken_batch_changes_nothing_but_the_count(steps, value):
 def test_a_spike_is_skipped_once_the_norm_is_known(steps):
   _, step = steps
   batch = tiny.mixed_batch()
-  state, metrics = step(test_step.initial(test_step.SGD), batch)
+  state, metrics = step(tiny_step.initial(tiny_step.SGD), batch)
   usual = float(metrics['grad_norm'])
   np.testing.assert_allclose(float(state.norm), usual, rtol=1e-6)
   for norm, step_number, skipped in [(usual, 500, 0), (usual / 9, 500, 1), (0.1, 5, 0)]:

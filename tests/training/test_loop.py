@@ -5,7 +5,7 @@ import signal
 import jax.numpy as jnp
 import pytest
 
-from tests.training import test_checkpoint as saved
+from tests.support import checkpoints
 from transfusion_jax.core import command
 from transfusion_jax.training import (
   checkpoint,
@@ -22,7 +22,7 @@ CONFIG = loop.TrainConfig(
   microbatches=1,
   log_every=2,
   compile_cache='',
-  checkpoints=saved.keep(2),
+  checkpoints=checkpoints.keep(2),
   guard=guard.GuardConfig('skip', 10, 0.0),
 )
 MEASURED = {'loss': 1.0, 'grad_norm': 1.0, 'skipped': 0.0}
@@ -30,7 +30,7 @@ MEASURED = {'loss': 1.0, 'grad_norm': 1.0, 'skipped': 0.0}
 
 def step(state, batch):
   """A step that counts, with fixed metrics."""
-  return saved.ADVANCE(state), {k: jnp.float32(v) for k, v in MEASURED.items()}
+  return checkpoints.ADVANCE(state), {k: jnp.float32(v) for k, v in MEASURED.items()}
 
 
 class Batches:
@@ -58,7 +58,7 @@ class Batches:
 def fit(tmp_path, batches, act=lambda state: None, every=0, place=None):
   """Trains four arrays; gives the records and the steps that are saved."""
   config = CONFIG
-  now, _ = saved.begin()
+  now, _ = checkpoints.begin()
   directory = place or tmp_path / 'run' / 'checkpoints'
   path = tmp_path / 'metrics.jsonl'
   try:
@@ -86,7 +86,7 @@ def fit(tmp_path, batches, act=lambda state: None, every=0, place=None):
       )
   finally:
     with checkpoint.Checkpoints(directory, config.checkpoints) as kept:
-      steps, found = kept.steps(), kept.restore(saved.places((1, 4, 2, 1)))
+      steps, found = kept.steps(), kept.restore(checkpoints.places((1, 4, 2, 1)))
   return metrics.read(path), steps, found
 
 
@@ -106,7 +106,7 @@ def test_data_that_fails_ends_with_a_checkpoint(tmp_path, error, said, code):
   assert 'step 6 is saved' in ended.value.message
   directory = tmp_path / 'run' / 'checkpoints'
   with checkpoint.Checkpoints(directory, CONFIG.checkpoints) as kept:
-    found = kept.restore(saved.places((1, 4, 2, 1)))
+    found = kept.restore(checkpoints.places((1, 4, 2, 1)))
   assert int(found.state.step) == 6  # it began at step 1
   assert found.progress['data'] == {'next': 5}
   assert metrics.read(tmp_path / 'metrics.jsonl')[-1]['step'] == 6

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.core import tree
 from transfusion_jax.training import mesh as mesh_lib
 from transfusion_jax.training import optimizer, state

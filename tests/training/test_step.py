@@ -12,51 +12,25 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from tests import tiny
+from tests.support import tiny, tiny_step
 from transfusion_jax.core import axes, sharding
 from transfusion_jax.ops import attention_tpu, rope_tpu
 from transfusion_jax.training import mesh as mesh_lib
-from transfusion_jax.training import optimizer, state, step
+from transfusion_jax.training import optimizer, state
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tiny_losses.json'
-SGD = optax.sgd(0.05)
-
-
-def initial(tx, seed=0, **changes):
-  """A state around copies of the tiny parameters."""
-  params = jax.tree.map(jnp.copy, tiny.params(**changes))
-  return state.TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    ema=jax.tree.map(jnp.copy, params),
-    opt_state=tx.init(params),
-    key=jax.random.key(seed),
-    norm=jnp.zeros(()),
-  )
-
-
-def make(tx=SGD, *, microbatches=1, ema_decay=0.0, spike=0.0, **changes):
-  return step.make_step(
-    tiny.blueprint(**changes).definition.bind,
-    tiny.OBJECTIVE,
-    tx,
-    microbatches=microbatches,
-    ema_decay=ema_decay,
-    spike=spike,
-  )
 
 
 @functools.cache
 def plain_step():
-  return jax.jit(make(ema_decay=0.5))
+  return jax.jit(tiny_step.make(ema_decay=0.5))
 
 
 @functools.cache
 def expected():
-  return plain_step()(initial(SGD), tiny.mixed_batch())
+  return plain_step()(tiny_step.initial(tiny_step.SGD), tiny.mixed_batch())
 
 
 def assert_close(found, other=None, *, rtol=1e-4, atol=1e-5, **model):
@@ -78,7 +52,9 @@ def assert_close(found, other=None, *, rtol=1e-4, atol=1e-5, **model):
 def test_micro_batches_change_nothing(microbatches):
   """Rows hold different counts of tokens and images: a mean of means would differ."""
   assert_close(
-    jax.jit(make(microbatches=microbatches))(initial(SGD), tiny.mixed_batch())
+    jax.jit(tiny_step.make(microbatches=microbatches))(
+      tiny_step.initial(tiny_step.SGD), tiny.mixed_batch()
+    )
   )
 
 
@@ -87,17 +63,21 @@ def test_micro_batches_change_nothing(microbatches):
   [{'remat': 'full'}, {'remat': 'minimal'}, {'remat': 'save_attention', 'unroll': 2}],
 )
 def test_remat_and_unrolling_change_nothing(changes):
-  assert_close(jax.jit(make(**changes))(initial(SGD), tiny.mixed_batch()))
+  assert_close(
+    jax.jit(tiny_step.make(**changes))(
+      tiny_step.initial(tiny_step.SGD), tiny.mixed_batch()
+    )
+  )
 
 
 def on_mesh(sizes, begin, batch, **changes):
   """A step on eight devices, and the shardings of its state."""
   mesh = mesh_lib.make(mesh_lib.MeshConfig(*sizes))
   model = {k: v for k, v in changes.items() if k != 'microbatches'}
-  places = state.shardings(begin, tiny.blueprint(**model).axes, SGD, mesh)
+  places = state.shardings(begin, tiny.blueprint(**model).axes, tiny_step.SGD, mesh)
   rows = jax.sharding.NamedSharding(mesh, axes.BATCH_SPEC)
   run = jax.jit(
-    sharding.on(mesh, make(**changes)),
+    sharding.on(mesh, tiny_step.make(**changes)),
     in_shardings=(places, rows),
     out_shardings=(places, axes.replicated(mesh)),
   )
@@ -117,7 +97,10 @@ def on_mesh(sizes, begin, batch, **changes):
 )
 def test_eight_devices_change_nothing(sizes, microbatches):
   (after, metrics), places = on_mesh(
-    sizes, initial(SGD), tiny.mixed_batch(), microbatches=microbatches
+    sizes,
+    tiny_step.initial(tiny_step.SGD),
+    tiny.mixed_batch(),
+    microbatches=microbatches,
   )
   assert_close((after, metrics))
   for leaf, place in zip(
@@ -139,8 +122,8 @@ def test_kernels_for_tpus_change_nothing(monkeypatch):
     )
     monkeypatch.setattr(home, name, kernels[name])
   model = {'heads': 4, 'kv_heads': 2, 'head_dim': 64}
-  batch, begin = tiny.mixed_batch(length=256), initial(SGD, **model)
-  wanted = jax.jit(make(**model))(begin, batch)
+  batch, begin = tiny.mixed_batch(length=256), tiny_step.initial(tiny_step.SGD, **model)
+  wanted = jax.jit(tiny_step.make(**model))(begin, batch)
   changes = {'attention': 'tpu', 'remat': 'minimal', 'microbatches': 2}
   found, _ = on_mesh((1, 2, 2, 2), begin, batch, **model, **changes)
   assert all(kernel.called for kernel in kernels.values())
@@ -148,7 +131,9 @@ def test_kernels_for_tpus_change_nothing(monkeypatch):
 
 
 def test_bfloat16_compute_stays_close_and_parameters_stay_float32():
-  after, metrics = jax.jit(make(dtype='bfloat16'))(initial(SGD), tiny.mixed_batch())
+  after, metrics = jax.jit(tiny_step.make(dtype='bfloat16'))(
+    tiny_step.initial(tiny_step.SGD), tiny.mixed_batch()
+  )
   assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(after.params))
   _, wanted = expected()
   for name in ('loss', 'loss_text', 'loss_image', 'grad_norm'):
@@ -158,7 +143,7 @@ def test_bfloat16_compute_stays_close_and_parameters_stay_float32():
 def test_one_seed_gives_the_same_bits_and_another_does_not():
   runs = []
   for seed in (0, 0, 1):
-    now = initial(SGD, seed)
+    now = tiny_step.initial(tiny_step.SGD, seed)
     for _ in range(2):
       now, metrics = plain_step()(now, tiny.mixed_batch())
     runs.append((now.params, metrics))
@@ -168,7 +153,7 @@ def test_one_seed_gives_the_same_bits_and_another_does_not():
 
 
 def test_every_step_draws_noise_of_its_own():
-  begin = initial(SGD)
+  begin = tiny_step.initial(tiny_step.SGD)
   _, first = plain_step()(begin, tiny.mixed_batch())
   later = tiny.replaced(begin, step=jnp.ones((), jnp.int32))
   _, second = plain_step()(later, tiny.mixed_batch())
@@ -182,7 +167,9 @@ def test_the_average_follows_its_warm_up():
     *(jax.tree.leaves(t) for t in (tiny.params(), after.params, after.ema)), strict=True
   ):
     np.testing.assert_allclose(ema, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-7)
-  late = tiny.replaced(initial(SGD), step=jnp.array(1000, jnp.int32))
+  late = tiny.replaced(
+    tiny_step.initial(tiny_step.SGD), step=jnp.array(1000, jnp.int32)
+  )
   after, _ = plain_step()(late, tiny.mixed_batch())
   leaves = (tiny.params(), after.params, after.ema)
   for old, new, ema in zip(*(jax.tree.leaves(t) for t in leaves), strict=True):
@@ -190,8 +177,8 @@ def test_the_average_follows_its_warm_up():
 
 
 def test_an_average_without_decay_is_the_parameters_and_the_state_may_be_donated():
-  run = jax.jit(make(ema_decay=0.0), donate_argnums=(0,))
-  now, _ = run(initial(SGD), tiny.mixed_batch())
+  run = jax.jit(tiny_step.make(ema_decay=0.0), donate_argnums=(0,))
+  now, _ = run(tiny_step.initial(tiny_step.SGD), tiny.mixed_batch())
   now, _ = run(now, tiny.mixed_batch())
   for a, b in zip(jax.tree.leaves(now.params), jax.tree.leaves(now.ema), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -209,7 +196,11 @@ def test_the_metrics_are_those_of_the_whole_batch():
 def losses():
   """Three steps of AdamW in float32, as the golden file holds them."""
   tx = optimizer.make(tiny.OPTIMIZER, tiny.blueprint().axes, 3)
-  run, now, found = jax.jit(make(tx, ema_decay=0.99)), initial(tx), []
+  run, now, found = (
+    jax.jit(tiny_step.make(tx, ema_decay=0.99)),
+    tiny_step.initial(tx),
+    [],
+  )
   for _ in range(3):
     now, metrics = run(now, tiny.mixed_batch())
     names = ('loss', 'loss_text', 'loss_image', 'grad_norm')
@@ -217,6 +208,7 @@ def losses():
   return found
 
 
+@pytest.mark.usefixtures('optimized')
 def test_golden_losses():
   """A change of numerics says why, and regenerates the file in the same commit.
 

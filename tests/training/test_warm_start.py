@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training import test_checkpoint as saved
+from tests.support import checkpoints
 from transfusion_jax.core import axes
 from transfusion_jax.training import (
   checkpoint,
@@ -39,11 +39,15 @@ def made(shapes, seed, *, average, given=None):
     is_leaf=lambda node: isinstance(node, tuple),
   )
   now = state.initial(
-    lambda key: params, saved.TX, jax.random.key(seed), average=average, given=given
+    lambda key: params,
+    checkpoints.TX,
+    jax.random.key(seed),
+    average=average,
+    given=given,
   )
   names = {name: NAMES[name] for name in shapes}
   devices = mesh.make(mesh.MeshConfig(1, 2, 2, 2))
-  return jax.device_put(now, state.shardings(now, names, saved.TX, devices))
+  return jax.device_put(now, state.shardings(now, names, checkpoints.TX, devices))
 
 
 def wanted(state):
@@ -121,7 +125,9 @@ def test_layers_of_another_width_are_made_anew(tmp_path):
 
   def state_of(shapes):
     params = jax.tree.map(jnp.zeros, shapes, is_leaf=lambda x: isinstance(x, tuple))
-    now = state.initial(lambda key: params, saved.TX, jax.random.key(0), average=False)
+    now = state.initial(
+      lambda key: params, checkpoints.TX, jax.random.key(0), average=False
+    )
     return jax.device_put(now, axes.replicated(mesh.single()))
 
   place = workdir.Workdir(tmp_path / 'theirs').checkpoints

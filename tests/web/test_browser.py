@@ -10,7 +10,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.core import command
 from transfusion_jax.generation import requests
 from transfusion_jax.web import page

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data.images import image_files
 from transfusion_jax.generation import requests
 from transfusion_jax.web import page

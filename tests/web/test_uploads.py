@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data.images import image_files
 from transfusion_jax.web import uploads
 

@@ -79,10 +79,11 @@ def tell(error: BaseException) -> int:
 
 def define_number(
   name: str,
-  default: float | None,
+  default: float | int | None,
   description: str,
-  low: float | None = None,
-  high: float | None = None,
+  *,
+  low: float | int | None = None,
+  high: float | int | None = None,
 ) -> flags.FlagHolder:
   """Defines a flag that takes a finite number; `DEFINE_float` takes NaN as well.
 

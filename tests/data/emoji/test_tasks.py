@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import corpus, epochs, inspection, pipeline
 from transfusion_jax.data.emoji import edits as emoji_edits
 from transfusion_jax.data.emoji import questions as emoji_questions

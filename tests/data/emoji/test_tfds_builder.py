@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import documents, pipeline
 from transfusion_jax.data.emoji import scenes as emoji_scenes
 from transfusion_jax.data.emoji import tasks as emoji_tasks

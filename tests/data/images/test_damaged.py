@@ -14,15 +14,15 @@ import sys
 import numpy as np
 import pytest
 
-from tests.data import odd_pictures
+from tests.support import odd_images
 from transfusion_jax.data.images import decoders, headers, image_files
 
 ROOT = pathlib.Path(__file__).parents[3]
 CONFIG = image_files.ImagesConfig(24, 24, crop='center', smallest=1, most_pixels=10**6)
 HEADROOM = 64 * 2**20  # bytes; a picture of 10**6 pixels takes 4 MB, some kinds thrice
 
-ROWS = {name: (data, True) for name, data in odd_pictures.DECODES.items()}
-ROWS |= {name: (data, False) for name, data in odd_pictures.REFUSED.items()}
+ROWS = {name: (data, True) for name, data in odd_images.DECODES.items()}
+ROWS |= {name: (data, False) for name, data in odd_images.REFUSED.items()}
 
 
 def refusal(data: bytes) -> str | None:
@@ -46,13 +46,13 @@ def test_decodes_or_is_refused(name):
 
 
 def test_scans_are_counted_to_the_end_and_not_decoded():
-  assert '109 scans' in refusal(odd_pictures.REFUSED['many scans without end'])
+  assert '109 scans' in refusal(odd_images.REFUSED['many scans without end'])
 
 
-@pytest.mark.parametrize('kind', odd_pictures.KINDS)
+@pytest.mark.parametrize('kind', odd_images.KINDS)
 def test_flipped_and_cut(kind):
   """Any byte may be wrong: a picture comes out, or a refusal in one line."""
-  data, draw = odd_pictures.KINDS[kind], np.random.default_rng(0)
+  data, draw = odd_images.KINDS[kind], np.random.default_rng(0)
   for turn in range(60):
     damaged = bytearray(data[: draw.integers(len(data))] if turn % 3 == 0 else data)
     for place in draw.integers(min(len(damaged), 600) or 1, size=1 + turn % 4):
@@ -62,7 +62,7 @@ def test_flipped_and_cut(kind):
 
 def test_a_row_too_long_is_refused_before_the_decoder():
   """100,000,000 x 1 is within most_pixels; a decoder asks for all memory."""
-  row = odd_pictures.png(odd_pictures.ihdr(10**8, 1), odd_pictures.PIXELS)
+  row = odd_images.png(odd_images.ihdr(10**8, 1), odd_images.PIXELS)
   config = image_files.ImagesConfig(8, 8, crop='center', smallest=1, most_pixels=10**8)
   with pytest.raises(ValueError, match='sides of at most 65,535 .*100000000 x 1'):
     image_files.decode(row, config, None)
@@ -73,7 +73,7 @@ def test_no_memory_is_a_refusal(monkeypatch):
     raise MemoryError
 
   monkeypatch.setattr(image_files, '_fit', exhausted)
-  assert 'MemoryError' in refusal(odd_pictures.PNG)
+  assert 'MemoryError' in refusal(odd_images.PNG)
 
 
 def test_a_missing_decoder_says_what_to_install(monkeypatch):
@@ -89,7 +89,7 @@ def test_a_missing_decoder_says_what_to_install(monkeypatch):
 
 
 def test_there_are_many_and_all_differ():
-  assert len(odd_pictures.DECODES) + len(odd_pictures.REFUSED) == len(ROWS) > 150
+  assert len(odd_images.DECODES) + len(odd_images.REFUSED) == len(ROWS) > 150
   pairs = itertools.combinations(ROWS, 2)
   assert not [pair for pair in pairs if ROWS[pair[0]][0] == ROWS[pair[1]][0]]
 
@@ -100,7 +100,7 @@ def test_memory_is_bounded():
 
 
 if __name__ == '__main__':
-  refusal(odd_pictures.JPEG)  # whatever is made once
+  refusal(odd_images.JPEG)  # whatever is made once
   pages = int(pathlib.Path('/proc/self/statm').read_text().split()[0])
   limit = pages * os.sysconf('SC_PAGE_SIZE') + HEADROOM
   resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

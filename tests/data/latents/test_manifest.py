@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import pipeline
 from transfusion_jax.data.images import image_files
 from transfusion_jax.data.latents import manifest as manifest_lib

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data import corpus as corpus_lib
 from transfusion_jax.data.sources import parquet
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tokenizers as library
 
-from tests.data.text import test_tokenizer_files as whole
+from tests.support import small_tokenizers
 from transfusion_jax.data.text import (
   hugging_face,
   sentence_pieces,
@@ -181,7 +181,7 @@ def test_ids_with_gaps_and_tokens_listed_twice_are_taken():
 @pytest.mark.parametrize(
   ('kind', 'data', 'message'),
   [
-    ('hugging_face', whole.trained(), "set kind='sentencepiece'"),
+    ('hugging_face', small_tokenizers.trained(), "set kind='sentencepiece'"),
     ('sentencepiece', json.dumps(WORDS).encode(), "set kind='hugging_face'"),
   ],
 )
@@ -226,7 +226,10 @@ def changed(stored: dict[str, Any], source: random.Random) -> bytes:
   return bytes(data)
 
 
-@pytest.mark.parametrize('make', [whole.byte_level, whole.llama_like, whole.greedy])
+@pytest.mark.parametrize(
+  'make',
+  [small_tokenizers.byte_level, small_tokenizers.llama_like, small_tokenizers.greedy],
+)
 def test_anything_done_to_a_file_is_one_line(make):
   stored, source = json.loads(make().to_str()), random.Random(0)
   outcomes = set()
@@ -243,7 +246,10 @@ def test_anything_done_to_a_file_is_one_line(make):
 
 
 def test_anything_done_to_a_model_is_one_line():
-  data, source = whole.trained(byte_fallback=True, vocab_size=300), random.Random(0)
+  data, source = (
+    small_tokenizers.trained(byte_fallback=True, vocab_size=300),
+    random.Random(0),
+  )
   outcomes = set()
   for number in range(300):
     other = bytearray(data)

@@ -1,7 +1,6 @@
 """SentencePiece and Hugging Face: what survives, what never becomes a control token."""
 
 import concurrent.futures
-import io
 import json
 import random
 
@@ -9,14 +8,10 @@ import pytest
 import sentencepiece
 import tokenizers as library
 from tokenizers import (
-  decoders,
   models,
-  normalizers,
-  pre_tokenizers,
-  processors,
-  trainers,
 )
 
+from tests.support import small_tokenizers
 from transfusion_jax.data import package_files
 from transfusion_jax.data.text import hugging_face, sentence_pieces, tokenizers
 
@@ -46,88 +41,9 @@ TEXTS = (
 )
 
 
-def corpus() -> list[str]:
-  return ['a red apple on a blue panda', 'two pandas, one apple', 'the red panda'] * 4
-
-
 def mistral(**sizes) -> sentence_pieces.SentencePiece:
   sizes = {'reserved': 0, 'multiple': 8, **sizes}
   return sentence_pieces.SentencePiece(package_files.read(MISTRAL, 'a model'), **sizes)
-
-
-def trained(**options) -> bytes:
-  """A tiny SentencePiece model, with the normaliser that is its trainer's default."""
-  buffer = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(corpus()),
-    model_writer=buffer,
-    minloglevel=2,
-    num_threads=1,
-    **{'vocab_size': 40, 'hard_vocab_limit': False, **options},
-  )
-  return buffer.getvalue()
-
-
-def byte_level() -> library.Tokenizer:
-  """A byte-level BPE with all that such files add to a text."""
-  made = library.Tokenizer(models.BPE())
-  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-  made.decoder = decoders.ByteLevel()
-  made.train_from_iterator(
-    [*corpus(), '<s>' * 9],
-    trainers.BpeTrainer(
-      vocab_size=320,
-      special_tokens=['<s>', '</s>', '<pad>', '[CLS]', '<|endoftext|>'],
-      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-      show_progress=False,
-    ),
-  )
-  made.add_tokens(['    '])
-  made.post_processor = processors.TemplateProcessing(
-    single='<s> $A </s>', special_tokens=[('<s>', 0), ('</s>', 1)]
-  )
-  made.enable_truncation(4)
-  made.enable_padding(length=9)
-  return made
-
-
-def llama_like() -> library.Tokenizer:
-  """Pieces over U+2581, bytes for the rest, and a space before every text."""
-  letters = sorted(set(''.join(corpus()).replace(' ', '▁')) | set('<>/s'))
-  names = ['<unk>', '<s>', '</s>', *(f'<0x{i:02X}>' for i in range(256)), *letters]
-  made = library.Tokenizer(
-    models.BPE(
-      {name: index for index, name in enumerate(names)},
-      [],
-      unk_token='<unk>',
-      byte_fallback=True,
-    )
-  )
-  made.normalizer = normalizers.Sequence(
-    [normalizers.Prepend('▁'), normalizers.Replace(' ', '▁')]
-  )
-  made.decoder = decoders.Sequence(
-    [
-      decoders.Replace('▁', ' '),
-      decoders.ByteFallback(),
-      decoders.Fuse(),
-      decoders.Strip(' ', 1, 0),
-    ]
-  )
-  made.add_special_tokens(['<unk>', '<s>', '</s>'])
-  return made
-
-
-def greedy() -> library.Tokenizer:
-  """A unigram model, which by itself finds '<s>' in a text and likes it best."""
-  scores = [(letter, -3.0) for letter in sorted(set('<s>/ared pounk▁'))]
-  made = library.Tokenizer(
-    models.Unigram([('<unk>', 0.0), ('<s>', 0.0), ('</s>', 0.0), *scores], 0, False)
-  )
-  made.pre_tokenizer = pre_tokenizers.Metaspace()
-  made.decoder = decoders.Metaspace()
-  made.add_special_tokens(['<unk>', '<s>', '</s>'])
-  return made
 
 
 def loaded(made: library.Tokenizer) -> hugging_face.HuggingFace:
@@ -137,8 +53,8 @@ def loaded(made: library.Tokenizer) -> hugging_face.HuggingFace:
 
 EXACT = {
   'mistral': mistral,
-  'byte_level': lambda: loaded(byte_level()),
-  'llama_like': lambda: loaded(llama_like()),
+  'byte_level': lambda: loaded(small_tokenizers.byte_level()),
+  'llama_like': lambda: loaded(small_tokenizers.llama_like()),
   'bytes': lambda: tokenizers.Bytes(reserved=0, multiple=8),
 }
 
@@ -189,22 +105,24 @@ def test_a_leading_space_gives_the_ids_of_the_authors():
   )
   text = 'A red panda, and then another.'
   assert mistral().encode(' ' + text) == theirs.encode(text)
-  made = llama_like()
+  made = small_tokenizers.llama_like()
   plain = made.encode(text, add_special_tokens=False).ids
-  assert loaded(llama_like()).encode(' ' + text) == plain
+  assert loaded(small_tokenizers.llama_like()).encode(' ' + text) == plain
 
 
 def test_another_normaliser_does_what_it_was_made_to():
   """The default of SentencePiece's trainer, but not what it does to spaces."""
   model = sentence_pieces.SentencePiece(
-    trained(byte_fallback=True, vocab_size=300), reserved=0, multiple=8
+    small_tokenizers.trained(byte_fallback=True, vocab_size=300), reserved=0, multiple=8
   )
   assert model.decode(model.encode('  ｆｕｌｌ  ﬁ ①  ')) == '  full  fi 1  '
   assert model.decode(model.encode('a') + model.encode(' b')) == 'a b'
 
 
 def test_without_byte_fallback_the_unknown_is_one_token():
-  model = sentence_pieces.SentencePiece(trained(), reserved=0, multiple=8)
+  model = sentence_pieces.SentencePiece(
+    small_tokenizers.trained(), reserved=0, multiple=8
+  )
   assert model.decode(model.encode('a 🐼')) == 'a  \u2047 '
 
 
@@ -224,7 +142,10 @@ def test_no_text_is_a_control_token_of_sentencepiece(path):
       assert model.decode(ids) == text
 
 
-@pytest.mark.parametrize('make', [byte_level, llama_like, greedy])
+@pytest.mark.parametrize(
+  'make',
+  [small_tokenizers.byte_level, small_tokenizers.llama_like, small_tokenizers.greedy],
+)
 def test_no_text_is_a_special_token_of_hugging_face(make):
   theirs, ours = make(), loaded(make())
   special = {
@@ -252,7 +173,7 @@ def test_letters_do_not_merge_into_a_special_token():
 
 def test_nothing_is_cut_padded_or_added():
   text = 'a red apple on a blue panda'
-  theirs, ours = byte_level(), loaded(byte_level())
+  theirs, ours = small_tokenizers.byte_level(), loaded(small_tokenizers.byte_level())
   theirs.no_truncation()
   theirs.no_padding()
   plain = theirs.encode(text, add_special_tokens=False).ids
@@ -273,12 +194,14 @@ def test_numbers_of_a_model():
 
 
 def test_fingerprints_tell_vocabularies_apart():
-  stored = byte_level()
+  stored = small_tokenizers.byte_level()
   spaced = json.dumps(json.loads(stored.to_str()), indent=2).encode()
   same = hugging_face.HuggingFace(spaced, reserved=3, multiple=128)
   assert same.fingerprint() == loaded(stored).fingerprint()
   stored.add_tokens(['one more'])
-  model = sentence_pieces.SentencePiece(trained(), reserved=0, multiple=8)
+  model = sentence_pieces.SentencePiece(
+    small_tokenizers.trained(), reserved=0, multiple=8
+  )
   found = [each().fingerprint() for each in EXACT.values()]
   found += [loaded(stored).fingerprint(), model.fingerprint()]
   assert len(set(found)) == len(found)

@@ -5,7 +5,7 @@ import zlib
 import jax
 import numpy as np
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.evaluation import evaluator
 from transfusion_jax.evaluation.emoji import scenes
 from transfusion_jax.generation import writer as writer_lib

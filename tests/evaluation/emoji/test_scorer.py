@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data.emoji import glyphs as emoji_glyphs
 from transfusion_jax.data.emoji import rendering as emoji_rendering
 from transfusion_jax.data.emoji import scenes as emoji_scenes

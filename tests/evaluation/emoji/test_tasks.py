@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data.emoji import captions as emoji_captions
 from transfusion_jax.data.emoji import edits as emoji_edits
 from transfusion_jax.data.emoji import questions as emoji_questions

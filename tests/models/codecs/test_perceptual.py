@@ -7,46 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import torch_files
+from tests.support import lpips_files, torch_files
 from transfusion_jax.core import tree
 from transfusion_jax.models import module
 from transfusion_jax.models.codecs import perceptual
 
-WIDTHS = ((4, 3), (5,), (6, 2))
 WAVES = 0.4414152
 """What the package's own code says of two pictures of waves."""
-
-
-@functools.cache
-def built():
-  """A small network with every parameter in use."""
-  plan = module.blueprint(lambda rngs: perceptual.Perceptual(rngs, WIDTHS))
-  random = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda leaf: random.normal(size=leaf.shape).astype(np.float32), plan.shapes
-  )
-  params['weights'] = jax.tree.map(np.abs, params['weights'])
-  params['scale'] = np.array([0.5, 0.6, 0.7], np.float32)
-  return plan, params
 
 
 def pictures(seed: int, count=2, height=13, width=16):
   random = np.random.default_rng(seed)
   return random.uniform(-1, 1, (count, height, width, 3)).astype(np.float32)
-
-
-def theirs(params) -> dict[str, np.ndarray]:
-  """The same under the names and in the layout of the package's file."""
-  flat = tree.flatten(params)
-  found = {}
-  for path, name in perceptual._names(WIDTHS).items():
-    value = flat[path]
-    if path[0] in ('shift', 'scale', 'weights'):
-      value = value.reshape(1, -1, 1, 1)
-    elif path[-1] == 'kernel':
-      value = value.transpose(3, 2, 0, 1)
-    found[name] = np.ascontiguousarray(value)
-  return found
 
 
 def convolve(x, kernel, bias):
@@ -75,7 +47,7 @@ def slow(params, x, y):
   """LPIPS of two pictures in float64."""
   convs, total = iter(params['convs'].values()), 0.0
   x, y = ((each.astype(float) - params['shift']) / params['scale'] for each in (x, y))
-  for stage, widths in enumerate(WIDTHS):
+  for stage, widths in enumerate(lpips_files.WIDTHS):
     if stage:
       x, y = halve(x), halve(y)
     for _ in widths:
@@ -88,14 +60,14 @@ def slow(params, x, y):
 
 @functools.cache
 def distance():
-  plan, params = built()
+  plan, params = lpips_files.built()
   model = plan.definition.bind(jax.tree.map(jnp.asarray, params))
   return jax.jit(model)
 
 
 def test_equals_the_reference():
   x, y = pictures(0), pictures(1)
-  wanted = [slow(built()[1], a, b) for a, b in zip(x, y, strict=True)]
+  wanted = [slow(lpips_files.built()[1], a, b) for a, b in zip(x, y, strict=True)]
   found = distance()(x, y)
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
   assert found[0] != found[1]
@@ -118,15 +90,15 @@ def test_a_pair_is_looked_at_by_itself():
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-  monkeypatch.setattr(perceptual, 'WIDTHS', WIDTHS)
+  monkeypatch.setattr(perceptual, 'WIDTHS', lpips_files.WIDTHS)
   path = tmp_path / 'small.pth'
   blur = {'net.slice2.5.filt': np.ones((3, 1, 3, 3), np.float32)}
-  torch_files.write(path, theirs(built()[1]) | blur)
+  torch_files.write(path, lpips_files.theirs(lpips_files.built()[1]) | blur)
   return path
 
 
 def test_weights_from_a_file(file):
-  plan, params = built()
+  plan, params = lpips_files.built()
   assert perceptual.find(str(file)) == file
   found = perceptual.read(file, plan.shapes)
   assert jax.tree.structure(found) == jax.tree.structure(params)
@@ -157,11 +129,11 @@ def test_names_are_those_of_vgg16():
   ],
 )
 def test_weights_of_something_else(file, change, message):
-  tensors = theirs(built()[1])
+  tensors = lpips_files.theirs(lpips_files.built()[1])
   change(tensors)
   torch_files.write(file, tensors)
   with pytest.raises(ValueError, match=message):
-    perceptual.read(file, built()[0].shapes)
+    perceptual.read(file, lpips_files.built()[0].shapes)
 
 
 def test_no_weights_say_how_to_get_them(tmp_path, monkeypatch):

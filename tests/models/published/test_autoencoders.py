@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests import published_files, torch_files
-from tests.published_files import NEWER, SIZES, tensors
+from tests.support import published_files, torch_files
+from tests.support.published_files import NEWER, SIZES, tensors
 from transfusion_jax.core import tree
 from transfusion_jax.models.published import (
   autoencoders,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import torch_files
+from tests.support import torch_files
 from transfusion_jax.core import tree
 from transfusion_jax.models import module
 from transfusion_jax.models.published import efficientnet

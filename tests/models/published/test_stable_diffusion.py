@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import published_files
-from tests.published_files import NEWER, SIZES, tensors
+from tests.support import published_files
+from tests.support.published_files import NEWER, SIZES, tensors
 from transfusion_jax.core import tree
 from transfusion_jax.models import module
 from transfusion_jax.models.codecs import kl

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from configs import base
-from tests import tiny
+from tests.support import tiny
 from transfusion_jax.data.emoji import scenes as emoji_scenes
 from transfusion_jax.data.images import image_files
 from transfusion_jax.generation import writer as writer_lib
